@@ -1,0 +1,382 @@
+"""The native configuration: every setting, once, with its unit, default and effect.
+
+This is vocabulary: any module may import it. It reads no file (`config.load` does) and decides nothing (`policy` does).
+Unknown keys are errors, so a setting that is misspelled never falls back to a default in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from egressproxy.hostport import HostPattern, PortRange, parse_allow_entry, parse_host_pattern, parse_port_range
+
+# --- the words of the language ------------------------------------------------------------------------------------
+
+
+def _parse_network(value: object) -> IPv4Network | IPv6Network:
+    """A CIDR, or one address. Host bits are an error: `10.0.0.1/24` is more often a slip than a wish."""
+    if isinstance(value, (IPv4Network, IPv6Network)):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"expected a network like 10.0.0.0/8, got {value!r}")
+    try:
+        return ip_network(value)
+    except ValueError:
+        pass
+    try:
+        wider = ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"expected a network like 10.0.0.0/8 or fd00::/8, got {value!r}") from None
+    raise ValueError(f"{value!r} has host bits set; did you mean {wider}?")
+
+
+def _parse_pattern(value: object) -> HostPattern:
+    if isinstance(value, HostPattern):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"expected a host name, *.suffix or *, got {value!r}")
+    return parse_host_pattern(value)
+
+
+def _parse_ports(value: object) -> PortRange:
+    if isinstance(value, PortRange):
+        return value
+    return parse_port_range(value)
+
+
+def _parse_allow(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected HOST:PORT like api.example.com:443, got {value!r}")
+    parse_allow_entry(value)
+    return value
+
+
+def _parse_address(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected an IP address like 127.0.0.1, got {value!r}")
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError(f"expected an IP address like 127.0.0.1, got {value!r}") from None
+
+
+_DNS_SERVER = re.compile(r"\[(?P<v6>[^\]]+)\](?::(?P<port6>\d+))?|(?P<v4>[^:\]]+)(?::(?P<port4>\d+))?|(?P<bare6>[^\]]+)")
+
+
+def _parse_dns_server(value: object) -> str:
+    match = _DNS_SERVER.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"expected a name server like 10.96.0.10:53, got {value!r}")
+    address = _parse_address(match["v6"] or match["v4"] or match["bare6"])
+    port = int(match["port6"] or match["port4"] or 53)
+    if not 0 < port < 65536:
+        raise ValueError(f"expected a port from 1 to 65535, got {port}")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _string_schema(description: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": description, "examples": list(examples)})
+
+
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(_parse_network),
+    PlainSerializer(str),
+    _string_schema("a CIDR or one address", "10.0.0.0/8", "fd00::/8"),
+]
+Pattern = Annotated[
+    HostPattern,
+    BeforeValidator(_parse_pattern),
+    PlainSerializer(str),
+    _string_schema("an exact name or address, *.suffix (any depth, never the apex), or *", "api.example.com", "*.example.com"),
+]
+Ports = Annotated[
+    PortRange,
+    BeforeValidator(_parse_ports),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string", "pattern": r"^\d+(-\d+)?$"}]}
+    ),
+]
+AllowEntry = Annotated[
+    str,
+    BeforeValidator(_parse_allow),
+    _string_schema("HOST:PORT; without a port 443; with :* any port", "*.example.com:443", "api.example.com"),
+]
+Address = Annotated[str, BeforeValidator(_parse_address), _string_schema("an IP address", "127.0.0.1", "::1")]
+DnsServer = Annotated[str, BeforeValidator(_parse_dns_server), _string_schema("ADDRESS or ADDRESS:PORT", "10.96.0.10:53")]
+Method = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z-]{0,31}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
+
+
+class _Settings(BaseModel):
+    """Frozen, and strict about unknown keys. Field docstrings become the descriptions in the JSON Schema."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=False, hide_input_in_errors=True
+    )
+
+
+# --- listeners ----------------------------------------------------------------------------------------------------
+
+
+class ListenerTls(_Settings):
+    """The listener itself speaks TLS: `curl -x https://proxy`."""
+
+    certificate: Path
+    """PEM file with the certificate chain shown to clients."""
+    key: Path
+    """PEM file with its private key."""
+    client_ca: Path | None = None
+    """PEM file with authorities; set, a client must show a certificate that one of them signed."""
+
+
+class Listener(_Settings):
+    """One address and port that clients connect to."""
+
+    protocol: Literal["http-proxy"]
+    """`http-proxy`: CONNECT, as HTTPS_PROXY and `curl -x` speak it."""
+    name: Name | None = None
+    """Word for logs and metrics. Default: the protocol and the port, as `http-proxy:3128`."""
+    address: Address = "0.0.0.0"  # noqa: S104 - a proxy with written rules serves its network; the default without any configuration is loopback
+    """Address to listen on. `::` takes IPv4 as well."""
+    port: Port
+    """TCP port."""
+    tls: ListenerTls | None = None
+    """Set, clients speak TLS to the proxy."""
+
+    @property
+    def label(self) -> str:
+        """The word for this listener in logs and metrics."""
+        return self.name or f"{self.protocol}:{self.port}"
+
+
+# --- policy -------------------------------------------------------------------------------------------------------
+
+
+class Rule(_Settings):
+    """One rule. All conditions that are present must hold; the first rule that matches decides."""
+
+    name: Name | None = None
+    """Word for logs and metrics. Default: `rule-N`, counting from 1."""
+    action: Literal["allow", "deny"]
+    """What the rule says when it matches."""
+    clients: tuple[Network, ...] | None = None
+    """The client's address lies in one of these networks. Absent: any client."""
+    hosts: tuple[Pattern, ...] | None = None
+    """The target host matches one of these. Absent: any host."""
+    ports: tuple[Ports, ...] | None = None
+    """The target port is one of these (`443`, `"8000-8100"`). Absent: any port."""
+    methods: tuple[Method, ...] | None = None
+    """The request method is one of these. Absent: any method."""
+    private_addresses: bool = False
+    """Lift the address guard for this rule: private, loopback and other special addresses may be dialled. A metadata address
+    must still be named, as a literal, in `hosts`."""
+    report: bool = False
+    """On a deny rule: log and count what it would refuse, and let it pass. For trying a rule out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Rule:
+        for key in ("clients", "hosts", "ports", "methods"):
+            if getattr(self, key) == ():
+                raise ValueError(f"{key} is empty, so the rule could never match; remove the key to match any")
+        if self.report and self.action == "allow":
+            raise ValueError("report belongs on a deny rule, or at the top level for all that is refused")
+        if self.private_addresses and self.action == "deny":
+            raise ValueError("private_addresses belongs on an allow rule")
+        return self
+
+
+class ServicePort(_Settings):
+    """A port on which a registered service may be reached."""
+
+    number: Port
+    """TCP port that clients ask for."""
+    protocol: Literal["TLS", "HTTPS", "TCP"] = "TLS"
+    """What is spoken there."""
+
+
+class Service(_Settings):
+    """A registered destination: what `outbound: registry_only` lets pass where no rule decides."""
+
+    hosts: Annotated[tuple[Pattern, ...], Field(min_length=1)]
+    """Names of the service."""
+    ports: Annotated[tuple[ServicePort, ...], Field(min_length=1)]
+    """Ports of the service."""
+    private_addresses: bool = False
+    """As on a rule: its addresses may be private."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Service:
+        numbers = [port.number for port in self.ports]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("a port number is listed twice")
+        if any(str(pattern) == "*" for pattern in self.hosts):
+            raise ValueError("a service needs a name; to let everything pass write outbound: allow_any")
+        return self
+
+
+class Guard(_Settings):
+    """The address guard: which special ranges every rule may reach."""
+
+    allow: tuple[Network, ...] = ()
+    """Special ranges (private, loopback, ...) that are open to every rule. Never opens a metadata address."""
+
+
+# --- the stages ---------------------------------------------------------------------------------------------------
+
+
+class Dns(_Settings):
+    """How names become addresses. Without `servers`: resolv.conf, and always the hosts file."""
+
+    servers: tuple[DnsServer, ...] = ()
+    """Name servers to ask instead of those in resolv.conf, `ADDRESS` or `ADDRESS:PORT`."""
+    ipv6: bool = True
+    """Ask for AAAA records as well as A."""
+    timeout_s: Seconds = 2.0
+    """Wait for one server's answer before the next try."""
+    tries: Annotated[int, Field(ge=1, le=10)] = 3
+    """How often the list of servers is gone through."""
+    min_ttl_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    """An answer is kept at least this long, whatever its TTL."""
+    max_ttl_s: Seconds = 300.0
+    """An answer is kept at most this long, whatever its TTL."""
+    negative_ttl_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    """`no such name` and `no address` are kept this long; failures of the servers are not kept."""
+    stale_s: Annotated[float, Field(ge=0, le=7 * 86400)] = 3600.0
+    """An answer that ran out may still be used for this long when the servers fail. 0: never."""
+    cache_entries: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Names kept; the least recently used one goes first."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Dns:
+        if self.min_ttl_s > self.max_ttl_s:
+            raise ValueError(f"min_ttl_s ({self.min_ttl_s:g}) is above max_ttl_s ({self.max_ttl_s:g})")
+        return self
+
+
+class Timeouts(_Settings):
+    """How long the proxy waits for others."""
+
+    head_s: Seconds = 10.0
+    """For a complete request head, TLS handshake included. Then 408."""
+    connect_s: Seconds = 10.0
+    """For a connection to the target, over all its addresses. Then 504."""
+    idle_s: Seconds = 3600.0
+    """A tunnel in which no byte moves either way is closed after this."""
+    half_close_s: Seconds = 60.0
+    """The same, once one side has ended its half."""
+    drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    """After SIGTERM open tunnels may go on this long; then they are cut."""
+
+
+class Limits(_Settings):
+    """How much the proxy takes."""
+
+    max_tunnels: Annotated[int, Field(ge=1, le=10_000_000)] = 9000
+    """Connections open at once in one worker; one more is answered 503."""
+    max_head_bytes: Annotated[int, Field(ge=256, le=1_048_576)] = 16_384
+    """Bytes in a request head. Then 431."""
+    max_headers: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Fields in a request head. Then 431."""
+    max_target_bytes: Annotated[int, Field(ge=64, le=65_536)] = 8192
+    """Bytes in a request target. Then 414."""
+
+
+class AccessLog(_Settings):
+    """One access log: one line per connection, written when it ends."""
+
+    format: Literal["squid", "squid-5", "json"] = "squid"
+    """`squid`: Squid's native format with the result codes of Squid 6 and 7; `squid-5`: with those of Squid 5."""
+    path: str = "-"
+    """File to append to; `-` is standard output. Reopened on SIGUSR1 and when it was rotated away."""
+    decisions: bool = False
+    """json only: one more line, `"event":"open"`, when a tunnel opens."""
+    buffer_lines: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Lines that may wait for a slow disk or pipe; more are dropped and counted."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AccessLog:
+        if self.decisions and self.format != "json":
+            raise ValueError("decisions needs format: json; the Squid format has one line per finished transaction")
+        if not self.path:
+            raise ValueError("path is empty; write a file name, or - for standard output")
+        return self
+
+
+class Admin(_Settings):
+    """The admin port: /metrics /livez /readyz /tunnels /config /explain."""
+
+    address: Address = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 9090
+    """TCP port."""
+
+
+# --- the whole ----------------------------------------------------------------------------------------------------
+
+
+class Config(_Settings):
+    """A whole configuration."""
+
+    listeners: Annotated[tuple[Listener, ...], Field(min_length=1)]
+    """Where clients connect."""
+    allow: tuple[AllowEntry, ...] = ()
+    """Shorthand: `HOST:PORT` entries to allow, asked after `rules`."""
+    rules: tuple[Rule, ...] = ()
+    """In order; the first that matches decides."""
+    outbound: Literal["registry_only", "allow_any"] = "registry_only"
+    """What no rule decides: `registry_only` lets pass what `services` registers, `allow_any` everything."""
+    services: tuple[Service, ...] = ()
+    """The registry of known destinations."""
+    report: bool = False
+    """Log and count all that rules and `outbound` would refuse, and let it pass. The address guard still holds."""
+    guard: Guard = Guard()
+    """The address guard."""
+    dns: Dns = Dns()
+    """Name resolution."""
+    timeouts: Timeouts = Timeouts()
+    """How long to wait."""
+    limits: Limits = Limits()
+    """How much to take."""
+    access_log: tuple[AccessLog, ...] = (AccessLog(),)
+    """Access logs. Default: Squid's format on standard output."""
+    admin: Admin | None = Admin()
+    """The admin port; `null` for none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        places = [(listener.address, listener.port) for listener in self.listeners]
+        if self.admin is not None:
+            places.append((self.admin.address, self.admin.port))
+        taken = {place for place in places if places.count(place) > 1}
+        for address, port in sorted(taken):
+            raise ValueError(f"{address} port {port} is listened on twice (listeners and admin each need their own)")
+        names = [rule.name for rule in self.rules if rule.name]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two rules are named {name!r}; logs and metrics could not tell them apart")
+        return self
+
+
+def built_in() -> dict[str, Any]:
+    """The safe default without any configuration: loopback only, public addresses on 80 and 443, guard on."""
+    return {
+        "listeners": [{"protocol": "http-proxy", "address": "127.0.0.1", "port": 3128}],
+        "rules": [{"name": "built-in", "action": "allow", "ports": [80, 443]}],
+    }

@@ -1,0 +1,239 @@
+"""Every way a connection or a configuration can fail, as one tree.
+
+- EgressError: ends a connection
+    - ClientError: the client broke the protocol, was too slow, or left
+        - MalformedRequest 400, MalformedTarget 400, HeadTooLarge 431, TargetTooLong 414, HeadTimeout 408,
+          MethodNotImplemented 501, ClientGone, ClientTlsFailed
+    - PolicyError: understood, and refused
+        - RuleDenied 403, AddressDenied 403, LoopDetected 508
+    - UpstreamError: allowed, and could not be reached
+        - NameNotFound 503, ResolverFailed 503, ResolverTimeout 504, ConnectRefused 503, ConnectFailed 503,
+          ConnectTimeout 504
+    - ProxyError: the proxy itself could not serve
+        - TunnelLimit 503, OutOfDescriptors 503, Draining 503, InternalError 500
+- ConfigError: a configuration that is not used, with every problem found in it
+
+Each leaf carries what the peer hears and one slug, the same word in the reply, the log and the metric. The message holds
+the facts (host, address, limit, what arrived). Code that raises does not log: the connection records its error once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egressproxy.model import Problem
+
+
+class EgressError(Exception):
+    """Ends a connection.
+
+    slug          the stable word for this cause
+    status        HTTP status of the reply; None where the client can no longer be answered
+    proxy_status  the error type registered for it by RFC 9209 section 2.3
+    """
+
+    slug: ClassVar[str]
+    status: ClassVar[int | None]
+    proxy_status: ClassVar[str]
+
+
+# --- the client ---------------------------------------------------------------------------------------------------
+
+
+class ClientError(EgressError):
+    """The client broke the protocol, was too slow, or left."""
+
+    proxy_status = "http_request_error"
+
+
+class MalformedRequest(ClientError):
+    """The request head is not HTTP/1.0 or HTTP/1.1 as RFC 9112 writes it."""
+
+    slug = "malformed_request"
+    status = 400
+
+
+class MalformedTarget(ClientError):
+    """The request target is not one host and one port, or spells an address in a way that could be read twice."""
+
+    slug = "malformed_target"
+    status = 400
+
+
+class HeadTooLarge(ClientError):
+    """The request head has too many bytes or too many fields."""
+
+    slug = "head_too_large"
+    status = 431
+
+
+class TargetTooLong(ClientError):
+    """The request target alone is longer than the limit."""
+
+    slug = "target_too_long"
+    status = 414
+
+
+class HeadTimeout(ClientError):
+    """The request head was not complete in time."""
+
+    slug = "head_timeout"
+    status = 408
+
+
+class MethodNotImplemented(ClientError):
+    """A well-formed request whose method this listener does not serve."""
+
+    slug = "method_not_implemented"
+    status = 501
+
+
+class ClientGone(ClientError):
+    """The client left before its request was complete or answered."""
+
+    slug = "client_gone"
+    status = None
+
+
+class ClientTlsFailed(ClientError):
+    """The TLS handshake with the client, on a listener that has `tls`, did not succeed."""
+
+    slug = "client_tls_failed"
+    status = None
+    proxy_status = "tls_protocol_error"
+
+
+# --- policy -------------------------------------------------------------------------------------------------------
+
+
+class PolicyError(EgressError):
+    """The request was understood and is refused."""
+
+    status = 403
+    proxy_status = "http_request_denied"
+
+
+class RuleDenied(PolicyError):
+    """A rule, or the default after all rules, refuses the target by name."""
+
+    slug = "rule_denied"
+
+
+class AddressDenied(PolicyError):
+    """The target's addresses all lie in ranges that the address guard keeps closed."""
+
+    slug = "address_denied"
+    proxy_status = "destination_ip_prohibited"
+
+
+class LoopDetected(PolicyError):
+    """The target is a listener or the admin port of this proxy."""
+
+    slug = "loop_detected"
+    status = 508
+    proxy_status = "proxy_loop_detected"
+
+
+# --- upstream -----------------------------------------------------------------------------------------------------
+
+
+class UpstreamError(EgressError):
+    """The target is allowed and could not be reached."""
+
+    status = 503
+
+
+class NameNotFound(UpstreamError):
+    """The name does not exist, or has no address."""
+
+    slug = "name_not_found"
+    proxy_status = "dns_error"
+
+
+class ResolverFailed(UpstreamError):
+    """The name servers answered with a failure, or could not be asked."""
+
+    slug = "resolver_failed"
+    proxy_status = "dns_error"
+
+
+class ResolverTimeout(UpstreamError):
+    """No name server answered in time."""
+
+    slug = "resolver_timeout"
+    status = 504
+    proxy_status = "dns_timeout"
+
+
+class ConnectRefused(UpstreamError):
+    """Every address refused the connection."""
+
+    slug = "connect_refused"
+    proxy_status = "connection_refused"
+
+
+class ConnectFailed(UpstreamError):
+    """No address could be connected to, for another reason than refusal (no route, no permission, reset)."""
+
+    slug = "connect_failed"
+    proxy_status = "destination_unavailable"
+
+
+class ConnectTimeout(UpstreamError):
+    """No address accepted the connection in time."""
+
+    slug = "connect_timeout"
+    status = 504
+    proxy_status = "connection_timeout"
+
+
+# --- the proxy itself ---------------------------------------------------------------------------------------------
+
+
+class ProxyError(EgressError):
+    """The proxy itself could not serve the request."""
+
+    status = 503
+    proxy_status = "proxy_internal_error"
+
+
+class TunnelLimit(ProxyError):
+    """`limits.max_tunnels` connections are open."""
+
+    slug = "tunnel_limit"
+    proxy_status = "connection_limit_reached"
+
+
+class OutOfDescriptors(ProxyError):
+    """The process or the system has no file descriptor, port or socket memory left for the upstream."""
+
+    slug = "out_of_descriptors"
+    proxy_status = "connection_limit_reached"
+
+
+class Draining(ProxyError):
+    """The proxy is shutting down: no new tunnels, and open ones are cut at the drain deadline."""
+
+    slug = "draining"
+
+
+class InternalError(ProxyError):
+    """A defect in the proxy. The traceback is in its own log."""
+
+    slug = "internal_error"
+    status = 500
+
+
+# --- configuration ------------------------------------------------------------------------------------------------
+
+
+class ConfigError(Exception):
+    """The configuration is refused, with all that is wrong with it."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        """`problems`: at least one, in file order."""
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))

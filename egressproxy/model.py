@@ -1,0 +1,148 @@
+"""The values that pass between the stages: what is wanted, what was decided, where it went, what came of it.
+
+Values are immutable. The ones made anew for every connection are named tuples and not frozen dataclasses: a frozen
+dataclass assigns each field through `object.__setattr__`, three times the cost, several microseconds per tunnel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from egressproxy.errors import RuleDenied
+
+
+class Target(NamedTuple):
+    """One host and one port, as `hostport` made them: canonical, and never in doubt.
+
+    host        a name in canonical form (lower case, A-labels, no trailing dot) or an address in its standard spelling,
+                IPv6 without brackets
+    is_address  the host is an address literal: nothing to look up
+    """
+
+    host: str
+    port: int
+    is_address: bool
+
+    def __str__(self) -> str:
+        """`host:port`, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Intent(NamedTuple):
+    """What one client asks for: the input of every decision.
+
+    client    the client's address, standard spelling; a mapped IPv4 address already unmapped
+    listener  name of the listener it came in by
+    """
+
+    client: str
+    listener: str
+    method: str
+    target: Target
+
+
+class Verdict(NamedTuple):
+    """What the policy says of an intent by name.
+
+    One verdict is made per rule when the configuration is loaded and shared by all connections: it holds nothing of them.
+
+    allowed            the connection may go on (also when only because refusals are just reported)
+    rule               the rule that decided; `outbound` where none did; bounded by the configuration, so fit for a label
+    reason             why, in words an operator can act on
+    reported           it would have been refused, but `report` lets it pass
+    private_addresses  the address guard lets addresses of private and other special ranges pass
+    named_addresses    address literals that the rule itself names: the only way to a metadata address
+    """
+
+    allowed: bool
+    rule: str
+    reason: str
+    reported: bool = False
+    private_addresses: bool = False
+    named_addresses: frozenset[str] = frozenset()
+
+    def enforce(self, intent: Intent) -> None:
+        """Raise RuleDenied unless allowed."""
+        if not self.allowed:
+            raise RuleDenied(f"{self.reason}: {intent.target}")
+
+
+class Endpoint(NamedTuple):
+    """An address that was judged and may be dialled. `address` in standard spelling, IPv6 without brackets."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """`address:port`, IPv6 in brackets."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class Transfer(NamedTuple):
+    """What a relay carried.
+
+    bytes_up    client to upstream, payload only
+    bytes_down  upstream to client, payload only
+    closed_by   who ended it first: `client`, `upstream` or `proxy`
+    end         a slug: `closed` (orderly), `client_reset`, `upstream_reset`, `idle_timeout`, `half_close_timeout`,
+                `drained`, `cut`
+    """
+
+    bytes_up: int
+    bytes_down: int
+    closed_by: str
+    end: str
+
+
+class ConnectionRecord(NamedTuple):
+    """One connection from accept to close: what the access log, the metrics and `/tunnels` are made of.
+
+    Times are seconds. A phase that was not reached is None; phases follow each other, each from the end of the one before.
+    `outcome` is `closed` for a tunnel that ended in order, the relay's end or the error's slug otherwise.
+    """
+
+    number: int  # counts the connections of this worker
+    listener: str
+    protocol: str  # the front end: `http-proxy`
+    client: str
+    client_port: int
+    ended_at_unix_s: float
+    duration_s: float  # accept to close
+    tunnel_s: float | None  # complete head to close: what Squid calls the response time; None without a complete head
+    method: str | None
+    target: Target | None
+    http_version: str | None  # `1.0` or `1.1`
+    user: str | None
+    rule: str | None
+    reason: str | None
+    reported: bool
+    status: int | None  # HTTP status sent to the client
+    outcome: str
+    detail: str | None  # the error's message
+    upstream: Endpoint | None  # the last address tried, or the one connected to
+    connected: bool  # the upstream was connected
+    reply_bytes: int  # status line, head and body of our own reply
+    bytes_up: int
+    bytes_down: int
+    closed_by: str  # `client`, `upstream` or `proxy`
+    head_s: float | None
+    resolve_s: float | None
+    connect_s: float | None
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a configuration, or worth a note. Printed as `FILE:LINE: PATH: message`.
+
+    line  1-based; None where no line can be named
+    path  of the key, as `rules[2].hosts[0]`; empty for the whole file
+    """
+
+    file: str
+    line: int | None
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """`FILE:LINE: PATH: message`, without the parts that are not known."""
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
