@@ -99,6 +99,7 @@ class ConnectionRecord(NamedTuple):
 
     Times are seconds. A phase that was not reached is None; phases follow each other, each from the end of the one before.
     `outcome` is `closed` for a tunnel that ended in order, the relay's end or the error's slug otherwise.
+    `method`, `target_text` and `detail` may hold anything a client sent: formats escape and cap them.
     """
 
     number: int  # counts the connections of this worker
@@ -111,6 +112,7 @@ class ConnectionRecord(NamedTuple):
     tunnel_s: float | None  # complete head to close: what Squid calls the response time; None without a complete head
     method: str | None
     target: Target | None
+    target_text: str | None  # the target as received, for requests whose target is not one host and one port
     http_version: str | None  # `1.0` or `1.1`
     user: str | None
     rule: str | None
@@ -121,7 +123,8 @@ class ConnectionRecord(NamedTuple):
     detail: str | None  # the error's message
     upstream: Endpoint | None  # the last address tried, or the one connected to
     connected: bool  # the upstream was connected
-    reply_bytes: int  # status line, head and body of our own reply
+    opened: bool  # the client was told that its tunnel stands
+    reply_bytes: int  # status line, head and body of our own reply; for a tunnel the head of the 200
     bytes_up: int
     bytes_down: int
     closed_by: str  # `client`, `upstream` or `proxy`
