@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egressproxy.model import Problem
+    from egressproxy.model import Endpoint, Problem
 
 
 class EgressError(Exception):
@@ -141,9 +141,13 @@ class LoopDetected(PolicyError):
 
 
 class UpstreamError(EgressError):
-    """The target is allowed and could not be reached."""
+    """The target is allowed and could not be reached. `endpoint`: the last address that was tried, if any."""
 
     status = 503
+
+    def __init__(self, message: str, *, endpoint: Endpoint | None = None) -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
 
 
 class NameNotFound(UpstreamError):

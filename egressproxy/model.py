@@ -39,6 +39,7 @@ class Intent(NamedTuple):
     listener: str
     method: str
     target: Target
+    http_version: str = "1.1"
 
 
 class Verdict(NamedTuple):

@@ -1,0 +1,141 @@
+"""START HERE: the life of one connection, from accept to record.
+
+Two kinds of connection will live here. A tunnel (CONNECT, now; SNI, later) carries one intent. Plain HTTP will carry many, each
+judged by itself. Both are told top to bottom, and no way out skips the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from egressproxy.deadlines import Deadline, DeadlineQueue
+from egressproxy.errors import ClientTlsFailed, Draining, EgressError, HeadTimeout, InternalError
+from egressproxy.model import Endpoint
+from egressproxy.stream import Stream, TcpStream, TlsStream
+
+if TYPE_CHECKING:
+    import ssl
+
+    from egressproxy.admission import Admission
+    from egressproxy.dial import Dialer
+    from egressproxy.frontends.frontend import Frontend
+    from egressproxy.model import Target
+    from egressproxy.policy.policy import Policy
+    from egressproxy.relay import Relay
+    from egressproxy.resolve import Resolver
+    from egressproxy.telemetry.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+LINGER_BYTES = 1024 * 1024
+"""Read and thrown away after a refusal, at most."""
+LINGER_READ_BYTES = 16_384
+
+
+class Entrance(NamedTuple):
+    """How clients of one listener come in. `tls`: the listener itself speaks TLS."""
+
+    label: str
+    frontend: Frontend
+    tls: ssl.SSLContext | None
+
+
+class Services(NamedTuple):
+    """What a connection is served with: one whole configuration, put to work. A reload makes another one."""
+
+    policy: Policy
+    resolver: Resolver
+    dialer: Dialer
+    relay: Relay
+    telemetry: Telemetry
+    admission: Admission
+    head_deadlines: DeadlineQueue
+    linger_deadlines: DeadlineQueue
+
+
+async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Services) -> None:
+    """Carry one client from accept to close. Closes `tcp` and writes one record on every way out."""
+    client: Stream = tcp
+    upstream: Stream | None = None
+    frontend = entrance.frontend
+    now = time.monotonic
+    draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, now())
+    try:
+        with Deadline(services.head_deadlines, lambda: head_timeout(services)):
+            if entrance.tls is not None:
+                client = await secure(tcp, entrance.tls)
+            intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
+        draft.head_at = now()
+        services.admission.admit()
+        verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
+        verdict.enforce(intent)
+        addresses = await find(intent.target, services.resolver)  # resolve
+        draft.resolved_at = now()
+        endpoints = services.policy.screen(intent, verdict, addresses)  # decide, by address
+        upstream = await services.dialer.dial(endpoints)  # dial
+        draft.connected_at = now()
+        draft.upstream = Endpoint(upstream.address, upstream.port)
+        draft.connected = True
+        await frontend.grant(client, draft)
+        tunnel = draft.relay = services.relay.open(client, upstream)
+        services.telemetry.opened(draft)
+        draft.transfer = await tunnel.run()  # relay
+    except EgressError as error:
+        draft.error = error
+        await frontend.refuse(client, error, draft)
+        await linger(client, services.linger_deadlines)
+    except asyncio.CancelledError:
+        draft.error = Draining("the proxy shut down before the tunnel was ready")
+        await frontend.refuse(client, draft.error, draft)
+        raise
+    except Exception as error:
+        logger.exception("a defect, while serving %s", tcp)
+        draft.error = InternalError(f"{type(error).__name__}; the proxy's own log has the details")
+        await frontend.refuse(client, draft.error, draft)
+    finally:
+        client.close()
+        if upstream is not None:
+            upstream.close()
+        services.telemetry.closed(draft.finish(now(), time.time()))  # record
+        services.admission.end(draft)
+        draft.error = None  # its traceback holds this frame, which holds the draft: a cycle, unless cut here
+
+
+async def secure(tcp: TcpStream, context: ssl.SSLContext) -> TlsStream:
+    """Speak TLS with the client from here on. Raises ClientTlsFailed."""
+    stream = TlsStream(tcp, context, server_side=True)
+    try:
+        await stream.handshake()
+    except OSError as error:  # ssl.SSLError is one
+        cause = getattr(error, "reason", None) or error.strerror or str(error)
+        raise ClientTlsFailed(f"TLS handshake: {cause}") from error
+    return stream
+
+
+async def find(target: Target, resolver: Resolver) -> tuple[str, ...]:
+    """The target's addresses; an address literal is its own. Raises what `Resolver.resolve` raises."""
+    if target.is_address:
+        return (target.host,)
+    return resolver.cached(target.host) or await resolver.resolve(target.host)
+
+
+async def linger(client: Stream, deadlines: DeadlineQueue) -> None:
+    """Wait a moment for the client to close first.
+
+    Closing while its bytes are still arriving would reset the connection, and the reset could overtake our answer.
+    """
+    try:
+        with Deadline(deadlines, lambda: HeadTimeout("lingered long enough")):
+            left = LINGER_BYTES
+            while left > 0 and (data := await client.read(LINGER_READ_BYTES)):
+                left -= len(data)
+    except (OSError, HeadTimeout):
+        pass
+
+
+def head_timeout(services: Services) -> HeadTimeout:
+    """The client did not say in time what it wants."""
+    return HeadTimeout(f"no complete request head within {services.head_deadlines.delay_s:g} s")

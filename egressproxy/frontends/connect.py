@@ -1,0 +1,83 @@
+"""The `http-proxy` listener: CONNECT, in HTTP/1.1 and HTTP/1.0 (RFC 9110 section 9.3.6).
+
+Other methods are answered 501. Nothing is answered 200 before the upstream is connected, and every byte behind the head
+belongs to the tunnel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egressproxy.errors import ClientGone, EgressError, MethodNotImplemented
+from egressproxy.hostport import parse_authority
+from egressproxy.model import Intent
+from egressproxy.wire.replies import ESTABLISHED, refusal
+from egressproxy.wire.request_head import HeadLimits, RequestHead, parse_request_head
+
+if TYPE_CHECKING:
+    from egressproxy.stream import Stream
+    from egressproxy.telemetry.record import RecordDraft
+
+READ_BYTES = 4096
+"""Read at a time. Heads of real clients are 60 to 500 bytes."""
+
+
+class ConnectFrontend:
+    """Speaks CONNECT with the clients of one listener."""
+
+    name = "http-proxy"
+
+    def __init__(self, listener: str, limits: HeadLimits) -> None:
+        """`listener`: its word in logs and metrics."""
+        self._listener = listener
+        self._limits = limits
+
+    async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
+        """Read one request head. Raises MalformedRequest, MalformedTarget, HeadTooLarge, TargetTooLong, MethodNotImplemented, ClientGone."""
+        head = await self._read_head(client)
+        draft.method = head.method
+        draft.target_text = head.target
+        draft.http_version = head.http_version
+        if head.method != "CONNECT":
+            raise MethodNotImplemented(
+                f"this listener serves CONNECT only, got {head.method}; use an https:// URL, or a client that tunnels plain HTTP too"
+            )
+        return Intent(client.address, self._listener, "CONNECT", parse_authority(head.target), head.http_version)
+
+    async def _read_head(self, client: Stream) -> RequestHead:
+        data = b""
+        while True:
+            try:
+                received = await client.read(READ_BYTES)
+            except OSError as error:
+                raise ClientGone(f"the client's connection broke after {len(data)} bytes of a request head") from error
+            if not received:
+                raise ClientGone(f"the client left after {len(data)} bytes of a request head")
+            data = data + received if data else received
+            head = parse_request_head(data, self._limits)
+            if head is not None:
+                if len(data) > head.length:
+                    client.unread(data[head.length :])
+                return head
+
+    async def grant(self, client: Stream, draft: RecordDraft) -> None:
+        """Answer 200. Raises ClientGone."""
+        try:
+            await client.write(ESTABLISHED)
+        except OSError as error:
+            raise ClientGone("the client left before its tunnel was ready") from error
+        draft.status = 200
+        draft.reply_bytes = len(ESTABLISHED)
+
+    async def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
+        """Answer with the error's status, unless the client is gone or already has its 200."""
+        if error.status is None or draft.status is not None:
+            return
+        reply = refusal(error)
+        draft.status = error.status
+        draft.reply_bytes = len(reply)
+        try:
+            client.try_write(reply)  # the first bytes to this client: they fit its empty send buffer
+            client.end_writing()
+        except OSError:
+            pass  # gone; the record tells what it would have heard

@@ -1,0 +1,109 @@
+"""Listening sockets, and what this host's own addresses are."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import resource
+import socket
+import sys
+
+BACKLOG = 4096
+"""Clients that may wait in the kernel's queue; net.core.somaxconn caps it (4096 on today's kernels)."""
+DEFER_ACCEPT_S = 1
+"""Linux hands a connection over when its first bytes are there, or after about this long."""
+
+
+class BindError(Exception):
+    """An address and port that cannot be listened on. The message names them, the cause and the next step."""
+
+
+def listen(address: str, port: int, *, client_speaks_first: bool) -> socket.socket:
+    """A listening, non-blocking socket; the caller closes it. `::` takes IPv4 clients too. Raises BindError.
+
+    Accepted sockets inherit TCP_NODELAY on Linux, which saves a system call for each client.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if client_speaks_first and sys.platform == "linux":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
+        sock.setblocking(False)
+        sock.bind((address, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise BindError(f"cannot listen on {address} port {port}: {_advice(error)}") from error
+    return sock
+
+
+def _advice(error: OSError) -> str:
+    cause = os.strerror(error.errno) if error.errno else str(error)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{cause}; another program (or another egressproxy) has it: stop that one or choose another port"
+        case errno.EACCES:
+            return f"{cause}; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL:
+            return f"{cause}; no interface of this host has that address"
+        case _:
+            return cause
+
+
+def is_local_address(address: str) -> bool:
+    """Whether a connection to the address would end on this host: a datagram socket can be bound only to such an address."""
+    if ipaddress.ip_address(address).is_unspecified:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+class OwnPorts:
+    """Which addresses and ports are this proxy's own: the places that can never be a target."""
+
+    def __init__(self, places: set[tuple[str, int]]) -> None:
+        """`places`: address and port of every listener and the admin port, as bound."""
+        self._ports = frozenset(port for _, port in places)
+        self._places = frozenset(places)
+        self._wildcard_ports = frozenset(port for address, port in places if address in ("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
+
+    def __call__(self, address: str, port: int) -> bool:
+        """Hot: once per connection, and nearly always answered by the first line."""
+        if port not in self._ports:
+            return False
+        plain = _without_mapping(address)
+        if (plain, port) in self._places or ipaddress.ip_address(plain).is_unspecified:
+            return True
+        return port in self._wildcard_ports and is_local_address(plain)
+
+
+def _without_mapping(address: str) -> str:
+    parsed = ipaddress.ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raise the soft limit of open files to the hard one, or further where that is allowed; the limit then in force."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if hard != unlimited and hard < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        except (ValueError, OSError):
+            pass
+        else:
+            return wanted
+    goal = wanted if hard == unlimited else hard
+    if soft != unlimited and soft < goal:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,0 +1,41 @@
+"""Start: from a configuration to a running worker and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from egressproxy.runtime.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egressproxy.config.load import Loaded
+
+GC_THRESHOLDS = (100_000, 20, 50)
+"""A tunnel makes no reference cycles: the collector is a safety net, and looking through all open tunnels often is waste."""
+
+
+def run(load: Callable[[], Loaded]) -> int:
+    """Serve until a signal ends it; the exit code. `load` reads the configuration, now and on every SIGHUP.
+
+    Raises ConfigError when the first configuration cannot be used, and BindError when an address cannot be listened on.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    worker = Worker(load)
+    worker.prepare()
+    gc.set_threshold(*GC_THRESHOLDS)
+    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
+        return runner.run(worker.serve())
+
+
+def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it is installed, else the system's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

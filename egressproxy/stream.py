@@ -1,0 +1,283 @@
+"""One peer's connection: read, replay, write, end one half, close. Over TCP, or over TLS on top of TCP.
+
+A stream offers each step twice: `try_*` never waits (the relay drives it from the poller's events), the coroutine of the
+same name waits. Bytes that an earlier stage read too far are put back with `unread` and come first again, so no stage
+cares that another one looked.
+
+Errors: every method may raise OSError when the connection is broken (`ssl.SSLError` is one). Whoever calls knows which
+peer it is, and translates. A stream is closed by whoever opened it; closing twice is harmless.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, Protocol
+
+from egressproxy.poller import READ, WRITE
+
+if TYPE_CHECKING:
+    from _socket import socket as RawSocket
+
+    from egressproxy.poller import Poller
+
+TLS_CHUNK_BYTES = 65_536
+"""Ciphertext read, and plaintext encrypted, at a time. A TLS record holds at most 16 KiB."""
+
+
+class Stream(Protocol):
+    """What the stages see of a connection.
+
+    address, port  the peer's, address in standard spelling
+    fd             the descriptor to watch
+    """
+
+    address: str
+    port: int
+    fd: int
+
+    def try_read(self, size: int) -> bytes | None:
+        """Up to `size` bytes; empty at the end of the stream, None if there is nothing yet."""
+
+    def try_write(self, data: bytes | memoryview) -> int:
+        """Take as many bytes as fit now and return how many; 0 if none."""
+
+    def try_flush(self) -> bool:
+        """Push out what was taken and is still held; True when nothing is left."""
+
+    async def read(self, size: int) -> bytes:
+        """Up to `size` bytes, at least one; empty at the end of the stream."""
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it."""
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back: they are read next."""
+
+    def take_unread(self) -> bytes:
+        """The bytes that were put back and not read again."""
+
+    def end_writing(self) -> None:
+        """Tell the peer that no more comes; it may go on sending. After a `try_flush` that said True."""
+
+    def close(self) -> None:
+        """Close, giving the kernel what is still unsent."""
+
+    def abort(self) -> None:
+        """Close with a reset, so that the peer cannot take what it got for the whole."""
+
+
+class TcpStream:
+    """A connected, non-blocking TCP socket. Owns it."""
+
+    __slots__ = ("_unread", "address", "fd", "poller", "port", "sock")
+
+    def __init__(self, sock: RawSocket, poller: Poller, address: str, port: int) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.poller = poller
+        self.address = address
+        self.port = port
+        self._unread = b""
+
+    def __repr__(self) -> str:
+        return f"<TcpStream {self.address} port {self.port} {'closed' if self.fd < 0 else f'fd {self.fd}'}>"
+
+    def try_read(self, size: int) -> bytes | None:
+        if self._unread:
+            data, self._unread = self._unread[:size], self._unread[size:]
+            return data
+        try:
+            return self.sock.recv(size)
+        except BlockingIOError:
+            return None
+
+    def try_write(self, data: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    def try_flush(self) -> bool:
+        return True
+
+    async def read(self, size: int) -> bytes:
+        while (data := self.try_read(size)) is None:
+            await self.poller.wait(self.fd, READ)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        sent = self.try_write(data)
+        while sent < len(data):
+            await self.poller.wait(self.fd, WRITE)
+            sent += self.try_write(memoryview(data)[sent:])
+
+    def unread(self, data: bytes) -> None:
+        self._unread = data + self._unread
+
+    def take_unread(self) -> bytes:
+        data, self._unread = self._unread, b""
+        return data
+
+    def end_writing(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self.poller.forget(self.fd)
+            self.fd = -1
+            self.sock.close()
+
+    def abort(self) -> None:
+        if self.fd >= 0:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # on, for 0 seconds: RST
+            self.close()
+
+
+class TlsStream:
+    """TLS over a TcpStream, which it owns.
+
+    The TLS engine works between two memory buffers and never touches the socket. That keeps half-close possible: the end
+    of one direction is a close_notify alert (RFC 8446 section 6.1), and OpenSSL, asked to send one while it can read the
+    socket, would also swallow what the peer still sends.
+    """
+
+    __slots__ = (
+        "_ciphertext",
+        "_engine",
+        "_incoming",
+        "_outgoing",
+        "_peer_ended",
+        "_plaintext",
+        "address",
+        "fd",
+        "port",
+        "tcp",
+    )
+
+    def __init__(self, tcp: TcpStream, context: ssl.SSLContext, *, server_side: bool) -> None:
+        self.tcp = tcp
+        self.fd = tcp.fd
+        self.address = tcp.address
+        self.port = tcp.port
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._engine = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._plaintext = b""  # put back, or read ahead
+        self._ciphertext = b""  # taken from the engine, not yet accepted by the socket
+        self._peer_ended = False
+
+    def __repr__(self) -> str:
+        return f"<TlsStream over {self.tcp!r}>"
+
+    async def handshake(self) -> None:
+        """Complete the handshake. Raises ssl.SSLError or OSError; the alert that fits is sent first."""
+        while True:
+            try:
+                self._engine.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                data = await self.tcp.read(TLS_CHUNK_BYTES)
+                if not data:
+                    raise ConnectionResetError("the peer closed the connection during the TLS handshake") from None
+                self._incoming.write(data)
+            except ssl.SSLError:
+                await self._flush()
+                raise
+            else:
+                await self._flush()
+                return
+
+    def try_read(self, size: int) -> bytes | None:
+        if self._plaintext:
+            data, self._plaintext = self._plaintext[:size], self._plaintext[size:]
+            return data
+        if self._peer_ended:
+            return b""
+        while True:
+            try:
+                data = self._engine.read(size)
+            except ssl.SSLWantReadError:
+                received = self.tcp.try_read(TLS_CHUNK_BYTES)
+                if received is None:
+                    self.try_flush()  # an answer the engine itself has to give, as to a key update
+                    return None
+                if received:
+                    self._incoming.write(received)
+                    continue
+                # The end without a close_notify. Many clients leave so; what is inside the tunnel has its own guard.
+                self._peer_ended = True
+                return b""
+            except ssl.SSLZeroReturnError:
+                data = b""
+            if not data:
+                self._peer_ended = True
+            return data
+
+    def try_write(self, data: bytes | memoryview) -> int:
+        if not self.try_flush():
+            return 0
+        taken = self._engine.write(memoryview(data)[:TLS_CHUNK_BYTES]) if data else 0
+        self.try_flush()
+        return taken
+
+    def try_flush(self) -> bool:
+        self._ciphertext += self._outgoing.read()
+        while self._ciphertext:
+            sent = self.tcp.try_write(self._ciphertext)
+            if not sent:
+                return False
+            self._ciphertext = self._ciphertext[sent:]
+        return True
+
+    async def _flush(self) -> None:
+        while not self.try_flush():
+            await self.tcp.poller.wait(self.fd, WRITE)
+
+    async def read(self, size: int) -> bytes:
+        while (data := self.try_read(size)) is None:
+            await self.tcp.poller.wait(self.fd, READ)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            taken = self.try_write(view)
+            view = view[taken:]
+            await self._flush()
+
+    def unread(self, data: bytes) -> None:
+        self._plaintext = data + self._plaintext
+
+    def take_unread(self) -> bytes:
+        data, self._plaintext = self._plaintext, b""
+        return data
+
+    def end_writing(self) -> None:
+        # `unwrap` sends our close_notify and then tries to read the peer's: everything that has arrived is taken out of
+        # its reach first. What it raises is the want of that answer, or what is wrong with the peer's half, which the next
+        # read will tell.
+        if not self._peer_ended:
+            ahead = b""
+            try:
+                while data := self._engine.read(TLS_CHUNK_BYTES):
+                    ahead += data
+                self._peer_ended = True
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLZeroReturnError:
+                self._peer_ended = True
+            self._plaintext += ahead
+        try:
+            self._engine.unwrap()
+        except (ssl.SSLError, ValueError):
+            pass
+        self.try_flush()
+
+    def close(self) -> None:
+        self.fd = -1
+        self.tcp.close()
+
+    def abort(self) -> None:
+        self.fd = -1
+        self.tcp.abort()
