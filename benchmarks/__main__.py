@@ -1,0 +1,149 @@
+"""Run the benchmarks: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import bulk, idle, ping_pong, tunnels
+from benchmarks.support import report
+from benchmarks.support.compare import Benchmark, Row, Settings, rows, run
+from benchmarks.support.origins import Origins
+from benchmarks.support.processes import choose_cores, raise_descriptor_limit
+from benchmarks.support.proxies import PROXIES, Proxy, Unavailable, WrongAnswer
+
+BENCHMARKS: dict[str, Benchmark] = {
+    module.BENCHMARK.name: module.BENCHMARK for module in (tunnels, bulk, ping_pong, idle)
+}
+_DESCRIPTORS = 20_000
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    defaults = Settings()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="egressproxy beside its peers.")
+    parser.add_argument("--only", default=",".join(BENCHMARKS), metavar="NAMES", help="of: %(default)s")
+    parser.add_argument("--peers", default="squid", metavar="NAMES", help="of: " + ", ".join(PROXIES))
+    parser.add_argument(
+        "--ours", default="egressproxy", choices=PROXIES, help="the proxy under test (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=defaults.rounds, help="turns of each (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=defaults.seconds, help="timed part of a trial (default: %(default)s)"
+    )
+    parser.add_argument("--concurrency", type=int, default=defaults.concurrency, help="tunnels set up at once")
+    parser.add_argument("--idle-tunnels", type=int, default=defaults.idle_tunnels, help="tunnels held open")
+    parser.add_argument("--save", metavar="WHAT", nargs="?", const="", help="keep the result as results/DATE-WHAT")
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help=argparse.SUPPRESS)
+    parser.add_argument("--readme", type=Path, metavar="RESULT.json", help="only put these numbers into README.md")
+    chosen = parser.parse_args(arguments)
+    chosen.only = _names(parser, "--only", chosen.only, BENCHMARKS)
+    chosen.peers = _names(parser, "--peers", chosen.peers, PROXIES)
+    if chosen.rounds < 1 or chosen.seconds <= 0:
+        parser.error("--rounds and --seconds must be above 0")
+    return chosen
+
+
+def _names(parser: argparse.ArgumentParser, option: str, text: str, known: Mapping[str, object]) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in known:
+            parser.error(f"{option}: expected some of {', '.join(known)}, got {name}")
+    if not names:
+        parser.error(f"{option} is empty")
+    return names
+
+
+def main() -> int:
+    """0 when all was run, whatever the figures; 1 when a proxy is missing or answered wrongly."""
+    chosen = parse()
+    if chosen.readme:
+        report.put_into_readme(chosen.readme)
+        return 0
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    cores = choose_cores()
+    os.sched_setaffinity(0, {cores.load})
+    raise_descriptor_limit(_DESCRIPTORS)
+    if cores.shared:
+        _say("one core only: proxy and load share it, so look at CPU time and not at rates")
+
+    missing: list[str] = []
+    proxies: list[type[Proxy]] = []
+    versions: list[str] = []
+    for name in [chosen.ours, *chosen.peers]:
+        try:
+            versions.append(PROXIES[name].version())
+            proxies.append(PROXIES[name])
+        except Unavailable as error:
+            missing.append(f"{name}: {error}")
+    if len(proxies) < 2 or proxies[0].name != chosen.ours:
+        print("\n".join(missing), file=sys.stderr)
+        return 1
+
+    settings = Settings(chosen.rounds, chosen.seconds, chosen.concurrency, chosen.idle_tunnels)
+    lines: list[Row] = []
+    kept: dict[str, object] = {}
+    try:
+        with Origins(cores.load) as origins:
+            for name in chosen.only:
+                benchmark = BENCHMARKS[name]
+                try:
+                    found = run(benchmark, proxies, origins, cores.proxy, settings, _say)
+                except Unavailable as error:
+                    missing.append(f"{name}: {error}")
+                    continue
+                kept[name] = found
+                lines += rows(benchmark, found)
+    except (WrongAnswer, RuntimeError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    for line in missing:
+        _say(f"not run: {line}")
+    print(report.table(lines, chosen.ours))
+    if chosen.save is not None:
+        result = {
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "command": _command(chosen),
+            "commit": report.commit(),
+            "machine": report.describe_machine(cores),
+            "versions": versions,
+            "settings": settings._asdict(),
+            "ours": chosen.ours,
+            "rows": [row._asdict() for row in lines],
+            "rounds": kept,
+            "missing": missing,
+        }
+        what = chosen.save or "-".join(["all"] if chosen.only == list(BENCHMARKS) else chosen.only)
+        _say(f"kept as results/{report.save(result, what, chosen.results).name}")
+    return 1 if missing else 0
+
+
+def _command(chosen: argparse.Namespace) -> str:
+    """The command that makes this result again, without paths."""
+    words = ["python", "-m", "benchmarks", "--rounds", str(chosen.rounds), "--seconds", f"{chosen.seconds:g}"]
+    if chosen.only != list(BENCHMARKS):
+        words += ["--only", ",".join(chosen.only)]
+    defaults = Settings()
+    words += ["--ours", chosen.ours] if chosen.ours != "egressproxy" else []
+    words += ["--peers", ",".join(chosen.peers)]
+    words += ["--concurrency", str(chosen.concurrency)] if chosen.concurrency != defaults.concurrency else []
+    words += ["--idle-tunnels", str(chosen.idle_tunnels)] if chosen.idle_tunnels != defaults.idle_tunnels else []
+    return shlex.join(words)
+
+
+_STARTED = time.monotonic()
+
+
+def _say(line: str) -> None:
+    print(f"[{time.monotonic() - _STARTED:5.1f} s] {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Each benchmark runs for a fraction of a second and prints a table that can be read. Nothing here judges speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SQUID = shutil.which("squid", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks read /proc and use epoll")
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def cells(line):
+    assert line.startswith("| ")
+    assert line.endswith(" |")
+    return [cell.strip() for cell in line[1:-1].split("|")]
+
+
+@pytest.mark.skipif(SQUID is None, reason="squid is not installed (apt-get install squid)")
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("tunnels", ["CPU per tunnel, µs", "tunnels per second", "proxy's core busy, %"]),
+        ("bulk", ["download, GB/s", "download, CPU s per GB", "upload, GB/s", "upload, CPU s per GB"]),
+        (
+            "ping_pong",
+            ["1 tunnel, p50, µs", "1 tunnel, CPU each, µs", "64 tunnels, p50, µs", "64 tunnels, CPU each, µs"],
+        ),
+        ("idle", ["memory per tunnel, KiB", "CPU while idle, ms per s"]),
+    ],
+)
+def test_prints_and_keeps_a_table_beside_squid(name, figures, tmp_path):
+    small = ["--rounds", 1, "--seconds", 0.2, "--idle-tunnels", 40]
+    done = run("--only", name, "--peers", "squid", *small, "--save", "smoke", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    header, rule, *lines = [cells(line) for line in done.stdout.splitlines()]
+    assert header[:6] == ["benchmark", "figure", "egressproxy", "peer", "its figure", "ratio"]
+    assert set("".join(rule)) == {"-"}
+    assert set(figures) <= {line[1] for line in lines}
+    for line in lines:
+        assert len(line) == len(header)
+        assert line[0] == name
+        assert line[3] == "squid"
+        own, other, ratio = (float(line[column].replace(",", "")) for column in (2, 4, 5))
+        assert other > 0
+        assert ratio == pytest.approx(own / other, abs=0.01, rel=0.05)
+        assert line[8] in (("met", "MISSED") if line[7] else ("",))
+
+    (kept,) = tmp_path.glob("*-smoke.json")
+    result = json.loads(kept.read_text())
+    assert len(result["rounds"][name]) == 1
+    assert set(result["rounds"][name][0]) == {"egressproxy", "squid"}
+    page = kept.with_suffix(".md").read_text()
+    assert done.stdout.strip() in page
+    assert f"--only {name}" in page
+    for private in (socket.gethostname(), str(ROOT), str(tmp_path), sys.executable):
+        assert private not in page + kept.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--only", "tunnel"], "--only: expected some of tunnels, bulk, ping_pong, idle, got tunnel"),
+        (["--peers", "sqid"], "--peers: expected some of egressproxy, squid, direct, got sqid"),
+        (["--rounds", "0"], "--rounds and --seconds must be above 0"),
+    ],
+)
+def test_a_misspelled_command_line_says_what_was_expected(arguments, expected):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+
+
+def test_ratio_is_taken_within_a_round_and_then_the_median():
+    from benchmarks.support.compare import AtLeast, AtMost, Benchmark, Measure, rows
+
+    measures = [
+        Measure("cost", "cost", {"peer": AtMost(0.6)}),
+        Measure("rate", "rate", {"peer": AtLeast(1.6)}),
+        Measure("size", "size", {"*": AtMost(4, absolute=True)}),
+        Measure("absent", "absent"),
+    ]
+    benchmark = Benchmark("b", "?", measures, check=lambda *_: None, trial=lambda *_: {})
+    rounds = [
+        {"own": {"cost": 1, "rate": 3, "size": 5}, "peer": {"cost": 2, "rate": 2, "size": 50}},
+        {"own": {"cost": 30, "rate": 3, "size": 4}, "peer": {"cost": 50, "rate": 2, "size": 50}},
+        {"own": {"cost": 3, "rate": 3, "size": 3}, "peer": {"cost": 3, "rate": 2, "size": 50}},
+    ]
+    cost, rate, size = rows(benchmark, rounds)
+    assert (cost.own, cost.other, cost.ratio, cost.lowest, cost.highest) == (3, 3, 0.6, 0.5, 1.0)
+    assert (cost.goal, cost.met) == ("≤ 0.6", True)
+    assert (rate.ratio, rate.goal, rate.met) == (1.5, "≥ 1.6", False)
+    assert (size.own, size.met) == (4, True)
+
+
+def test_a_proxy_that_lets_a_refused_name_pass_is_not_timed(tmp_path):
+    from benchmarks.support.origins import Origins
+    from benchmarks.support.proxies import Direct, WrongAnswer
+
+    class Lax(Direct):
+        name = "lax"
+        judges = True
+
+    with Origins(min(os.sched_getaffinity(0))) as origins, pytest.raises(WrongAnswer, match="lax let refused"):
+        Lax(origins, tmp_path, 0).check()
+
+
+def test_the_origins_give_what_they_promise():
+    from benchmarks.support.bulk_origin import COUNT, REQUEST, pattern_digest, receive_digest, receive_exactly
+    from benchmarks.support.origins import Origins
+
+    size = (5 << 20) + 7
+    with Origins(min(os.sched_getaffinity(0))) as origins:
+        for port in origins.echo_ports:
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                sock.sendall(b"hello")
+                assert receive_exactly(sock, 5) == b"hello"
+        bulk = ("127.0.0.1", origins.bulk_port)
+        with socket.create_connection(bulk) as sock:
+            sock.sendall(REQUEST.pack(b"d", size))
+            assert receive_digest(sock, size) == pattern_digest(size)
+            assert sock.recv(1) == b""
+        with socket.create_connection(bulk) as sock:
+            sock.sendall(REQUEST.pack(b"c", 0) + bytes(size))
+        with socket.create_connection(bulk) as sock:
+            sock.sendall(REQUEST.pack(b"q", 0))
+            assert COUNT.unpack(receive_exactly(sock, COUNT.size)) == (size,)
+
+
+@pytest.mark.parametrize(("kind", "answers"), [(1, 1), (28, 0), (65, 0)], ids=["A", "AAAA", "HTTPS"])
+def test_the_name_server_knows_one_address_and_nothing_else(kind, answers):
+    dnslib = pytest.importorskip("dnslib")
+    from benchmarks.support.dns_server import answer
+
+    query = struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + b"\x06origin\x04test\x00" + struct.pack(">HH", kind, 1)
+    reply = dnslib.DNSRecord.parse(answer(query))
+    assert (reply.header.id, reply.header.qr, reply.header.rcode) == (7, 1, 0)
+    assert [str(record.rdata) for record in reply.rr] == ["127.0.0.1"] * answers
+
+
+def test_a_kept_result_replaces_the_numbers_in_the_readme_and_nothing_else(tmp_path):
+    from benchmarks.support.report import put_into_readme
+
+    row = {"benchmark": "b", "title": "t", "peer": "p", "own": 1.0, "other": 2.0, "ratio": 0.5, "lowest": 0.5}
+    row |= {"highest": 0.5, "goal": "", "met": None}
+    machine = {"processor": "P", "cores": 2, "proxy_on_core": 0, "load_on_core": 1, "kernel": "K", "python": "Y"}
+    result = {
+        "date": "2026-01-02",
+        "command": "python -m benchmarks",
+        "commit": "abc",
+        "machine": machine,
+        "ours": "us",
+    }
+    result |= {"versions": ["V"], "settings": {"rounds": 3, "seconds": 1}, "rows": [row], "missing": []}
+    kept, readme = tmp_path / "2026-01-02-all.json", tmp_path / "README.md"
+    kept.write_text(json.dumps(result))
+    readme.write_text("before\n<!-- numbers: begin -->\nold\n<!-- numbers: end -->\nafter\n")
+    for _ in range(2):
+        put_into_readme(kept, readme)
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- numbers: begin -->\n")
+        assert text.endswith("<!-- numbers: end -->\nafter\n")
+        assert "old" not in text
+        assert text.count("2026-01-02, commit abc: `python -m benchmarks`") == 1
+        assert "| b         | t      | 1.00 | p    | 2.00       | 0.50  |" in text
+    readme.write_text("no place")
+    with pytest.raises(ValueError, match="no place for numbers"):
+        put_into_readme(kept, readme)
+
+
+def test_the_readme_has_a_place_for_numbers():
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert text.index("<!-- numbers: begin -->") < text.index("<!-- numbers: end -->")
