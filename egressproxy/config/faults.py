@@ -1,0 +1,70 @@
+"""How faults in a configuration are told: where they stand, and values in words an operator knows.
+
+All text here ends in front of a person, on one line: whatever came from a file is quoted, escaped and cut.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Longest piece of a value that a message repeats: enough to find it again, and one line on a terminal.
+_SHOWN_CHARACTERS = 60
+
+# Faults kept of one load. The first few are read; a million wrong lines must not take gigabytes to say so.
+MAX_FAULTS = 1000
+
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+
+Way = tuple[str | int, ...]
+"""Keys and list positions from the top of the configuration down to a setting."""
+
+Finding = tuple[Way, str]
+
+
+class Fault(NamedTuple):
+    """One thing wrong. `mark` is file and line in one number, as `native.mark` makes it; line 0: none in particular."""
+
+    mark: int
+    path: Way
+    message: str
+
+
+class Misplaced(ValueError):
+    """Settings that are each well-formed and do not go together. Raised by the schema's validators.
+
+    found  for each: the way to it from the value that is validated, and what is wrong
+    """
+
+    def __init__(self, *found: Finding) -> None:
+        super().__init__("; ".join(message for _, message in found))
+        self.found = found
+
+
+def shown(value: object) -> str:
+    """A value as messages write it: text quoted, escaped and cut, the rest in YAML's words."""
+    if isinstance(value, str):
+        return ascii(value if len(value) <= _SHOWN_CHARACTERS else f"{value[: _SHOWN_CHARACTERS - 3]}...")
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    return ascii(value)
+
+
+def path_text(path: Sequence[str | int]) -> str:
+    """`rules[2].hosts[0]` for the way to a setting. Odd keys are quoted, escaped and cut."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += ("." if text else "") + (step if _PLAIN_KEY.fullmatch(step) else shown(step))
+    return text

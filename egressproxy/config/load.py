@@ -1,0 +1,286 @@
+"""Configuration files to one Config: the only module of the package that opens files.
+
+Several CONFIGs are merged in the order they are given: lists are joined, mappings are merged key by key, and a setting
+that has one value here and another there is an error that names both places. A folder stands for the `*.yaml` and
+`*.yml` in it, in the order of their names; hidden files are left out, and with them the links by which Kubernetes swaps
+a ConfigMap. A relative path in a file starts from the folder that the file stands in.
+
+Nothing is half used: either the whole is right, or ConfigError tells everything that is wrong with it.
+"""
+
+# os.path answers False where pathlib raises: a name too long, a folder that may not be searched.
+# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH118, PTH120, PTH123, PTH208
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from egressproxy.config.faults import MAX_FAULTS, Fault, path_text, shown
+from egressproxy.config.native import REFUSED, Places, compose, mark, unmark
+from egressproxy.config.schema import Config, built_in
+from egressproxy.config.translate import faults_of, place_of
+from egressproxy.errors import ConfigError
+from egressproxy.model import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from egressproxy.config.faults import Way
+
+# A million hosts take 30 MB. What is larger than this is not a configuration; reading stops there.
+MAX_FILE_BYTES = 64 * 1024 * 1024
+
+# Times that a folder is read again because Kubernetes swapped its files meanwhile.
+_SWAP_TRIES = 3
+
+_FOREIGN_PREFIX = re.compile(r"(squid|nginx|istio):")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A configuration that may be used.
+
+    notes    what is worth knowing about it, in file order
+    sources  the files it came from, as they were opened; none for the built-in default
+    """
+
+    config: Config
+    notes: tuple[Problem, ...]
+    sources: tuple[str, ...]
+
+
+def load(paths: Sequence[str]) -> Loaded:
+    """The configuration in these files and folders; without any, the built-in default.
+
+    Raises ConfigError with all problems, in file order.
+    """
+    if not paths:
+        return Loaded(config=Config.model_validate(built_in()), notes=(), sources=())
+    reading = _Reading()
+    for path in paths:
+        reading.take(path)
+    config = reading.validate()
+    if config is None or reading.faults:
+        raise ConfigError(reading.problems(reading.faults))
+    reading.note_what_is_allowed(config)
+    return Loaded(config=config, notes=reading.problems(reading.notes), sources=tuple(reading.opened))
+
+
+class _Reading:
+    """One load: what was read and merged so far, and what was found. Every file or folder has a number, its place."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.notes: list[Fault] = []
+        self.opened: list[str] = []
+        self._names: list[str] = []
+        self._seen: set[str] = set()
+        self._whole = True  # every file could be read to its end
+        self._data: dict[str, Any] = {}
+        self._places = Places(0, {}, {})
+
+    # --- files and folders
+
+    def take(self, path: str) -> None:
+        """Read one CONFIG and merge it in."""
+        prefix = _FOREIGN_PREFIX.match(path)
+        if prefix:
+            self._fail(path, f"expected egressproxy's own YAML; this version does not read {prefix[0]} files yet")
+        elif os.path.isdir(path):
+            self._take_folder(path)
+        else:
+            self._take_content(path, self._content(path))
+
+    def _take_folder(self, folder: str) -> None:
+        for _ in range(_SWAP_TRIES):
+            before = _swap_link(folder)
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError as error:
+                self._fail(folder, f"cannot be read: {error.strerror}")
+                return
+            visible = [
+                name for name in names if not name.startswith(".") and not os.path.isdir(os.path.join(folder, name))
+            ]
+            files = [os.path.join(folder, name) for name in visible if name.endswith((".yaml", ".yml"))]
+            contents = [(file, self._content(file)) for file in files]
+            if _swap_link(folder) == before:
+                break
+        else:
+            self._fail(folder, "changed each time it was read; load it again")
+            return
+        for name in visible:
+            if not name.endswith((".yaml", ".yml")):
+                self.notes.append(Fault(self._number(os.path.join(folder, name)), (), "ignored: not *.yaml or *.yml"))
+        if not files:
+            self._fail(folder, "expected *.yaml or *.yml files in this folder, got none")
+        for file, content in contents:
+            self._take_content(file, content)
+
+    def _content(self, path: str) -> bytes | str:
+        """The bytes of a file, or why there are none."""
+        try:
+            with open(path, "rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        except ValueError:
+            return "cannot be read: its name has a NUL in it"
+        if len(content) > MAX_FILE_BYTES:
+            return f"expected at most {MAX_FILE_BYTES} bytes; split the file"
+        return content
+
+    def _take_content(self, path: str, content: bytes | str) -> None:
+        if isinstance(content, str):
+            self._fail(path, content)
+            return
+        if os.path.realpath(path) in self._seen:
+            self._fail(path, "is given twice")
+            return
+        self._seen.add(os.path.realpath(path))
+        self.opened.append(path)
+        source = unmark(self._number(path))[0]
+        data, places, faults = compose(content, source)
+        self.faults += faults
+        if data is None or places is None:
+            self._whole = False
+            return
+        if content[-1:] not in (b"\n", b"}", b"]", b'"', b"'"):
+            last = mark(source, content.count(b"\n") + 1)
+            self.notes.append(Fault(last, (), "no line end behind the last line; was the file cut short?"))
+        _make_absolute(data, os.path.dirname(os.path.abspath(path)))
+        self._merge(self._data, self._places, data, places, ())
+
+    def _number(self, name: str) -> int:
+        """The mark of a new file or folder as a whole."""
+        self._names.append(name)
+        return mark(len(self._names) - 1, 0)
+
+    def _fail(self, name: str, message: str) -> None:
+        self._whole = False
+        self.faults.append(Fault(self._number(name), (), message))
+
+    # --- merging
+
+    def _merge(self, into: dict[str, Any], places: Places, more: dict[str, Any], its: Places, way: Way) -> None:
+        """Put one mapping into another, which nobody else holds."""
+        for key, value in more.items():
+            here, below = (*way, key), its.children[key]
+            if key not in into:
+                places.keys[key] = its.keys[key]
+                into[key], places.children[key] = _own(value, below)
+                continue
+            mine = into[key]
+            if isinstance(mine, dict) and isinstance(value, dict):
+                self._merge(mine, places.children[key], value, below, here)
+            elif isinstance(mine, list) and isinstance(value, list):
+                mine.extend(value)
+                places.children[key].children.extend(below.children)
+            elif REFUSED not in (mine, value) and (type(mine) is not type(value) or mine != value):
+                first = self._where(places.keys[key])
+                message = f"is {shown(value)} here and {shown(mine)} in {first}; expected one value"
+                self.faults.append(Fault(its.keys[key], here, message))
+
+    # --- the whole
+
+    def validate(self) -> Config | None:
+        """The merged whole, if the schema and the file system are content; what they are not goes to the faults."""
+        config = None
+        try:
+            config = Config.model_validate(self._data)
+        except ValidationError as error:
+            for fault in faults_of(error, self._places):
+                # What is missing may stand in the file that could not be read.
+                if self._whole or len(fault.path) != 1 or fault.path[0] in self._data:
+                    self.faults.append(fault)
+        for way, message in _missing_files(self._data):
+            self.faults.append(Fault(place_of(way, self._places), way, message))
+        return config
+
+    def note_what_is_allowed(self, config: Config) -> None:
+        """Say so where everything will be refused: it is safe, and seldom meant."""
+        allows = config.allow or config.services or any(rule.action == "allow" for rule in config.rules)
+        if not allows and config.outbound == "registry_only" and not config.report:
+            # The words of the policy's own note, so that who prints both prints it once.
+            what = "there is no allow rule, no allow entry and no service, and outbound is registry_only"
+            self.notes.append(Fault(0, (), f"nothing is allowed: {what}"))
+
+    def problems(self, faults: list[Fault]) -> tuple[Problem, ...]:
+        """The faults with the names of their files, in file order, and not more than anybody reads."""
+        faults.sort(key=lambda fault: fault.mark)
+        found = []
+        for fault in faults[:MAX_FAULTS]:
+            source, line = unmark(fault.mark)
+            found.append(Problem(_printable(self._names[source]), line or None, path_text(fault.path), fault.message))
+        if len(faults) >= MAX_FAULTS:
+            found.append(Problem(found[-1].file, None, "", "there may be more problems; these are the first"))
+        return tuple(found)
+
+    def _where(self, place: int) -> str:
+        source, line = unmark(place)
+        return f"{_printable(self._names[source])}:{line}"
+
+
+def _own(value: Any, place: Any) -> tuple[Any, Any]:
+    """A copy that may grow: anchors share lists and mappings, and a merge must not reach the other holders."""
+    if isinstance(value, list):
+        return list(value), Places(place.mark, list(place.children), place.keys)
+    if isinstance(value, dict):
+        pairs = {key: _own(inner, place.children[key]) for key, inner in value.items()}
+        children = {key: child for key, (_, child) in pairs.items()}
+        return {key: inner for key, (inner, _) in pairs.items()}, Places(place.mark, children, dict(place.keys))
+    return value, place
+
+
+def _swap_link(folder: str) -> str | None:
+    """Where Kubernetes keeps the current files of a mounted ConfigMap, if this is one."""
+    try:
+        return os.readlink(os.path.join(folder, "..data"))
+    except OSError:
+        return None
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+# --- settings that name files -------------------------------------------------------------------------------------
+
+
+def _file_settings(data: dict[str, Any]) -> Iterator[tuple[Way, dict[str, Any], str]]:
+    """Settings that hold the name of a file: the way, the mapping it stands in, the key. The data is not yet valid."""
+    for top, inner, keys in (("listeners", "tls", ("certificate", "key", "client_ca")), ("access_log", "", ("path",))):
+        entries = data.get(top)
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            holder = entry.get(inner) if inner and isinstance(entry, dict) else entry
+            for key in keys:
+                if isinstance(holder, dict) and isinstance(holder.get(key), str) and holder[key] not in ("", "-"):
+                    yield ((top, index, inner, key) if inner else (top, index, key)), holder, key
+
+
+def _make_absolute(data: dict[str, Any], folder: str) -> None:
+    for _, holder, key in _file_settings(data):
+        holder[key] = os.path.join(folder, holder[key])
+
+
+def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str]]:
+    """Settings whose file the proxy could not open."""
+    for way, holder, key in _file_settings(data):
+        name = holder[key]
+        folder = os.path.dirname(name)
+        if "\0" in name:
+            yield way, f"expected the name of a file, got {shown(name)}"
+        elif way[0] == "access_log":
+            if not os.path.isdir(folder):
+                yield way, f"expected a file in a folder that exists, got the folder {shown(folder)}"
+            elif os.path.isdir(name):
+                yield way, f"expected a file, got the folder {shown(name)}"
+        elif not os.path.isfile(name):
+            yield way, f"expected a file that exists, got {shown(name)}"
+        elif not os.access(name, os.R_OK):
+            yield way, f"expected a file that may be read, got {shown(name)}; see its owner and mode"
