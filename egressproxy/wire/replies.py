@@ -1,0 +1,100 @@
+"""Write the replies of the proxy itself: one that opens a tunnel, and refusals.
+
+curl, Go, Python and Java show their user nothing of a refused CONNECT but the status line. So the cause stands in the
+reason phrase, where people see it; in Proxy-Status (RFC 9209), where programs find it; and in the body, with what to do
+next. It begins with the error's slug everywhere.
+
+An error's message may quote what a client or an origin sent. Nothing of it leaves unescaped: the head is printable
+ASCII whatever the message holds, strings are quoted as RFC 9651 has it, and the body is escaped for HTML.
+
+There is no Date field: RFC 9110 section 6.6.1 allows that where there is no clock, and nothing here may be cached.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+from egressproxy.errors import ClientError, EgressError, PolicyError, ProxyError, UpstreamError
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+"""Opens a tunnel. Byte for byte as Squid sends it: its length, 39, is part of the sizes in Squid's log."""
+
+CONTENT_TYPE = "text/html"
+"""The media type of a refusal, as the access log writes it. HTML as Squid's: readers of its log count on that."""
+
+PROXY_NAME = "egressproxy"
+"""How Proxy-Status names this intermediary (RFC 9209 section 2)."""
+
+MAX_CAUSE_CHARS = 200
+"""The cause in a reply is cut here: enough for a reason and most names, short enough for every client's status line."""
+
+# Every status of the error tree. RFC 9110 section 15, RFC 6585 (431), RFC 5842 (508).
+_REASON_PHRASES = {
+    400: "Bad Request",
+    403: "Forbidden",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    508: "Loop Detected",
+}
+
+_NEXT_STEPS: tuple[tuple[type[EgressError], str], ...] = (
+    (ClientError, "The proxy cannot serve this request. Check the proxy settings of the program that sent it."),
+    (
+        PolicyError,
+        "The proxy does not let this through. Ask its operator: `egressproxy explain CONFIG --to HOST:PORT` tells "
+        "which rule decides.",
+    ),
+    (
+        UpstreamError,
+        "The proxy lets this through but cannot reach it. Try again later, or ask the operator of the proxy to look at "
+        "name resolution and routes there.",
+    ),
+    (ProxyError, "The proxy itself cannot serve this now. Try again later, or tell its operator."),
+)
+
+_NOT_PRINTABLE = re.compile(r"[^ -~]")
+
+
+def refusal(error: EgressError) -> bytes:
+    """The whole reply to a request that ends in `error`; the connection is closed behind it.
+
+    Raises ValueError for an error whose `status` is None: there is nobody left to answer.
+    """
+    status = error.status
+    if status is None:
+        raise ValueError(f"{error.slug} has no HTTP status: the client can no longer be answered")
+    phrase = _REASON_PHRASES[status]
+    cause = _cause(error)
+    next_step = next(text for kind, text in _NEXT_STEPS if isinstance(error, kind))
+    body = (
+        f"<!DOCTYPE html>\n<title>{status} {phrase}</title>\n"
+        f"<p>{PROXY_NAME}: {html.escape(cause, quote=False)}</p>\n<p>{next_step}</p>\n"
+    )
+    return (
+        f"HTTP/1.1 {status} {phrase}: {cause}\r\n"
+        f"Proxy-Status: {PROXY_NAME}; error={error.proxy_status}; details={_quoted(cause)}\r\n"
+        f"Content-Type: {CONTENT_TYPE}; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Cache-Control: no-store\r\n"
+        "Connection: close\r\n"
+        f"\r\n{body}"
+    ).encode("ascii")
+
+
+def _cause(error: EgressError) -> str:
+    """`slug: message`, at most MAX_CAUSE_CHARS long, everything but printable ASCII written as a Python escape."""
+    message = str(error)
+    cause = f"{error.slug}: {message[:MAX_CAUSE_CHARS]}" if message else error.slug
+    cause = _NOT_PRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), cause)
+    return cause if len(cause) <= MAX_CAUSE_CHARS else f"{cause[: MAX_CAUSE_CHARS - 3]}..."
+
+
+def _quoted(text: str) -> str:
+    """A string of RFC 9651 section 3.3.3, of printable ASCII."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
