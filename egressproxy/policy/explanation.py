@@ -1,0 +1,97 @@
+"""What the policy would do with an intent, and why: one value for the command line and the admin port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from egressproxy.model import Intent, Verdict
+    from egressproxy.policy.addresses import AddressClass
+
+MAX_NEAR = 20  # close rules told; a screenful
+
+
+class NearMiss(NamedTuple):
+    """A rule that names the host, or any, and still does not match. `failed` says why, one sentence per condition."""
+
+    rule: str
+    failed: tuple[str, ...]
+
+
+class AddressFinding(NamedTuple):
+    """One address: its class (None: ordinary and public), whether it would be dialled, and why or why not."""
+
+    address: str
+    special: AddressClass | None
+    dialled: bool
+    reason: str
+
+
+class Explanation(NamedTuple):
+    """Why an intent is allowed or refused.
+
+    near       rules that came close before the one that decided, in order, at most `MAX_NEAR`
+    asks_dns   the name would be looked up: it is allowed, and not an address
+    addresses  what the address guard says of each address given, or of the target if it is one
+    """
+
+    intent: Intent
+    verdict: Verdict
+    near: tuple[NearMiss, ...]
+    asks_dns: bool
+    addresses: tuple[AddressFinding, ...]
+
+    @property
+    def allowed(self) -> bool:
+        """Allowed by name, and by address as far as addresses are known."""
+        return self.verdict.allowed and (not self.addresses or any(finding.dialled for finding in self.addresses))
+
+    def lines(self) -> tuple[str, ...]:
+        """For people."""
+        intent, verdict = self.intent, self.verdict
+        word = "allow (report only: would be refused)" if verdict.reported else "allow" if verdict.allowed else "deny"
+        lines = [
+            f"{intent.method} {intent.target} from {intent.client}",
+            f"{word}: rule {verdict.rule}: {verdict.reason}",
+        ]
+        lines += [f"  close: {miss.rule}: {'; '.join(miss.failed)}" for miss in self.near]
+        if self.asks_dns:
+            lines.append(f"DNS is asked for {intent.target.host}")
+        else:
+            lines.append("DNS is not asked: " + ("the target is an address" if verdict.allowed else "refused by name"))
+        lines += [
+            f"  {finding.address}: {'dialled' if finding.dialled else 'not dialled'}: {finding.reason}"
+            for finding in self.addresses
+        ]
+        return tuple(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs: only what JSON can hold."""
+        intent, verdict = self.intent, self.verdict
+        return {
+            "target": str(intent.target),
+            "client": intent.client,
+            "listener": intent.listener,
+            "method": intent.method,
+            "allowed": self.allowed,
+            "verdict": {
+                "allowed": verdict.allowed,
+                "reported": verdict.reported,
+                "rule": verdict.rule,
+                "reason": verdict.reason,
+                "private_addresses": verdict.private_addresses,
+            },
+            "near": [{"rule": miss.rule, "failed": list(miss.failed)} for miss in self.near],
+            "asks_dns": self.asks_dns,
+            "addresses": [
+                {
+                    "address": finding.address,
+                    "class": finding.special.name if finding.special else "public",
+                    "network": finding.special.network if finding.special else None,
+                    "source": finding.special.source if finding.special else None,
+                    "dialled": finding.dialled,
+                    "reason": finding.reason,
+                }
+                for finding in self.addresses
+            ],
+        }

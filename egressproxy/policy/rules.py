@@ -1,0 +1,194 @@
+"""The configuration's rules as clauses: what is asked of an intent besides its host, and the verdict if all hold.
+
+Everything that can decide becomes a clause, in this order: `rules`, the `allow` shorthand, `services`, and last
+`outbound`, which asks nothing and so always decides. Hosts are not part of a clause: `hostnames` finds those for one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from egressproxy.hostport import ANY_HOST, ANY_PORT, HostPattern, PortRange, canonical_host, parse_allow_entry
+from egressproxy.model import Verdict
+from egressproxy.policy.addresses import judge
+from egressproxy.policy.networks import NetworkSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from ipaddress import IPv4Network, IPv6Network
+
+    from egressproxy.config.schema import Config, Rule, Service
+
+# Rule names of what decides without a rule.
+ALLOW = "allow"
+SERVICE = "service"
+OUTBOUND = "outbound"
+
+Bounds = tuple[int, ...]  # ascending: first port of a range, first port after it, first port of the next, ...
+
+
+class Clause(NamedTuple):
+    """The conditions besides the host, and what they lead to. A condition that is None always holds.
+
+    position  its place among all clauses: the lowest that matches decides. The parts of `allow` share one.
+    ports     see `Bounds`: a port is in a range if an odd number of bounds lie at or below it
+    """
+
+    position: int
+    ports: Bounds | None
+    methods: frozenset[str] | None
+    clients: NetworkSet | None
+    verdict: Verdict
+
+    def asks_less_than(self, later: Clause) -> bool:
+        """Where both name the host, this one matches whenever the later one would."""
+        return (
+            (self.ports is None or self.ports == later.ports)
+            and (self.methods is None or self.methods == later.methods)
+            and (self.clients is None or self.clients is later.clients)
+        )
+
+
+def rule_name(rule: Rule, number: int) -> str:
+    """The word for a rule in logs and metrics. `number` counts from 1 over all rules."""
+    return rule.name or f"rule-{number}"
+
+
+def clauses_of(config: Config) -> Iterator[tuple[Sequence[HostPattern], Clause]]:
+    """Each clause with the hosts it is for, in order of position. No hosts: it is for any."""
+    interned = _Interned()
+    for position, rule in enumerate(config.rules):
+        clause = Clause(
+            position,
+            interned.bounds(rule.ports),
+            None if rule.methods is None else frozenset(rule.methods),
+            interned.networks(rule.clients),
+            _rule_verdict(rule, rule_name(rule, position + 1), config.report),
+        )
+        yield _named(rule.hosts or ()), clause
+    position = len(config.rules)
+    for hosts, ports, verdict in _allow_parts(config.allow):
+        yield _named(hosts), Clause(position, interned.bounds((ports,)), None, None, verdict)
+    for service in config.services:
+        position += 1
+        numbers = tuple(PortRange(port.number, port.number) for port in service.ports)
+        yield service.hosts, Clause(position, interned.bounds(numbers), None, None, _service_verdict(service))
+    yield (), Clause(position + 1, None, None, None, _outbound_verdict(config))
+
+
+def bounds_of(ports: Iterable[PortRange]) -> Bounds:
+    """Ranges in any order, overlapping or not, as `Bounds`."""
+    bounds: list[int] = []
+    for low, high in sorted(ports):
+        if bounds and low <= bounds[-1]:
+            bounds[-1] = max(bounds[-1], high + 1)
+        else:
+            bounds += [low, high + 1]
+    return tuple(bounds)
+
+
+def in_bounds(bounds: Bounds, port: int) -> bool:
+    """Whether one of the ranges holds the port. `Policy.decide` says the same in line, to save the call."""
+    return bisect_right(bounds, port) & 1 == 1
+
+
+def ranges_text(bounds: Bounds) -> str:
+    """`80, 443, 8000-8100`, cut after ten."""
+    ranges = [str(PortRange(low, after - 1)) for low, after in zip(bounds[::2], bounds[1::2], strict=True)]
+    return ", ".join(ranges[:10]) + (f" and {len(ranges) - 10} more" if len(ranges) > 10 else "")
+
+
+def guard_lets_pass(verdict: Verdict, address: str, guard: NetworkSet) -> bool:
+    """Whether a special address may be dialled under this verdict. `guard` holds the ranges of `guard.allow`.
+
+    Raises ValueError if it is not an address.
+    """
+    special, subjects, _ = judge(address)
+    if special is not None and special.name == "metadata":
+        return verdict.private_addresses and canonical_host(address)[0] in verdict.named_addresses
+    return verdict.private_addresses or all(subject in guard for subject in subjects)
+
+
+_NO_ADDRESSES: frozenset[str] = frozenset()  # CPython makes each empty one anew, 216 bytes
+
+
+class _Interned:
+    """Equal conditions of a million rules are one object."""
+
+    def __init__(self) -> None:
+        self._bounds: dict[tuple[PortRange, ...], Bounds | None] = {}
+        self._networks: dict[tuple[IPv4Network | IPv6Network, ...], NetworkSet] = {}
+
+    def bounds(self, ports: tuple[PortRange, ...] | None) -> Bounds | None:
+        if ports is None:
+            return None
+        if ports not in self._bounds:
+            bounds = bounds_of(ports)
+            self._bounds[ports] = None if bounds == bounds_of([ANY_PORT]) else bounds
+        return self._bounds[ports]
+
+    def networks(self, clients: tuple[IPv4Network | IPv6Network, ...] | None) -> NetworkSet | None:
+        if clients is None:
+            return None
+        if clients not in self._networks:
+            self._networks[clients] = NetworkSet(clients)
+        return self._networks[clients]
+
+
+def _named(hosts: Sequence[HostPattern]) -> Sequence[HostPattern]:
+    """The patterns, or none where `*` is among them."""
+    return () if ANY_HOST in hosts else hosts
+
+
+def _addresses(hosts: Iterable[HostPattern]) -> frozenset[str]:
+    # Of a million names only those that end like an address are looked at closely.
+    found = [host for kind, host in hosts if kind == "exact" and (":" in host or host[-1:].isdigit())]
+    found = [host for host in found if HostPattern("exact", host).is_address]
+    return frozenset(found) if found else _NO_ADDRESSES
+
+
+def _rule_verdict(rule: Rule, name: str, report_all: bool) -> Verdict:
+    if rule.action == "allow":
+        return Verdict(
+            allowed=True,
+            rule=name,
+            reason=f"allowed by rule {name}",
+            private_addresses=rule.private_addresses,
+            named_addresses=_addresses(rule.hosts or ()),
+        )
+    reported = rule.report or report_all
+    return Verdict(allowed=reported, rule=name, reason=f"refused by rule {name}", reported=reported)
+
+
+def _allow_parts(entries: Iterable[str]) -> Iterator[tuple[list[HostPattern], PortRange, Verdict]]:
+    """The `allow` shorthand by ports, which few entries differ in. One verdict for all."""
+    by_ports: dict[PortRange, list[HostPattern]] = {}
+    for entry in entries:
+        pattern, ports = parse_allow_entry(entry)
+        by_ports.setdefault(ports, []).append(pattern)
+    named = _addresses(pattern for hosts in by_ports.values() for pattern in hosts)
+    verdict = Verdict(allowed=True, rule=ALLOW, reason="allowed by an entry of allow", named_addresses=named)
+    for ports, hosts in by_ports.items():
+        yield hosts, ports, verdict
+
+
+def _service_verdict(service: Service) -> Verdict:
+    return Verdict(
+        allowed=True,
+        rule=SERVICE,
+        reason="registered as a service",
+        private_addresses=service.private_addresses,
+        named_addresses=_addresses(service.hosts),
+    )
+
+
+def _outbound_verdict(config: Config) -> Verdict:
+    if config.outbound == "allow_any":
+        return Verdict(allowed=True, rule=OUTBOUND, reason="no rule decides, and outbound is allow_any")
+    return Verdict(
+        allowed=config.report,
+        rule=OUTBOUND,
+        reason="no rule, allow entry or service lets this host and port pass",
+        reported=config.report,
+    )
