@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import bulk, idle, ping_pong, tunnels
 from benchmarks.support import report
-from benchmarks.support.compare import Benchmark, Row, Settings, rows, run
+from benchmarks.support.compare import Benchmark, Round, Row, Settings, rows, run
 from benchmarks.support.origins import Origins
 from benchmarks.support.processes import choose_cores, raise_descriptor_limit
 from benchmarks.support.proxies import PROXIES, Proxy, Unavailable, WrongAnswer
@@ -89,13 +89,13 @@ def main() -> int:
 
     settings = Settings(chosen.rounds, chosen.seconds, chosen.concurrency, chosen.idle_tunnels)
     lines: list[Row] = []
-    kept: dict[str, object] = {}
+    kept: dict[str, list[Round]] = {}
     try:
         with Origins(cores.load) as origins:
             for name in chosen.only:
                 benchmark = BENCHMARKS[name]
                 try:
-                    found = run(benchmark, proxies, origins, cores.proxy, settings, _say)
+                    found = run(benchmark, proxies, origins, cores, settings, _say)
                 except Unavailable as error:
                     missing.append(f"{name}: {error}")
                     continue
@@ -106,7 +106,9 @@ def main() -> int:
         return 1
     for line in missing:
         _say(f"not run: {line}")
+    other_work = max((one.other_work for rounds in kept.values() for one in rounds), default=0.0)
     print(report.table(lines, chosen.ours))
+    print(f"\n{report.judge_neighbours(other_work)}")
     if chosen.save is not None:
         result = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -117,7 +119,8 @@ def main() -> int:
             "settings": settings._asdict(),
             "ours": chosen.ours,
             "rows": [row._asdict() for row in lines],
-            "rounds": kept,
+            "rounds": {name: [one._asdict() for one in rounds] for name, rounds in kept.items()},
+            "other_work": other_work,
             "missing": missing,
         }
         what = chosen.save or "-".join(["all"] if chosen.only == list(BENCHMARKS) else chosen.only)

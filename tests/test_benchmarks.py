@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_prints_and_keeps_a_table_beside_squid(name, figures, tmp_path):
     done = run("--only", name, "--peers", "squid", *small, "--save", "smoke", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
 
-    header, rule, *lines = [cells(line) for line in done.stdout.splitlines()]
+    header, rule, *lines = [cells(line) for line in done.stdout.splitlines() if line.startswith("|")]
     assert header[:6] == ["benchmark", "figure", "egressproxy", "peer", "its figure", "ratio"]
     assert set("".join(rule)) == {"-"}
     assert set(figures) <= {line[1] for line in lines}
@@ -69,7 +70,8 @@ def test_prints_and_keeps_a_table_beside_squid(name, figures, tmp_path):
     (kept,) = tmp_path.glob("*-smoke.json")
     result = json.loads(kept.read_text())
     assert len(result["rounds"][name]) == 1
-    assert set(result["rounds"][name][0]) == {"egressproxy", "squid"}
+    assert set(result["rounds"][name][0]["figures"]) == {"egressproxy", "squid"}
+    assert 0 <= result["other_work"] <= 1
     page = kept.with_suffix(".md").read_text()
     assert done.stdout.strip() in page
     assert f"--only {name}" in page
@@ -92,7 +94,7 @@ def test_a_misspelled_command_line_says_what_was_expected(arguments, expected):
 
 
 def test_ratio_is_taken_within_a_round_and_then_the_median():
-    from benchmarks.support.compare import AtLeast, AtMost, Benchmark, Measure, rows
+    from benchmarks.support.compare import AtLeast, AtMost, Benchmark, Measure, Round, rows
 
     measures = [
         Measure("cost", "cost", {"peer": AtMost(0.6)}),
@@ -106,7 +108,7 @@ def test_ratio_is_taken_within_a_round_and_then_the_median():
         {"own": {"cost": 30, "rate": 3, "size": 4}, "peer": {"cost": 50, "rate": 2, "size": 50}},
         {"own": {"cost": 3, "rate": 3, "size": 3}, "peer": {"cost": 3, "rate": 2, "size": 50}},
     ]
-    cost, rate, size = rows(benchmark, rounds)
+    cost, rate, size = rows(benchmark, [Round(figures, 0.0) for figures in rounds])
     assert (cost.own, cost.other, cost.ratio, cost.lowest, cost.highest) == (3, 3, 0.6, 0.5, 1.0)
     assert (cost.goal, cost.met) == ("≤ 0.6", True)
     assert (rate.ratio, rate.goal, rate.met) == (1.5, "≥ 1.6", False)
@@ -158,6 +160,20 @@ def test_the_name_server_knows_one_address_and_nothing_else(kind, answers):
     assert [str(record.rdata) for record in reply.rr] == ["127.0.0.1"] * answers
 
 
+def test_work_of_our_own_children_is_not_taken_for_that_of_neighbours():
+    from benchmarks.support.processes import Cores, OtherWork
+
+    core, spun_s, ticks = min(os.sched_getaffinity(0)), 0.3, 0.1
+    spin = f"""
+import os, time
+os.sched_setaffinity(0, {{{core}}})
+while time.process_time() < {spun_s}: pass
+"""
+    other_work, started = OtherWork(Cores(core, core)), time.perf_counter()
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    assert other_work.share() <= 1 - spun_s / (time.perf_counter() - started) + ticks
+
+
 def test_a_kept_result_replaces_the_numbers_in_the_readme_and_nothing_else(tmp_path):
     from benchmarks.support.report import put_into_readme
 
@@ -172,6 +188,7 @@ def test_a_kept_result_replaces_the_numbers_in_the_readme_and_nothing_else(tmp_p
         "ours": "us",
     }
     result |= {"versions": ["V"], "settings": {"rounds": 3, "seconds": 1}, "rows": [row], "missing": []}
+    result |= {"other_work": 0.25}
     kept, readme = tmp_path / "2026-01-02-all.json", tmp_path / "README.md"
     kept.write_text(json.dumps(result))
     readme.write_text("before\n<!-- numbers: begin -->\nold\n<!-- numbers: end -->\nafter\n")
@@ -181,6 +198,7 @@ def test_a_kept_result_replaces_the_numbers_in_the_readme_and_nothing_else(tmp_p
         assert text.startswith("before\n<!-- numbers: begin -->\n")
         assert text.endswith("<!-- numbers: end -->\nafter\n")
         assert "old" not in text
+        assert "Other work took up to 25% of the two cores" in text
         assert text.count("2026-01-02, commit abc: `python -m benchmarks`") == 1
         assert "| b         | t      | 1.00 | p    | 2.00       | 0.50  |" in text
     readme.write_text("no place")

@@ -14,6 +14,7 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks.support.origins import Origins
+from benchmarks.support.processes import Cores, OtherWork
 from benchmarks.support.proxies import Proxy
 
 
@@ -118,27 +119,34 @@ class Row(NamedTuple):
     met: bool | None
 
 
-Rounds = list[dict[str, dict[str, float]]]
-"""Per round: by proxy, by key of measure."""
+class Round(NamedTuple):
+    """One turn of every proxy.
+
+    figures     by proxy, by key of measure
+    other_work  the share of the two cores, 0 to 1, that went to processes that are not ours
+    """
+
+    figures: dict[str, dict[str, float]]
+    other_work: float
 
 
 def run(
     benchmark: Benchmark,
     proxies: Sequence[type[Proxy]],
     origins: Origins,
-    core: int,
+    cores: Cores,
     settings: Settings,
     say: Callable[[str], None],
-) -> Rounds:
+) -> list[Round]:
     """Check every proxy, then let them take turns. The first is ours."""
-    rounds: Rounds = []
+    rounds: list[Round] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egressproxy-bench-")))
 
         def make(kind: type[Proxy], place: int, turn: int) -> Proxy:
             folder = scratch / f"{kind.name}-{place}-{turn}"
             folder.mkdir()
-            return kind(origins, folder, core)
+            return kind(origins, folder, cores.proxy)
 
         def try_once(place: int, turn: int) -> dict[str, float]:
             if not benchmark.fresh:
@@ -152,11 +160,13 @@ def run(
             running = [stack.enter_context(make(kind, place, 0)) for place, kind in enumerate(proxies)]
             for proxy in running:
                 benchmark.check(proxy, origins)
+        other_work = OtherWork(cores)
         for turn in range(settings.rounds):
             order = range(len(proxies)) if turn % 2 == 0 else reversed(range(len(proxies)))
             found = {place: try_once(place, turn) for place in order}
-            rounds.append({_label(proxies, place): found[place] for place in range(len(proxies))})
-            say(f"{benchmark.name}: round {turn + 1} of {settings.rounds}")
+            figures = {_label(proxies, place): found[place] for place in range(len(proxies))}
+            rounds.append(Round(figures, other_work.share()))
+            say(f"{benchmark.name}: round {turn + 1} of {settings.rounds}, other work {rounds[-1].other_work:.0%}")
     return rounds
 
 
@@ -165,15 +175,16 @@ def _label(proxies: Sequence[type[Proxy]], place: int) -> str:
     return name if name not in [proxy.name for proxy in proxies[:place]] else f"{name} again"
 
 
-def rows(benchmark: Benchmark, rounds: Rounds) -> list[Row]:
+def rows(benchmark: Benchmark, rounds: Sequence[Round]) -> list[Row]:
     """The table of one benchmark: per measure one line for each peer."""
-    ours, *peers = rounds[0]
+    turns = [one.figures for one in rounds]
+    ours, *peers = turns[0]
     lines = []
     for measure in benchmark.measures:
-        own = [one[ours][measure.key] for one in rounds if measure.key in one[ours]]
+        own = [one[ours][measure.key] for one in turns if measure.key in one[ours]]
         value = median(own) if own else None
         for peer in peers:
-            pairs = [(one[ours].get(measure.key), one[peer].get(measure.key)) for one in rounds]
+            pairs = [(one[ours].get(measure.key), one[peer].get(measure.key)) for one in turns]
             ratios = [a / b for a, b in pairs if a is not None and b]
             other = [b for _, b in pairs if b is not None]
             if not other:

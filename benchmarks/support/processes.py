@@ -106,6 +106,31 @@ def cpu_s(pids: Iterable[int]) -> float:
     return total
 
 
+class OtherWork:
+    """How much of the two cores went to processes that are not ours: neighbours, or the host of a virtual machine."""
+
+    def __init__(self, cores: Cores) -> None:
+        self._names = {f"cpu{core}" for core in cores}
+        self._last = self._read()
+
+    def share(self) -> float:
+        """Since the last time it was asked, from 0 to 1."""
+        before, self._last = self._last, self._read()
+        wall_s, busy_s, ours_s = (now - then for now, then in zip(self._last, before, strict=True))
+        return max(0.0, (busy_s - ours_s) / (wall_s * len(self._names)))
+
+    def _read(self) -> tuple[float, float, float]:
+        ticks = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, _, numbers = line.partition(" ")
+            if name in self._names:
+                user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, numbers.split())
+                ticks += user + nice + system + irq + softirq + steal
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours_s = cpu_s(tree(os.getpid())) + ended.ru_utime + ended.ru_stime
+        return time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), ours_s
+
+
 def memory_bytes(pids: Iterable[int]) -> int:
     """User-space memory of these processes: the proportional set size, so pages that workers share count once."""
     total = 0

@@ -23,6 +23,7 @@ README = ROOT / "benchmarks" / "README.md"
 _BEGIN = "<!-- numbers: begin -->"
 _END = "<!-- numbers: end -->"
 _NOTHING = "-"
+_QUIET = 0.05  # below what a rate varies by anyway
 
 
 def describe_machine(cores: Cores) -> dict[str, Any]:
@@ -83,6 +84,14 @@ def table(rows: Sequence[Row], ours: str) -> str:
     )
 
 
+def judge_neighbours(other_work: float) -> str:
+    """What the share of other work in the worst round means for the reader."""
+    said = f"Other work took up to {other_work:.0%} of the two cores in a round"
+    if other_work < _QUIET:
+        return f"{said}: a quiet machine."
+    return f"{said}: trust the CPU figures and the ratios' spread, not the rates."
+
+
 def _figure(value: float | None) -> str:
     if value is None:
         return _NOTHING
@@ -105,6 +114,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"{where}. {'; '.join(result['versions'])}.",
         f"Medians of {settings['rounds']} rounds of {settings['seconds']:g} s; ratios within a round.",
         table(rows, result["ours"]),
+        judge_neighbours(result["other_work"]),
         *(f"Not run: {line}" for line in result["missing"]),
     ]
     return "\n\n".join(parts) + "\n"
