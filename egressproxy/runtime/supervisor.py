@@ -25,10 +25,11 @@ def run(load: Callable[[], Loaded]) -> int:
     Raises ConfigError when the first configuration cannot be used, and BindError when an address cannot be listened on.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    worker = Worker(load)
+    loop_factory = event_loop_factory()
+    worker = Worker(load, loop_factory.__module__.partition(".")[0])
     worker.prepare()
     gc.set_threshold(*GC_THRESHOLDS)
-    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(worker.serve())
 
 

@@ -1,9 +1,9 @@
 """One worker: a whole proxy, from its first configuration through reloads to the end of its last tunnel.
 
-**Reload.** SIGHUP reads the configuration again and builds everything that is new beside what runs: sockets are bound, logs
-opened, certificates read. Only when all of that has worked is it put in place, in one step of the event loop; otherwise it
-is given back, the errors are logged and shown on /config, and the old configuration stays. A connection is served to its end
-by the configuration it was accepted under; open tunnels are not touched.
+**Reload.** SIGHUP reads the configuration again and builds everything that is new beside what runs (`parts`). Only when
+all of that has worked is it put in place, in one step of the event loop; otherwise it is given back, the errors are logged
+and shown on /config, and the old configuration stays. A connection is served to its end by the configuration it was
+accepted under; open tunnels are not touched.
 
 **End.** SIGTERM or SIGINT: not ready any more, listeners closed, no new tunnels; open ones may go on for `drain_s` and are
 then cut. A second SIGINT stops at once.
@@ -16,8 +16,9 @@ import gc
 import logging
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from egressproxy._version import __version__
 from egressproxy.accept import Listener
 from egressproxy.admission import Admission
 from egressproxy.connection import Entrance, Services
@@ -25,27 +26,24 @@ from egressproxy.deadlines import DeadlineQueue
 from egressproxy.dial import Dialer
 from egressproxy.errors import ConfigError
 from egressproxy.frontends.connect import ConnectFrontend
-from egressproxy.model import Problem
-from egressproxy.policy.policy import Policy
+from egressproxy.model import Endpoint, Problem
 from egressproxy.poller import create_poller
 from egressproxy.relay import Relay
 from egressproxy.resolve import Resolver
-from egressproxy.runtime.sockets import BindError, OwnPorts, listen, raise_descriptor_limit
+from egressproxy.runtime.parts import Parts, Place, build
+from egressproxy.runtime.sockets import BindError, raise_descriptor_limit
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.admin import AdminServer, start_admin
-from egressproxy.telemetry.log_writer import LogWriter
 from egressproxy.telemetry.metrics import Metrics
-from egressproxy.telemetry.telemetry import AccessLog, Telemetry
-from egressproxy.tls import TlsSettingsError, listener_context
+from egressproxy.telemetry.telemetry import Telemetry
 from egressproxy.wire.request_head import HeadLimits
 
 if TYPE_CHECKING:
-    import socket
-    import ssl
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from egressproxy.config.load import Loaded
     from egressproxy.config.schema import Config
+    from egressproxy.policy.policy import Policy
     from egressproxy.telemetry.record import RecordDraft
 
 logger = logging.getLogger("egressproxy")
@@ -56,46 +54,30 @@ LINGER_S = 1.0
 """How long a refused client is given to take its answer and close."""
 RETIRED_RESOLVER_S = 120.0
 """A replaced resolver is closed after this: longer than any look-up it still has under way."""
-LAST_LINES_S = 0.25
+LAST_RECORDS_S = 0.25
 """How long connections that were cut may take to write their records."""
+LAST_LINES_S = 2.0
+"""How long a log that is replaced, or all of them at the end, may take to write what is waiting."""
 EXIT_AT_ONCE = 130
 """The exit code after a second SIGINT: 128 + SIGINT, as shells have it."""
 
-Place = tuple[str, int]
-
-
-class Parts(NamedTuple):
-    """What a configuration needs and is not there yet: bound, opened and read, but not in use."""
-
-    loaded: Loaded
-    policy: Policy
-    contexts: dict[Place, ssl.SSLContext]
-    sockets: dict[Place, socket.socket]
-    writers: dict[str, LogWriter]
-
-    def give_back(self) -> None:
-        """Undo: the configuration is not used after all."""
-        for sock in self.sockets.values():
-            sock.close()
-        for writer in self.writers.values():
-            writer.close(0)
-
 
 class Worker:
-    """Serves. Also what the admin pages look at."""
+    """Serves. Also what the admin pages look at (`telemetry.admin.AdminState`)."""
 
-    def __init__(self, load: Callable[[], Loaded]) -> None:
+    def __init__(self, load: Callable[[], Loaded], loop_name: str) -> None:
+        """`load` reads the configuration, now and at every reload. `loop_name`: the event loop's, for the build info."""
         self._load = load
         self._first: Parts | None = None
         self._listeners: dict[Place, Listener] = {}
-        self._writers: dict[str, LogWriter] = {}
         self._admin: tuple[Place, AdminServer] | None = None
         self._services: Services | None = None
         self._config: Config | None = None
         self._stopping = False
         self._reloading = asyncio.Lock()
-        self.metrics = Metrics()
-        self.admission = Admission(0)
+        self._admission = Admission(0)
+        self.metrics = Metrics(version=__version__, loop=loop_name, live_drafts=self.open_drafts)
+        self._telemetry = Telemetry((), self.metrics)
         self.sources: Sequence[str] = ()
         self.generation = 0
         self.loaded_at_unix_s = 0.0
@@ -124,19 +106,18 @@ class Worker:
 
     def open_drafts(self) -> Collection[RecordDraft]:
         """The open connections."""
-        return self.admission.drafts
+        return self._admission.drafts
 
     # --- the life of the worker -----------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Read the first configuration and bind. Raises ConfigError or BindError before anything has started."""
-        self._first = self._build(self._load())
+        self._first = build(self._load(), held=())
 
     async def serve(self) -> int:
         """Run until told to end; the exit code."""
         assert self._first is not None, "prepare() comes first"
-        loop = asyncio.get_running_loop()
-        self._loop = loop
+        loop = self._loop = asyncio.get_running_loop()
         self._poller = create_poller(loop)
         self._tasks = Tasks(loop)
         self._end: asyncio.Future[int] = loop.create_future()
@@ -155,86 +136,42 @@ class Worker:
         return {
             signal.SIGTERM: self._drain_soon,
             signal.SIGINT: self._interrupt,
-            signal.SIGHUP: lambda: self._background(self._reload(), "reload"),
+            signal.SIGHUP: lambda: self._in_background(self._reload(), "reload"),
             signal.SIGUSR1: self._reopen_logs,
         }
 
-    def _background(self, coroutine: object, name: str) -> None:
-        self._tasks.start(coroutine, name)  # type: ignore[arg-type]  # any coroutine of this class
+    def _in_background(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.start(coroutine, name)
 
     def _announce(self) -> None:
-        places = ", ".join(
-            f"{listener.entrance.label} on {address} port {port}"
-            for (address, port), listener in self._listeners.items()
-        )
-        admin = f"; admin on http://{host_in_url(self._admin[0])}/" if self._admin else ""
-        logger.info("ready: %s%s", places, admin)
+        for (address, port), listener in self._listeners.items():
+            logger.info("%s listens on %s port %d", listener.entrance.label, address, port)
+        if self._admin is not None:
+            logger.info("admin pages on http://%s/", Endpoint(*self._admin[0]))
 
     # --- configurations -------------------------------------------------------------------------------------------
-
-    def _build(self, loaded: Loaded) -> Parts:
-        """All that the configuration needs and that is not there yet. Changes nothing that runs."""
-        config = loaded.config
-        parts = Parts(loaded, self._build_policy(config), {}, {}, {})
-        problems: list[Problem] = []
-        source = loaded.sources[0] if loaded.sources else "built-in"
-        try:
-            for number, settings in enumerate(config.listeners):
-                place = (settings.address, settings.port)
-                if settings.tls is not None:
-                    try:
-                        parts.contexts[place] = listener_context(settings.tls)
-                    except TlsSettingsError as error:
-                        problems.append(Problem(source, None, f"listeners[{number}].tls", str(error)))
-                if place not in self._listeners:
-                    parts.sockets[place] = listen(*place, client_speaks_first=True)
-            if config.admin is not None:
-                place = (config.admin.address, config.admin.port)
-                if self._admin is None or self._admin[0] != place:
-                    parts.sockets[place] = listen(*place, client_speaks_first=False)
-            for number, log in enumerate(config.access_log):
-                if log.path not in self._writers and log.path not in parts.writers:
-                    try:
-                        parts.writers[log.path] = LogWriter(log.path, log.buffer_lines)
-                    except OSError as error:
-                        problems.append(
-                            Problem(source, None, f"access_log[{number}].path", f"{log.path}: {error.strerror}")
-                        )
-            if problems:
-                raise ConfigError(problems)
-        except (BindError, ConfigError):
-            parts.give_back()
-            raise
-        return parts
-
-    def _build_policy(self, config: Config) -> Policy:
-        places = {(listener.address, listener.port) for listener in config.listeners}
-        if config.admin is not None:
-            places.add((config.admin.address, config.admin.port))
-        return Policy.from_config(config, OwnPorts(places))
 
     async def _put_in_place(self, parts: Parts) -> None:
         """From here on new connections are served by this configuration."""
         config = parts.loaded.config
         for note in (*parts.loaded.notes, *parts.policy.notes()):
             logger.warning("%s", note)
-        self._check_descriptors(config)
+        warn_of_descriptors(config)
         await self._change_admin(config, parts)
-        self._writers.update(parts.writers)
-        services = self._new_services(config, parts)
-        self._services = services
+        replaced_logs = self._telemetry.use_logs(parts.logs)
+        services = self._services = self._new_services(config, parts)
         self._config = config
+        self._change_listeners(config, services, parts)
         self.sources = parts.loaded.sources
         self.generation += 1
         self.loaded_at_unix_s = time.time()
         self.last_reload_problems = ()
-        self.metrics.configuration_loaded(self.generation, self.loaded_at_unix_s)
-        self._change_listeners(config, services, parts)
-        self._close_unused_writers(config)
+        self.metrics.config_loaded(self.generation, self.loaded_at_unix_s)
+        for log in replaced_logs:
+            await self._loop.run_in_executor(None, log.writer.close, LAST_LINES_S)
 
     def _new_services(self, config: Config, parts: Parts) -> Services:
         old, timeouts = self._services, config.timeouts
-        self.admission.max_tunnels = config.limits.max_tunnels
         if old is None:
             dialer = Dialer(self._poller, self._loop, timeouts.connect_s)
             relay = Relay(self._poller, self._loop, timeouts.idle_s, timeouts.half_close_s)
@@ -244,17 +181,15 @@ class Worker:
             dialer.configure(timeouts.connect_s)
             relay.configure(timeouts.idle_s, timeouts.half_close_s)
         resolver = self._resolver_for(config)
-        logs = [AccessLog(log, self._writers[log.path]) for log in config.access_log]
-        self.metrics.watch(
-            resolver=resolver, dialer=dialer, relay=relay, admission=self.admission, writers=self._writers
-        )
+        self.metrics.watch(resolver, dialer)
+        self._admission.max_tunnels = config.limits.max_tunnels
         return Services(
             policy=parts.policy,
             resolver=resolver,
             dialer=dialer,
             relay=relay,
-            telemetry=Telemetry(logs, self.metrics),
-            admission=self.admission,
+            telemetry=self._telemetry,
+            admission=self._admission,
             head_deadlines=DeadlineQueue("head_timeout", timeouts.head_s, self._loop),
             linger_deadlines=linger,
         )
@@ -264,11 +199,9 @@ class Worker:
         old = self._services
         if old is not None and self.config.dns == config.dns:
             return old.resolver
-        resolver = Resolver(config.dns)
         if old is not None:
-            resolver.outcomes.update(old.resolver.outcomes)
             self._loop.call_later(RETIRED_RESOLVER_S, old.resolver.close)
-        return resolver
+        return Resolver(config.dns)
 
     def _change_listeners(self, config: Config, services: Services, parts: Parts) -> None:
         limits = HeadLimits(config.limits.max_head_bytes, config.limits.max_headers, config.limits.max_target_bytes)
@@ -291,39 +224,22 @@ class Worker:
         old = self._admin
         if old is not None and old[0] == wanted:
             return
-        self._admin = None
-        if wanted is not None:
-            self._admin = (wanted, await start_admin(self, parts.sockets[wanted]))
+        self._admin = None if wanted is None else (wanted, await start_admin(self, parts.sockets[wanted]))
         if old is not None:
             await old[1].close()
-
-    def _close_unused_writers(self, config: Config) -> None:
-        used = {log.path for log in config.access_log}
-        for path in self._writers.keys() - used:
-            self._writers.pop(path).close(1)
-
-    def _check_descriptors(self, config: Config) -> None:
-        wanted = 2 * config.limits.max_tunnels + SPARE_DESCRIPTORS
-        granted = raise_descriptor_limit(wanted)
-        if granted < wanted:
-            logger.warning(
-                "limits.max_tunnels %d needs %d file descriptors and only %d are allowed (ulimit -n): above about %d tunnels clients will wait",
-                config.limits.max_tunnels, wanted, granted, max(0, (granted - SPARE_DESCRIPTORS) // 2),
-            )  # fmt: skip
 
     async def _reload(self) -> None:
         async with self._reloading:
             if self._stopping:
                 return
             try:
-                loaded = await self._loop.run_in_executor(None, self._load)
-                parts = self._build(loaded)
+                parts = await self._loop.run_in_executor(None, self._build_again)
             except (ConfigError, BindError) as error:
                 problems = (
                     error.problems if isinstance(error, ConfigError) else (Problem("reload", None, "", str(error)),)
                 )
                 self.last_reload_problems = problems
-                self.metrics.reload_refused()
+                self.metrics.reload_failed()
                 for problem in problems:
                     logger.error("%s", problem)
                 logger.error("reload refused: the configuration of before stays in force")
@@ -331,43 +247,46 @@ class Worker:
             await self._put_in_place(parts)
             logger.info("reloaded: configuration %d is in force", self.generation)
 
+    def _build_again(self) -> Parts:
+        """In a thread, so that a million host names do not hold up a single tunnel."""
+        held = set(self._listeners)
+        if self._admin is not None:
+            held.add(self._admin[0])
+        return build(self._load(), held)
+
     def _reopen_logs(self) -> None:
-        for writer in self._writers.values():
-            writer.reopen()
+        self._telemetry.reopen_logs()
         logger.info("access logs reopened")
 
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
-        if self._stopping:
-            logger.warning("interrupted again: stopping at once")
-            if not self._end.done():
-                self._end.set_result(EXIT_AT_ONCE)
-        else:
+        if not self._stopping:
             self._drain_soon()
+        elif not self._end.done():
+            logger.warning("interrupted again: stopping at once")
+            self._end.set_result(EXIT_AT_ONCE)
 
     def _drain_soon(self) -> None:
         if not self._stopping:
             self._stopping = True
-            self._background(self._drain(), "drain")
+            self._in_background(self._drain(), "drain")
 
     async def _drain(self) -> None:
         drain_s = self.config.timeouts.drain_s
-        logger.info("draining: no new tunnels; %d connections may go on for %g s", len(self.admission), drain_s)
         for listener in self._listeners.values():
             listener.stop()
-        await asyncio.sleep(0)  # those who were in the kernel's queue have sent their heads: let them be read
+        logger.info("draining: no new tunnels; %d connections may go on for %g s", len(self._admission), drain_s)
+        await asyncio.sleep(0)  # those who were still in the kernel's queue have sent their heads: let them be read
         await asyncio.sleep(0)
-        self.admission.draining = True
-        if not await self.admission.wait_until_empty(drain_s):
-            cut = len(self.admission)
-            self._cut_everything("drained")
-            logger.warning("drain deadline: %d connections cut", cut)
-            self.metrics.drain_cut += cut
+        self._admission.draining = True
+        if not await self._admission.wait_until_empty(drain_s):
+            logger.warning("drain deadline: %d connections cut", len(self._admission))
+            self._cut_tunnels("drained")
         if not self._end.done():
             self._end.set_result(0)
 
-    def _cut_everything(self, end: str) -> None:
+    def _cut_tunnels(self, end: str) -> None:
         if self._services is not None:
             self._services.relay.cut_all(end)
 
@@ -377,8 +296,8 @@ class Worker:
             self._loop.remove_signal_handler(number)
         for listener in self._listeners.values():
             listener.stop()
-        self._cut_everything("cut")
-        await self._tasks.wait(LAST_LINES_S)
+        self._cut_tunnels("cut")
+        await self._tasks.wait(LAST_RECORDS_S)
         await self._tasks.cancel()
         if self._services is not None:
             self._services.relay.close()
@@ -388,12 +307,19 @@ class Worker:
             self._services.resolver.close()
         if self._admin is not None:
             await self._admin[1].close()
-        for writer in self._writers.values():
-            writer.close(2)
+        self._telemetry.close(LAST_LINES_S)
         self._poller.close()
 
 
-def host_in_url(place: Place) -> str:
-    """`address:port`, IPv6 in brackets."""
-    address, port = place
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+def warn_of_descriptors(config: Config) -> None:
+    """Raise the limit of open files as far as it goes, and say so where that is not enough for `limits.max_tunnels`."""
+    wanted = 2 * config.limits.max_tunnels + SPARE_DESCRIPTORS
+    granted = raise_descriptor_limit(wanted)
+    if granted < wanted:
+        logger.warning(
+            "limits.max_tunnels %d needs %d file descriptors, only %d are allowed (ulimit -n): above about %d tunnels clients wait",
+            config.limits.max_tunnels,
+            wanted,
+            granted,
+            max(0, (granted - SPARE_DESCRIPTORS) // 2),
+        )

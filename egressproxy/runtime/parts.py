@@ -1,0 +1,92 @@
+"""What a configuration needs and is not there yet: built beside what runs, put in place whole or given back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from egressproxy.errors import ConfigError
+from egressproxy.model import Problem
+from egressproxy.policy.policy import Policy
+from egressproxy.runtime.sockets import BindError, OwnPorts, listen
+from egressproxy.telemetry.log_writer import LogUnusable
+from egressproxy.telemetry.telemetry import Log, open_logs
+from egressproxy.tls import TlsSettingsError, listener_context
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Collection, Sequence
+
+    from egressproxy.config.load import Loaded
+    from egressproxy.config.schema import Config
+
+Place = tuple[str, int]
+"""Address and port that is listened on."""
+
+
+class Parts(NamedTuple):
+    """Bound, opened and read, but not in use.
+
+    contexts  TLS of the listeners that have it
+    sockets   for the places that were not listened on before
+    """
+
+    loaded: Loaded
+    policy: Policy
+    contexts: dict[Place, ssl.SSLContext]
+    logs: Sequence[Log]
+    sockets: dict[Place, socket.socket]
+
+    def give_back(self) -> None:
+        """Undo: the configuration is not used after all."""
+        for sock in self.sockets.values():
+            sock.close()
+        for log in self.logs:
+            log.writer.close(0)
+
+
+def build(loaded: Loaded, held: Collection[Place]) -> Parts:
+    """All that the configuration needs beside the sockets of the places that are `held` already. Changes nothing that runs.
+
+    Raises ConfigError or BindError, with nothing left open.
+    """
+    config = loaded.config
+    source = loaded.sources[0] if loaded.sources else "built-in"
+    contexts = _contexts(config, source)
+    places = _places(config)
+    policy = Policy.from_config(config, OwnPorts(set(places)))
+    try:
+        logs = open_logs(config.access_log)
+    except LogUnusable as error:
+        raise ConfigError([Problem(source, None, "access_log", str(error))]) from error
+    parts = Parts(loaded, policy, contexts, logs, {})
+    try:
+        for place, client_speaks_first in places.items():
+            if place not in held:
+                parts.sockets[place] = listen(*place, client_speaks_first=client_speaks_first)
+    except BindError:
+        parts.give_back()
+        raise
+    return parts
+
+
+def _places(config: Config) -> dict[Place, bool]:
+    """Every place to listen on, and whether the proxy may wait in the kernel for the client's first bytes."""
+    places = {(listener.address, listener.port): True for listener in config.listeners}
+    if config.admin is not None:
+        places[config.admin.address, config.admin.port] = False
+    return places
+
+
+def _contexts(config: Config, source: str) -> dict[Place, ssl.SSLContext]:
+    contexts: dict[Place, ssl.SSLContext] = {}
+    problems: list[Problem] = []
+    for number, listener in enumerate(config.listeners):
+        if listener.tls is not None:
+            try:
+                contexts[listener.address, listener.port] = listener_context(listener.tls)
+            except TlsSettingsError as error:
+                problems.append(Problem(source, None, f"listeners[{number}].tls", str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return contexts
