@@ -49,10 +49,10 @@ class Explanation(NamedTuple):
     def lines(self) -> tuple[str, ...]:
         """For people."""
         intent, verdict = self.intent, self.verdict
-        word = "allow (report only: would be refused)" if verdict.reported else "allow" if verdict.allowed else "deny"
+        word = "allow, report only" if verdict.reported else "allow" if verdict.allowed else "deny"
         lines = [
             f"{intent.method} {intent.target} from {intent.client}",
-            f"{word}: rule {verdict.rule}: {verdict.reason}",
+            f"{word} ({verdict.rule}): {verdict.reason}",
         ]
         lines += [f"  close: {miss.rule}: {'; '.join(miss.failed)}" for miss in self.near]
         if self.asks_dns:

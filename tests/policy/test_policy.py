@@ -1,0 +1,303 @@
+import pytest
+
+from egressproxy.config.schema import Config, built_in
+from egressproxy.errors import AddressDenied, LoopDetected, RuleDenied
+from egressproxy.hostport import parse_authority
+from egressproxy.model import Endpoint, Intent
+from egressproxy.policy.policy import Policy
+
+OWN = {("127.0.0.1", 3128), ("::1", 3128), ("203.0.113.9", 3128), ("127.0.0.1", 9090)}
+
+
+def policy(**settings):
+    config = Config.model_validate({"listeners": [{"protocol": "http-proxy", "port": 3128}], **settings})
+    return Policy.from_config(config, lambda address, port: (address, port) in OWN)
+
+
+def intent(target, client="10.1.2.3", method="CONNECT"):
+    return Intent(client, "http-proxy:3128", method, parse_authority(target, 443))
+
+
+def decided_by(judge, target, **who):
+    """The rule that decides, with a sign: does it let the target pass?"""
+    verdict = judge.decide(intent(target, **who))
+    return ("+" if verdict.allowed else "-") + verdict.rule + ("?" if verdict.reported else "")
+
+
+def screened(judge, target, *addresses, **who):
+    asked = intent(target, **who)
+    return [endpoint.address for endpoint in judge.screen(asked, judge.decide(asked), addresses)]
+
+
+# --- by name ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_allowed_where_nothing_is_written():
+    assert decided_by(policy(), "example.com") == "-outbound"
+    with pytest.raises(RuleDenied, match=r"no rule, allow entry or service .*: example\.com:443"):
+        policy().decide(intent("example.com")).enforce(intent("example.com"))
+
+
+def test_the_first_rule_that_matches_decides():
+    rules = [
+        {"name": "no", "action": "deny", "hosts": ["bad.example.com"]},
+        {"name": "yes", "action": "allow", "hosts": ["*.example.com"]},
+        {"name": "never", "action": "deny", "hosts": ["*.example.com"]},
+    ]
+    judge = policy(rules=rules)
+    assert decided_by(judge, "bad.example.com") == "-no"
+    assert decided_by(judge, "good.example.com") == "+yes"
+    assert decided_by(policy(rules=rules[::-1]), "good.example.com") == "-never"
+
+
+def test_rules_for_any_host_take_their_place_among_those_that_name_one():
+    judge = policy(
+        rules=[
+            {"action": "deny", "ports": [22]},
+            {"action": "allow", "hosts": ["git.example.com"]},
+            {"action": "deny", "hosts": ["*"], "methods": ["GET"]},
+            {"action": "allow", "hosts": ["*.example.com"]},
+            {"action": "deny"},
+        ]
+    )
+    assert decided_by(judge, "git.example.com:22") == "-rule-1"
+    assert decided_by(judge, "git.example.com:443") == "+rule-2"
+    assert decided_by(judge, "git.example.com:443", method="GET") == "+rule-2"
+    assert decided_by(judge, "www.example.com:443", method="GET") == "-rule-3"
+    assert decided_by(judge, "www.example.com:443") == "+rule-4"
+    assert decided_by(judge, "other.net") == "-rule-5"
+
+
+def test_all_conditions_of_a_rule_must_hold():
+    judge = policy(
+        rules=[
+            {
+                "action": "allow",
+                "clients": ["10.1.0.0/16", "2001:db8::/32"],
+                "hosts": ["*.pypi.org", "files.pythonhosted.org"],
+                "ports": [443, "8000-8100"],
+                "methods": ["CONNECT"],
+            }
+        ]
+    )
+    assert decided_by(judge, "a.pypi.org") == "+rule-1"
+    assert decided_by(judge, "files.pythonhosted.org:8100", client="2001:db8::5") == "+rule-1"
+    assert decided_by(judge, "pypi.org") == "-outbound"
+    assert decided_by(judge, "a.pypi.org:8101") == "-outbound"
+    assert decided_by(judge, "a.pypi.org", client="10.2.0.1") == "-outbound"
+    assert decided_by(judge, "a.pypi.org", method="GET") == "-outbound"
+
+
+def test_rule_names_count_all_rules_from_one():
+    judge = policy(rules=[{"name": "a", "action": "deny", "hosts": ["a"]}, {"action": "deny", "hosts": ["b"]}])
+    assert decided_by(judge, "b") == "-rule-2"
+
+
+def test_allow_comes_after_the_rules_as_one_rule():
+    judge = policy(
+        rules=[{"action": "deny", "hosts": ["secret.wikipedia.org"]}],
+        allow=["*.wikipedia.org:443", "api.github.com", "git.example.com:22", "any.example.com:*", "[2001:db8::1]:443"],
+    )
+    assert decided_by(judge, "en.wikipedia.org") == "+allow"
+    assert decided_by(judge, "secret.wikipedia.org") == "-rule-1"
+    assert decided_by(judge, "wikipedia.org") == "-outbound"
+    assert decided_by(judge, "en.wikipedia.org:80") == "-outbound"
+    assert decided_by(judge, "api.github.com:443") == "+allow"
+    assert decided_by(judge, "api.github.com:22") == "-outbound"
+    assert decided_by(judge, "git.example.com:22") == "+allow"
+    assert decided_by(judge, "any.example.com:65535") == "+allow"
+    assert decided_by(judge, "[2001:db8::1]:443") == "+allow"
+
+
+def test_a_star_matches_names_and_addresses_and_a_suffix_only_names():
+    assert decided_by(policy(allow=["*:443"]), "192.0.2.1:443") == "+allow"
+    assert decided_by(policy(allow=["*:443"]), "[2001:db8::1]:443") == "+allow"
+    assert decided_by(policy(allow=["*:443"]), "name:443") == "+allow"
+    assert decided_by(policy(allow=["*.com:443"]), "192.0.2.1:443") == "-outbound"
+
+
+def test_services_decide_what_no_rule_does_on_their_ports():
+    judge = policy(
+        rules=[{"action": "deny", "hosts": ["edition.cnn.com"], "clients": ["10.9.0.0/16"]}],
+        services=[
+            {"hosts": ["edition.cnn.com", "*.cdn.cnn.com"], "ports": [{"number": 443}, {"number": 8443}]},
+            {"hosts": ["db.corp.example"], "ports": [{"number": 5432, "protocol": "TCP"}], "private_addresses": True},
+        ],
+    )
+    assert decided_by(judge, "edition.cnn.com") == "+service"
+    assert decided_by(judge, "a.cdn.cnn.com:8443") == "+service"
+    assert decided_by(judge, "edition.cnn.com:80") == "-outbound"
+    assert decided_by(judge, "edition.cnn.com", client="10.9.1.1") == "-rule-1"
+    assert screened(judge, "db.corp.example:5432", "10.0.0.5") == ["10.0.0.5"]
+    with pytest.raises(AddressDenied, match="private_addresses: true on the service"):
+        screened(judge, "edition.cnn.com", "10.0.0.5")
+
+
+def test_allow_any_lets_pass_what_no_rule_refuses():
+    judge = policy(
+        outbound="allow_any",
+        rules=[{"action": "deny", "hosts": ["bad.com"]}],
+        services=[{"hosts": ["db"], "ports": [{"number": 1}], "private_addresses": True}],
+    )
+    assert decided_by(judge, "bad.com") == "-rule-1"
+    assert decided_by(judge, "good.com:1234") == "+outbound"
+    assert decided_by(judge, "db:1") == "+service"
+    assert decided_by(judge, "db:2") == "+outbound"
+    with pytest.raises(AddressDenied, match="write a rule for this host"):
+        screened(judge, "good.com", "10.0.0.5")
+
+
+def test_report_lets_pass_and_says_what_it_would_refuse():
+    judge = policy(
+        rules=[{"action": "deny", "hosts": ["try.com"], "report": True}, {"action": "deny", "hosts": ["bad.com"]}]
+    )
+    assert decided_by(judge, "try.com") == "+rule-1?"
+    assert decided_by(judge, "bad.com") == "-rule-2"
+    assert judge.decide(intent("try.com")).reason == "refused by rule rule-1"
+
+
+def test_report_for_all_lets_everything_pass_but_closed_addresses():
+    judge = policy(report=True, rules=[{"action": "deny", "hosts": ["bad.com"]}], allow=["good.com:443"])
+    assert decided_by(judge, "bad.com") == "+rule-1?"
+    assert decided_by(judge, "other.com") == "+outbound?"
+    assert decided_by(judge, "good.com") == "+allow"
+    with pytest.raises(AddressDenied, match="report lets refused names pass, never closed addresses"):
+        screened(judge, "bad.com", "10.0.0.5")
+
+
+def test_the_verdict_of_a_rule_is_one_object():
+    judge = policy(allow=["a.com:443", "b.com:22"])
+    assert judge.decide(intent("a.com:443")) is judge.decide(intent("b.com:22"))
+
+
+def test_a_client_that_is_no_address_never_matches_by_accident():
+    judge = policy(rules=[{"action": "deny", "clients": ["10.0.0.0/8"]}, {"action": "allow"}])
+    with pytest.raises(ValueError):
+        judge.decide(intent("a.com", client="nonsense"))
+
+
+def test_the_built_in_configuration_allows_public_addresses_on_80_and_443():
+    judge = Policy.from_config(Config.model_validate(built_in()), lambda address, port: False)
+    assert decided_by(judge, "example.com:80") == "+built-in"
+    assert decided_by(judge, "192.0.2.1:443") == "+built-in"
+    assert decided_by(judge, "example.com:22") == "-outbound"
+    with pytest.raises(AddressDenied):
+        screened(judge, "example.com", "127.0.0.1")
+
+
+# --- by address ---------------------------------------------------------------------------------------------------
+
+
+def test_public_addresses_pass_in_the_order_given():
+    judge = policy(allow=["example.com:443"])
+    asked = intent("example.com")
+    found = judge.screen(asked, judge.decide(asked), ["2606:4700::1", "93.184.216.34", "64:ff9b::8.8.8.8"])
+    assert found == (
+        Endpoint("2606:4700::1", 443),
+        Endpoint("93.184.216.34", 443),
+        Endpoint("64:ff9b::8.8.8.8", 443),
+    )
+
+
+def test_closed_addresses_are_left_out_while_others_remain():
+    assert screened(policy(allow=["a.com"]), "a.com", "10.0.0.1", "1.1.1.1", "::1", "fe80::1") == ["1.1.1.1"]
+
+
+def test_denies_private_address_after_allowed_name():
+    judge = policy(rules=[{"name": "web", "action": "allow", "hosts": ["rebind.example"]}])
+    with pytest.raises(AddressDenied) as caught:
+        screened(judge, "rebind.example", "10.0.0.1", "169.254.169.254")
+    assert str(caught.value) == (
+        "rebind.example:443 leads to closed addresses: 10.0.0.1 is private (10.0.0.0/8, RFC 1918), "
+        "169.254.169.254 is metadata (169.254.169.254, metadata of AWS, Azure, Google and others); "
+        "to open it set private_addresses: true on rule web"
+    )
+
+
+def test_a_denial_of_many_addresses_stays_short():
+    with pytest.raises(AddressDenied, match=r"and 497 more; ") as caught:
+        screened(policy(allow=["a.com"]), "a.com", *(f"10.0.{n // 250}.{n % 250}" for n in range(500)))
+    assert len(str(caught.value)) < 400
+
+
+def test_a_name_without_addresses_is_denied():
+    with pytest.raises(AddressDenied, match="has no address"):
+        screened(policy(allow=["a.com"]), "a.com")
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", "127.0.0.1", "::1", "fd00::1", "100.64.0.1", "2002:a00:1::", "::ffff:10.0.0.1"]
+)
+def test_private_addresses_lifts_the_guard_for_its_rule_alone(address):
+    judge = policy(
+        rules=[
+            {"action": "allow", "hosts": ["git.corp.example"], "private_addresses": True},
+            {"action": "allow", "hosts": ["www.corp.example"]},
+        ]
+    )
+    assert screened(judge, "git.corp.example", address) == [address]
+    with pytest.raises(AddressDenied):
+        screened(judge, "www.corp.example", address)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192"])
+def test_a_metadata_address_needs_its_literal_and_private_addresses(address):
+    literal = f"[{address}]" if ":" in address else address
+
+    def rule(hosts, private):
+        return policy(
+            rules=[{"action": "allow", "hosts": hosts, "private_addresses": private}],
+            guard={"allow": ["0.0.0.0/0", "::/0"]},
+        )
+
+    assert screened(rule([address], True), literal, address) == [address]
+    assert screened(rule(["meta.internal", address], True), "meta.internal", address) == [address]
+    for judge, target in (
+        (rule(["*"], True), literal),
+        (rule(["meta.internal"], True), "meta.internal"),
+        (rule([address], False), literal),
+        (rule(["*", "169.254.169.1"], True), literal),
+    ):
+        with pytest.raises(AddressDenied, match=f"to open it name {address} itself in the hosts of a rule"):
+            screened(judge, target, address)
+
+
+def test_a_metadata_address_in_disguise_is_not_what_the_rule_names():
+    judge = policy(rules=[{"action": "allow", "hosts": ["*", "169.254.169.254"], "private_addresses": True}])
+    assert screened(judge, "169.254.169.254", "169.254.169.254") == ["169.254.169.254"]
+    for disguise in ("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"):
+        with pytest.raises(AddressDenied, match="metadata"):
+            screened(judge, f"[{disguise}]", disguise)
+
+
+def test_guard_allow_opens_ranges_for_every_rule():
+    judge = policy(allow=["a.com"], guard={"allow": ["10.80.0.0/16", "fd12::/16", "2002::/16"]})
+    assert screened(judge, "a.com", "10.80.0.1", "10.81.0.1", "fd12::1", "fd13::1") == ["10.80.0.1", "fd12::1"]
+    assert screened(judge, "a.com", "::ffff:10.80.0.1", "64:ff9b::10.80.0.1") == [
+        "::ffff:10.80.0.1",
+        "64:ff9b::10.80.0.1",
+    ]
+    assert screened(judge, "a.com", "2002:808:808::1", "2002:7f00:1::1") == ["2002:808:808::1"]
+    with pytest.raises(AddressDenied):
+        screened(judge, "a.com", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "::1", "203.0.113.9", "::ffff:127.0.0.1", "::ffff:7f00:1", "0.0.0.0", "::", "64:ff9b::203.0.113.9"],
+)
+def test_the_proxy_itself_is_never_a_target_whatever_the_rules(address):
+    judge = policy(rules=[{"action": "allow", "private_addresses": True}], guard={"allow": ["0.0.0.0/0", "::/0"]})
+    with pytest.raises(LoopDetected, match="is this proxy itself"):
+        screened(judge, "a.com:3128", "1.1.1.1", address)
+    assert screened(judge, "a.com:3129", address) == [address]
+
+
+def test_a_loop_is_told_from_a_closed_address():
+    with pytest.raises(LoopDetected):
+        screened(policy(allow=["127.0.0.1:9090"]), "127.0.0.1:9090", "127.0.0.1")
+
+
+def test_an_address_that_is_none_is_a_value_error():
+    with pytest.raises(ValueError):
+        screened(policy(allow=["a.com"]), "a.com", "not an address")
