@@ -198,6 +198,8 @@ def _failures(clause: Clause, intent: Intent) -> Iterator[str]:
 
 def _next_step(verdict: Verdict, address: str, special: AddressClass) -> str:
     """How an operator opens a closed address."""
+    if not verdict.allowed:
+        return "and the target is refused by name"
     if verdict.reported:
         return "report lets refused names pass, never closed addresses"
     if special.name == "metadata":

@@ -102,6 +102,11 @@ def test_nothing_is_dialled_where_the_name_is_refused():
     assert [finding.dialled for finding in explain("other:443", "1.1.1.1", "10.0.0.1").addresses] == [False, False]
 
 
+def test_a_rule_that_refuses_is_not_advised_to_lift_the_guard():
+    (finding,) = explain("other:443", "10.0.0.1", method="GET").addresses
+    assert finding.reason == "private (10.0.0.0/8, RFC 1918); and the target is refused by name"
+
+
 def test_a_reported_refusal_is_told_as_one():
     explanation = explain("other:443", report=True)
     assert explanation.lines()[1].startswith("allow, report only (outbound): no rule")
