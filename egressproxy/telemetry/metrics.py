@@ -1,0 +1,314 @@
+"""What the proxy counts, as plain integers that become Prometheus samples when somebody asks.
+
+A connection costs a few additions; names, labels and text are made at the scrape. Series are bounded: a label is a word of
+the configuration (rule, listener, log) or of a closed set of slugs, never anything a client sent.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from prometheus_client import Metric
+
+    from egressproxy.model import ConnectionRecord
+    from egressproxy.telemetry.record import RecordDraft
+
+BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histograms: from an answer out of the cache to the default time limits."""
+
+MAX_CONNECTION_SERIES = 10_000
+"""Of connections_total. A configuration with more rules than this allows shares the label `other` among the later ones."""
+
+NO_RULE = "-"
+"""Label of connections that ended before a rule decided. No rule can be named so."""
+
+
+class ResolverCounts(Protocol):
+    """The resolver, as far as it is counted."""
+
+    outcomes: dict[str, int]
+
+    @property
+    def entries(self) -> int:
+        """Names in the cache."""
+
+
+class DialerCounts(Protocol):
+    """The dialer, as far as it is counted."""
+
+    outcomes: dict[str, int]
+    attempts: int
+
+
+class LogCounts(Protocol):
+    """A log, as far as it is counted: lines dropped, by reason."""
+
+    path: str
+    dropped: dict[str, int]
+
+
+class Metrics(Collector):
+    """All counters of one worker, in a registry of their own.
+
+    live_drafts  the connections that are open now; their bytes are counted while they run
+    logs         the access logs in use (set by Telemetry)
+    """
+
+    def __init__(
+        self, *, version: str, loop: str, live_drafts: Callable[[], Collection[RecordDraft]] = lambda: ()
+    ) -> None:
+        """`loop`: the event loop's name, `uvloop` or `asyncio`."""
+        self.live_drafts = live_drafts
+        self.logs: Sequence[LogCounts] = ()
+        self.tunnels_open = 0
+        self._build = {"version": version, "python": platform.python_version(), "loop": loop}
+        self._connections: dict[tuple[str, str | None, str, bool], int] = {}
+        self._bytes_up = 0
+        self._bytes_down = 0
+        self._head = _Histogram()
+        self._resolve = _Histogram()
+        self._connect = _Histogram()
+        self._total = _Histogram()
+        self._resolver: ResolverCounts | None = None
+        self._dialer: DialerCounts | None = None
+        self._earlier_lookups: dict[str, int] = {}
+        self._earlier_dials: dict[str, int] = {}
+        self._earlier_attempts = 0
+        self._earlier_drops: dict[tuple[str, str], int] = {}
+        self._generation = 0
+        self._loaded_at_unix_s = 0.0
+        self._last_reload_ok = True
+        self._reload_failures = 0
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    # --- what happens ---------------------------------------------------------------------------------------------
+
+    def observe(self, record: ConnectionRecord) -> None:
+        """Count one connection that has ended. Hot: once per connection."""
+        key = (record.listener, record.rule, record.outcome, record.reported)
+        try:
+            self._connections[key] += 1
+        except KeyError:
+            self._first(key)
+        if record.opened:
+            self.tunnels_open -= 1
+            self._bytes_up += record.bytes_up
+            self._bytes_down += record.bytes_down
+        head_s, resolve_s, connect_s = record.head_s, record.resolve_s, record.connect_s
+        if head_s is not None:
+            histogram = self._head
+            histogram.counts[bisect_left(BOUNDS_S, head_s)] += 1
+            histogram.sum_s += head_s
+        if resolve_s is not None:
+            histogram = self._resolve
+            histogram.counts[bisect_left(BOUNDS_S, resolve_s)] += 1
+            histogram.sum_s += resolve_s
+        if connect_s is not None:
+            histogram = self._connect
+            histogram.counts[bisect_left(BOUNDS_S, connect_s)] += 1
+            histogram.sum_s += connect_s
+            total_s = connect_s if resolve_s is None else resolve_s + connect_s
+            histogram = self._total
+            histogram.counts[bisect_left(BOUNDS_S, total_s)] += 1
+            histogram.sum_s += total_s
+
+    def _first(self, key: tuple[str, str | None, str, bool]) -> None:
+        if len(self._connections) >= MAX_CONNECTION_SERIES:
+            key = (key[0], "other", *key[2:])
+        self._connections[key] = self._connections.get(key, 0) + 1
+
+    def config_loaded(self, generation: int, loaded_at_unix_s: float) -> None:
+        """A configuration is in use, at start or after a reload."""
+        self._generation = generation
+        self._loaded_at_unix_s = loaded_at_unix_s
+        self._last_reload_ok = True
+
+    def reload_failed(self) -> None:
+        """A new configuration was refused; the one before stays in use."""
+        self._last_reload_ok = False
+        self._reload_failures += 1
+
+    def watch(self, resolver: ResolverCounts, dialer: DialerCounts) -> None:
+        """Count what these do from now on, in place of those before, whose counts are kept."""
+        if self._resolver is not None:
+            self._earlier_lookups = _sum(self._earlier_lookups, self._resolver.outcomes)
+        if self._dialer is not None:
+            self._earlier_dials = _sum(self._earlier_dials, self._dialer.outcomes)
+            self._earlier_attempts += self._dialer.attempts
+        self._resolver, self._dialer = resolver, dialer
+
+    def watch_logs(self, logs: Sequence[LogCounts]) -> None:
+        """Count what these logs drop from now on, in place of those before, whose counts are kept."""
+        self._earlier_drops = self._drops()
+        self.logs = logs
+
+    # --- what is told ---------------------------------------------------------------------------------------------
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """All samples as text, and its content type: the Prometheus format, or OpenMetrics where `accept` asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry at each scrape."""
+        yield from self._collect_connections()
+        yield from self._collect_setup()
+        yield from self._collect_stages()
+        yield from self._collect_process()
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry need not collect at registration to know the names."""
+        return iter(())
+
+    def _collect_connections(self) -> Iterator[Metric]:
+        drafts = self.live_drafts()
+        yield _gauge("connections_open", "Client connections that are open, tunnels or not yet.", len(drafts))
+        yield _gauge("tunnels_open", "Tunnels that are open: the client was answered 200.", self.tunnels_open)
+        connections = CounterMetricFamily(
+            "egressproxy_connections",
+            "Connections that have ended, by listener, by the rule that decided (- where none was asked), by outcome (closed:"
+            " a tunnel that ended in order; else the slug of its end or of its error, as in the access log and in"
+            " Proxy-Status) and by whether it was let pass only because refusals are just reported.",
+            labels=("listener", "rule", "outcome", "reported"),
+        )
+        for (listener, rule, outcome, reported), count in self._connections.items():
+            connections.add_metric((listener, rule or NO_RULE, outcome, "true" if reported else "false"), count)
+        yield connections
+
+        up, down = self._bytes_up, self._bytes_down
+        for draft in drafts:
+            if draft.relay is not None:
+                up += draft.relay.bytes_up
+                down += draft.relay.bytes_down
+        carried = CounterMetricFamily(
+            "egressproxy_tunnel_bytes",
+            "Payload bytes carried by tunnels, open ones included: up from client to upstream, down the other way.",
+            labels=("direction",),
+        )
+        carried.add_metric(("up",), up)
+        carried.add_metric(("down",), down)
+        yield carried
+
+    def _collect_setup(self) -> Iterator[Metric]:
+        setup = HistogramMetricFamily(
+            "egressproxy_setup_seconds",
+            "Time to set up a connection, by phase, for the connections that got through it. head: from accept to the"
+            " complete request head, TLS included; resolve: name to addresses, policy included; connect: to a connected"
+            " upstream; total: from the complete head to the connected upstream.",
+            labels=("phase",),
+        )
+        for phase, histogram in (
+            ("head", self._head),
+            ("resolve", self._resolve),
+            ("connect", self._connect),
+            ("total", self._total),
+        ):
+            setup.add_metric((phase,), histogram.buckets(), histogram.sum_s)
+        yield setup
+
+    def _collect_stages(self) -> Iterator[Metric]:
+        resolver, dialer = self._resolver, self._dialer
+        yield _by(
+            "dns_lookups",
+            "Names looked up, by how it went; see the resolver's outcomes.",
+            "outcome",
+            self._earlier_lookups if resolver is None else _sum(self._earlier_lookups, resolver.outcomes),
+        )
+        yield _gauge("dns_cache_entries", "Names in the DNS cache.", 0 if resolver is None else resolver.entries)
+        yield _by(
+            "dials",
+            "Upstreams dialled, over all their addresses: connected, or the slug of the failure.",
+            "outcome",
+            self._earlier_dials if dialer is None else _sum(self._earlier_dials, dialer.outcomes),
+        )
+        attempts = self._earlier_attempts + (0 if dialer is None else dialer.attempts)
+        yield CounterMetricFamily(
+            "egressproxy_dial_attempts", "Connection attempts to single addresses.", value=attempts
+        )
+        drops = CounterMetricFamily(
+            "egressproxy_log_lines_dropped",
+            "Lines that an access log lost because it was blocked, full, closed or could not be opened.",
+            labels=("log", "reason"),
+        )
+        for labels, count in self._drops().items():
+            drops.add_metric(labels, count)
+        yield drops
+
+    def _collect_process(self) -> Iterator[Metric]:
+        yield _gauge(
+            "config_generation",
+            "Number of the configuration in use: 1 at start, one more per reload.",
+            self._generation,
+        )
+        yield _gauge(
+            "config_loaded_timestamp_seconds",
+            "When the configuration in use was loaded; its age is time() minus this.",
+            self._loaded_at_unix_s,
+        )
+        yield _gauge(
+            "config_last_reload_successful",
+            "0 while the newest configuration was refused and an older one is in use.",
+            int(self._last_reload_ok),
+        )
+        yield CounterMetricFamily(
+            "egressproxy_config_reload_failures", "Reloads that were refused.", value=self._reload_failures
+        )
+        yield InfoMetricFamily("egressproxy_build", "What is running.", value=self._build)
+
+    def _drops(self) -> dict[tuple[str, str], int]:
+        drops = dict(self._earlier_drops)
+        for log in self.logs:
+            for reason, count in log.dropped.items():
+                drops[log.path, reason] = drops.get((log.path, reason), 0) + count
+        return drops
+
+
+class _Histogram:
+    """Counts between BOUNDS_S, the last beyond them, and the sum of all values in seconds."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative, as Prometheus wants them."""
+        below = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*BOUNDS_S, "+Inf"), self.counts, strict=True):
+            below += count
+            buckets.append((str(bound), below))
+        return buckets
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"egressproxy_{name}", text, value=value)
+
+
+def _by(name: str, text: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"egressproxy_{name}", text, labels=(label,))
+    for word, count in counts.items():
+        family.add_metric((word,), count)
+    return family
+
+
+def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return {key: first.get(key, 0) + second.get(key, 0) for key in (*first, *second)}

@@ -1,0 +1,213 @@
+"""The draft of a record: filled step by step while the connection lives, then turned into one ConnectionRecord.
+
+A draft has no clock: whoever fills it says when. Live, it also answers what `/tunnels` asks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from egressproxy.errors import EgressError, UpstreamError
+from egressproxy.model import ConnectionRecord
+
+if TYPE_CHECKING:
+    from egressproxy.model import Endpoint, Intent, Transfer, Verdict
+
+
+class Relaying(Protocol):
+    """A relay at work: payload bytes so far."""
+
+    @property
+    def bytes_up(self) -> int:
+        """Client to upstream."""
+
+    @property
+    def bytes_down(self) -> int:
+        """Upstream to client."""
+
+
+class RecordDraft:
+    """One connection so far. Hot: made and finished once per connection.
+
+    Times are monotonic seconds of one clock; None until the phase has ended:
+
+    accepted_at   the connection was accepted
+    head_at       the request head was complete
+    resolved_at   the addresses were known; may stay None for an address literal
+    connected_at  the upstream was connected
+
+    method, target_text, http_version  from the head, set even where no intent comes of it
+    opened       the client was told that its tunnel stands (set by Telemetry.opened)
+    status       HTTP status sent to the client
+    reply_bytes  size of what the proxy itself sent: a refusal, or the head of the 200
+    relay        the running relay, while there is one
+    """
+
+    __slots__ = (
+        "accepted_at",
+        "client",
+        "client_port",
+        "connected",
+        "connected_at",
+        "error",
+        "head_at",
+        "http_version",
+        "intent",
+        "listener",
+        "method",
+        "number",
+        "opened",
+        "protocol",
+        "relay",
+        "reply_bytes",
+        "resolved_at",
+        "status",
+        "target_text",
+        "transfer",
+        "upstream",
+        "user",
+        "verdict",
+    )
+
+    def __init__(
+        self, number: int, listener: str, protocol: str, client: str, client_port: int, accepted_at: float
+    ) -> None:
+        self.number = number
+        self.listener = listener
+        self.protocol = protocol
+        self.client = client
+        self.client_port = client_port
+        self.accepted_at = accepted_at
+        self.head_at: float | None = None
+        self.resolved_at: float | None = None
+        self.connected_at: float | None = None
+        self.intent: Intent | None = None
+        self.method: str | None = None
+        self.target_text: str | None = None
+        self.http_version: str | None = None
+        self.user: str | None = None
+        self.verdict: Verdict | None = None
+        self.upstream: Endpoint | None = None
+        self.connected = False
+        self.opened = False
+        self.status: int | None = None
+        self.reply_bytes = 0
+        self.relay: Relaying | None = None
+        self.transfer: Transfer | None = None
+        self.error: EgressError | None = None
+
+    def finish(self, ended_at: float, unix_time_s: float) -> ConnectionRecord:
+        """The record of this connection, which has ended.
+
+        ended_at     monotonic seconds, the clock of the other times
+        unix_time_s  the same moment as seconds since the epoch
+
+        Whatever failed, the bytes are those that the relay carried, and the outcome is the error's. With neither a
+        transfer nor an error the connection was ended from inside: the outcome is `cut`.
+        """
+        intent = self.intent
+        if intent is None:
+            method = self.method
+            target = None
+        else:
+            method = intent.method
+            target = intent.target
+
+        verdict = self.verdict
+        if verdict is None:
+            rule = reason = None
+            reported = False
+        else:
+            rule = verdict.rule
+            reason = verdict.reason
+            reported = verdict.reported
+
+        transfer = self.transfer
+        if transfer is not None:
+            bytes_up, bytes_down, closed_by, outcome = transfer
+        else:
+            relay = self.relay
+            bytes_up, bytes_down = (0, 0) if relay is None else (relay.bytes_up, relay.bytes_down)
+            closed_by = "proxy"
+            outcome = "cut"
+
+        error = self.error
+        upstream = self.upstream
+        detail = None
+        if error is not None:
+            outcome = error.slug
+            detail = str(error)
+            if transfer is None and error.status is None:
+                closed_by = "client"  # the errors after which nobody is there to be answered
+            if upstream is None and isinstance(error, UpstreamError):
+                upstream = error.endpoint
+
+        head_at = self.head_at
+        resolved_at = self.resolved_at
+        connected_at = self.connected_at
+        tunnel_s = head_s = resolve_s = connect_s = None
+        if head_at is not None:
+            tunnel_s = ended_at - head_at
+            head_s = head_at - self.accepted_at
+            if resolved_at is not None:
+                resolve_s = resolved_at - head_at
+            if connected_at is not None:
+                connect_s = connected_at - (head_at if resolved_at is None else resolved_at)
+
+        return ConnectionRecord(
+            self.number,
+            self.listener,
+            self.protocol,
+            self.client,
+            self.client_port,
+            unix_time_s,
+            ended_at - self.accepted_at,
+            tunnel_s,
+            method,
+            target,
+            self.target_text,
+            self.http_version,
+            self.user,
+            rule,
+            reason,
+            reported,
+            self.status,
+            outcome,
+            detail,
+            upstream,
+            self.connected,
+            self.opened,
+            self.reply_bytes,
+            bytes_up,
+            bytes_down,
+            closed_by,
+            head_s,
+            resolve_s,
+            connect_s,
+        )
+
+    def phase(self) -> str:
+        """Where the connection is: `head`, `resolve`, `connect` or `open`."""
+        if self.opened:
+            return "open"
+        if self.resolved_at is not None:
+            return "connect"
+        return "head" if self.head_at is None else "resolve"
+
+    def view(self, now: float) -> dict[str, object]:
+        """What `/tunnels` shows of this connection at `now`, monotonic seconds: plain values, fit for JSON."""
+        intent, verdict, upstream, relay = self.intent, self.verdict, self.upstream, self.relay
+        return {
+            "connection": self.number,
+            "listener": self.listener,
+            "client": self.client,
+            "client_port": self.client_port,
+            "phase": self.phase(),
+            "target": None if intent is None else str(intent.target),
+            "rule": None if verdict is None else verdict.rule,
+            "reported": verdict is not None and verdict.reported,
+            "upstream": None if upstream is None else str(upstream),
+            "age_s": round(now - self.accepted_at, 3),
+            "bytes_up": 0 if relay is None else relay.bytes_up,
+            "bytes_down": 0 if relay is None else relay.bytes_down,
+        }

@@ -1,0 +1,91 @@
+"""What a connection tells: one call when its tunnel opens, one when it has ended."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from egressproxy.telemetry.access_log import FORMATS
+from egressproxy.telemetry.log_writer import LogWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from egressproxy.config.schema import AccessLog
+    from egressproxy.model import ConnectionRecord
+    from egressproxy.telemetry.metrics import Metrics
+    from egressproxy.telemetry.record import RecordDraft
+
+
+class Log(NamedTuple):
+    """One access log at work.
+
+    close      makes the line of a connection that has ended
+    open_line  makes the line of a tunnel that opens; None where none is wanted
+    """
+
+    close: Callable[[ConnectionRecord], str]
+    open_line: Callable[[RecordDraft, float], str] | None
+    writer: LogWriter
+
+
+def open_logs(settings: Sequence[AccessLog]) -> tuple[Log, ...]:
+    """Open the access logs of a configuration; the caller closes their writers, or gives them to Telemetry.
+
+    Raises LogUnusable, with none left open.
+    """
+    logs: list[Log] = []
+    try:
+        for setting in settings:
+            form = FORMATS[setting.format]
+            writer = LogWriter(setting.path, setting.buffer_lines)
+            logs.append(Log(form.close, form.open_line if setting.decisions else None, writer))
+    except OSError:
+        for log in logs:
+            log.writer.close(0.0)
+        raise
+    return tuple(logs)
+
+
+class Telemetry:
+    """Hands every connection to the access logs and the counters. Never waits, and nothing it meets ends a connection."""
+
+    def __init__(self, logs: Sequence[Log], metrics: Metrics) -> None:
+        """Takes over `logs`: `close` closes them."""
+        self.metrics = metrics
+        self._logs: tuple[Log, ...] = ()
+        self._announced: tuple[Log, ...] = ()
+        self.use_logs(logs)
+
+    def opened(self, draft: RecordDraft) -> None:
+        """The client was told that its tunnel stands. Hot: once per tunnel, before any `closed` of it."""
+        draft.opened = True
+        self.metrics.tunnels_open += 1
+        for log in self._announced:
+            assert log.open_line is not None  # that is what makes it announced
+            log.writer.write(log.open_line(draft, time.time()))
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """A connection has ended, tunnel or not. Hot: exactly once per connection."""
+        self.metrics.observe(record)
+        for log in self._logs:
+            log.writer.write(log.close(record))
+
+    def use_logs(self, logs: Sequence[Log]) -> tuple[Log, ...]:
+        """Write to these from now on. Returns those in use before, which the caller closes."""
+        before = self._logs
+        self._logs = tuple(logs)
+        self._announced = tuple(log for log in self._logs if log.open_line is not None)
+        self.metrics.watch_logs([log.writer for log in self._logs])
+        return before
+
+    def reopen_logs(self) -> None:
+        """Open every log file by its name again, as SIGUSR1 asks for."""
+        for log in self._logs:
+            log.writer.reopen()
+
+    def close(self, deadline_s: float) -> None:
+        """Write what waits, all logs together for about `deadline_s` seconds, and close them. Blocks; see LogWriter.close."""
+        give_up_at = time.monotonic() + deadline_s
+        for log in self._logs:
+            log.writer.close(max(0.0, give_up_at - time.monotonic()))

@@ -1,0 +1,88 @@
+"""Connections that have ended, for tests of what is told about them."""
+
+from egressproxy.model import ConnectionRecord, Endpoint, Target
+
+ENDED_AT = 1544160065.248
+
+TUNNEL = ConnectionRecord(
+    number=7,
+    listener="http-proxy:3128",
+    protocol="http-proxy",
+    client="172.30.109.89",
+    client_port=51234,
+    ended_at_unix_s=ENDED_AT,
+    duration_s=0.2295,
+    tunnel_s=0.2285,
+    method="CONNECT",
+    target=Target("en.wikipedia.org", 443, False),
+    target_text="en.wikipedia.org:443",
+    http_version="1.1",
+    user=None,
+    rule="wiki",
+    reason="allowed by rule wiki",
+    reported=False,
+    status=200,
+    outcome="closed",
+    detail=None,
+    upstream=Endpoint("91.198.174.192", 443),
+    connected=True,
+    opened=True,
+    reply_bytes=39,
+    bytes_up=702,
+    bytes_down=87594,
+    closed_by="client",
+    head_s=0.001,
+    resolve_s=0.002,
+    connect_s=0.0123,
+)
+
+NO_TUNNEL = TUNNEL._replace(
+    opened=False,
+    connected=False,
+    upstream=None,
+    bytes_up=0,
+    bytes_down=0,
+    closed_by="proxy",
+    connect_s=None,
+)
+
+DENIED = NO_TUNNEL._replace(
+    status=403,
+    outcome="rule_denied",
+    rule="rest",
+    reason="refused by rule rest",
+    detail="refused by rule rest: en.wikipedia.org:443",
+    reply_bytes=310,
+    tunnel_s=0.0004,
+    resolve_s=None,
+)
+
+NOT_FOUND = NO_TUNNEL._replace(
+    status=503, outcome="name_not_found", detail="en.wikipedia.org: no such name", reply_bytes=300, resolve_s=None
+)
+
+REFUSED = NO_TUNNEL._replace(
+    status=503,
+    outcome="connect_refused",
+    detail="91.198.174.192:443 refused",
+    reply_bytes=300,
+    upstream=Endpoint("91.198.174.192", 443),
+)
+
+UNREAD = NO_TUNNEL._replace(
+    method=None,
+    target=None,
+    target_text=None,
+    http_version=None,
+    rule=None,
+    reason=None,
+    tunnel_s=None,
+    head_s=None,
+    resolve_s=None,
+)
+
+GARBAGE = UNREAD._replace(status=400, outcome="malformed_request", detail="not HTTP", reply_bytes=250)
+
+LEFT = UNREAD._replace(
+    status=None, outcome="client_gone", detail="the client left after 0 bytes", reply_bytes=0, closed_by="client"
+)

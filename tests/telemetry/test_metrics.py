@@ -1,0 +1,197 @@
+import json
+import re
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from support.records import DENIED, LEFT, NOT_FOUND, TUNNEL
+
+from egressproxy.telemetry.metrics import BOUNDS_S, MAX_CONNECTION_SERIES, Metrics
+from egressproxy.telemetry.record import RecordDraft
+
+
+class Resolver:
+    def __init__(self, entries: int, **outcomes: int) -> None:
+        self.outcomes = outcomes
+        self.entries = entries
+
+
+class Dialer:
+    def __init__(self, attempts: int, **outcomes: int) -> None:
+        self.outcomes = outcomes
+        self.attempts = attempts
+
+
+class Relay:
+    bytes_up = 100
+    bytes_down = 1000
+
+
+class Log:
+    def __init__(self, path: str, **dropped: int) -> None:
+        self.path = path
+        self.dropped = dropped
+
+
+def new_metrics(**options) -> Metrics:
+    return Metrics(version="1.2.3", loop="uvloop", **options)
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Every sample by its name and labels, as `name{a=b}`."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.exposition()[0].decode()):
+        assert family.documentation or family.name.endswith("_created"), family.name
+        for sample in family.samples:
+            labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}"] = sample.value
+    return found
+
+
+def test_connections_are_counted_by_listener_rule_outcome_and_report():
+    metrics = new_metrics()
+    metrics.tunnels_open = 3
+    for record in (TUNNEL, TUNNEL, TUNNEL._replace(reported=True), DENIED, LEFT):
+        metrics.observe(record)
+    found = samples(metrics)
+    name = "egressproxy_connections_total"
+    assert found[f"{name}{{listener=http-proxy:3128,outcome=closed,reported=false,rule=wiki}}"] == 2
+    assert found[f"{name}{{listener=http-proxy:3128,outcome=closed,reported=true,rule=wiki}}"] == 1
+    assert found[f"{name}{{listener=http-proxy:3128,outcome=rule_denied,reported=false,rule=rest}}"] == 1
+    assert found[f"{name}{{listener=http-proxy:3128,outcome=client_gone,reported=false,rule=-}}"] == 1
+    assert found["egressproxy_tunnels_open{}"] == 0
+
+
+def test_bytes_of_open_tunnels_count_while_they_run():
+    draft = RecordDraft(1, "l", "http-proxy", "::1", 1, 0.0)
+    draft.relay = Relay()
+    drafts = [draft, RecordDraft(2, "l", "http-proxy", "::1", 2, 0.0)]
+    metrics = new_metrics(live_drafts=lambda: drafts)
+    metrics.observe(TUNNEL)
+    found = samples(metrics)
+    assert found["egressproxy_tunnel_bytes_total{direction=up}"] == 702 + 100
+    assert found["egressproxy_tunnel_bytes_total{direction=down}"] == 87594 + 1000
+    assert found["egressproxy_connections_open{}"] == 2
+
+
+def test_a_refusal_carries_no_tunnel_bytes_and_closes_no_tunnel():
+    metrics = new_metrics()
+    metrics.observe(DENIED)
+    found = samples(metrics)
+    assert found["egressproxy_tunnel_bytes_total{direction=down}"] == 0
+    assert found["egressproxy_tunnels_open{}"] == 0
+
+
+def test_phases_fall_into_the_bucket_whose_bound_they_do_not_exceed():
+    metrics = new_metrics()
+    for connect_s in (0.0, 0.0005, 0.00051, 9.0, 11.0):
+        metrics.observe(TUNNEL._replace(head_s=None, resolve_s=None, connect_s=connect_s))
+    found = samples(metrics)
+    name = "egressproxy_setup_seconds"
+    assert found[f"{name}_bucket{{le=0.0005,phase=connect}}"] == 2
+    assert found[f"{name}_bucket{{le=0.001,phase=connect}}"] == 3
+    assert found[f"{name}_bucket{{le=5.0,phase=connect}}"] == 3
+    assert found[f"{name}_bucket{{le=10.0,phase=connect}}"] == 4
+    assert found[f"{name}_bucket{{le=+Inf,phase=connect}}"] == 5
+    assert found[f"{name}_count{{phase=connect}}"] == 5
+    assert found[f"{name}_sum{{phase=connect}}"] == 0.0 + 0.0005 + 0.00051 + 9.0 + 11.0
+    assert found[f"{name}_count{{phase=head}}"] == 0
+    assert len(BOUNDS_S) + 1 == sum(key.startswith(f"{name}_bucket") for key in found) / 4
+
+
+def test_the_total_is_what_lies_between_head_and_upstream():
+    metrics = new_metrics()
+    metrics.observe(TUNNEL._replace(head_s=100.0, resolve_s=0.25, connect_s=0.5))
+    metrics.observe(NOT_FOUND)
+    found = samples(metrics)
+    assert found["egressproxy_setup_seconds_sum{phase=total}"] == 0.75
+    assert found["egressproxy_setup_seconds_count{phase=total}"] == 1
+
+
+def test_resolver_and_dialer_are_read_at_the_scrape_and_survive_a_reload():
+    metrics = new_metrics()
+    resolver, dialer = Resolver(2, cache=5, network=1), Dialer(4, connected=3)
+    metrics.watch(resolver, dialer)
+    resolver.outcomes["cache"] += 1
+    metrics.watch(Resolver(1, cache=10, stale=1), Dialer(1, connected=1, connect_refused=2))
+    found = samples(metrics)
+    assert found["egressproxy_dns_lookups_total{outcome=cache}"] == 16
+    assert found["egressproxy_dns_lookups_total{outcome=network}"] == 1
+    assert found["egressproxy_dns_lookups_total{outcome=stale}"] == 1
+    assert found["egressproxy_dns_cache_entries{}"] == 1
+    assert found["egressproxy_dials_total{outcome=connected}"] == 4
+    assert found["egressproxy_dials_total{outcome=connect_refused}"] == 2
+    assert found["egressproxy_dial_attempts_total{}"] == 5
+
+
+def test_dropped_lines_are_told_by_log_and_reason_and_survive_a_reload():
+    metrics = new_metrics()
+    first, second = Log("-", buffer_full=2, no_space=0), Log("/var/log/access.log", no_space=7)
+    metrics.watch_logs([first, second])
+    metrics.watch_logs([Log("-", buffer_full=1, no_space=0)])
+    found = samples(metrics)
+    assert found["egressproxy_log_lines_dropped_total{log=-,reason=buffer_full}"] == 3
+    assert found["egressproxy_log_lines_dropped_total{log=-,reason=no_space}"] == 0
+    assert found["egressproxy_log_lines_dropped_total{log=/var/log/access.log,reason=no_space}"] == 7
+
+
+def test_a_refused_reload_shows_until_one_succeeds():
+    metrics = new_metrics()
+    metrics.config_loaded(1, 1600000000.0)
+    metrics.reload_failed()
+    found = samples(metrics)
+    assert found["egressproxy_config_generation{}"] == 1
+    assert found["egressproxy_config_loaded_timestamp_seconds{}"] == 1600000000.0
+    assert found["egressproxy_config_last_reload_successful{}"] == 0
+    assert found["egressproxy_config_reload_failures_total{}"] == 1
+    metrics.config_loaded(2, 1600000100.0)
+    found = samples(metrics)
+    assert found["egressproxy_config_last_reload_successful{}"] == 1
+    assert found["egressproxy_config_reload_failures_total{}"] == 1
+
+
+def test_the_build_and_the_process_are_told():
+    found = samples(new_metrics())
+    assert any(
+        key.startswith("egressproxy_build_info{") and "version=1.2.3" in key and "loop=uvloop" in key for key in found
+    )
+    assert found["process_open_fds{}"] > 2
+    assert found["process_resident_memory_bytes{}"] > 1_000_000
+
+
+def test_both_formats_parse_and_the_client_chooses():
+    metrics = new_metrics()
+    metrics.observe(TUNNEL)
+    plain, plain_type = metrics.exposition("text/plain")
+    opened, opened_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
+    assert plain_type.startswith("text/plain")
+    assert opened_type.startswith("application/openmetrics-text")
+    names = {family.name for family in parse_openmetrics(opened.decode())}
+    assert {"egressproxy_connections", "egressproxy_setup_seconds", "egressproxy_build"} <= names
+    assert b"egressproxy_connections_total{" in plain
+
+
+def test_names_follow_the_conventions():
+    for family in text_string_to_metric_families(new_metrics().exposition()[0].decode()):
+        assert re.fullmatch(r"(egressproxy|process)_[a-z0-9_]+", family.name), family.name
+        assert not family.name.endswith(("_ms", "_milliseconds"))
+
+
+def test_series_stay_bounded_whatever_the_configuration_holds():
+    metrics = new_metrics()
+    for number in range(MAX_CONNECTION_SERIES + 50):
+        metrics.observe(DENIED._replace(rule=f"rule-{number}"))
+    found = {key: value for key, value in samples(metrics).items() if key.startswith("egressproxy_connections_total")}
+    assert len(found) == MAX_CONNECTION_SERIES + 1
+    assert (
+        found["egressproxy_connections_total{listener=http-proxy:3128,outcome=rule_denied,reported=false,rule=other}"]
+        == 50
+    )
+
+
+def test_nothing_a_client_sent_is_a_label():
+    metrics = new_metrics()
+    metrics.observe(TUNNEL._replace(method="EVIL", target_text="evil", detail="evil", client="evil", user="evil"))
+    text = metrics.exposition()[0].decode().lower()
+    assert "evil" not in text
+    assert "wikipedia" not in text
+    assert json.dumps(TUNNEL.client) not in text
