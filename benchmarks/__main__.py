@@ -22,7 +22,6 @@ from benchmarks.support.proxies import PROXIES, Proxy, Unavailable, WrongAnswer
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK for module in (tunnels, bulk, ping_pong, idle)
 }
-_DESCRIPTORS = 20_000
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -70,7 +69,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     cores = choose_cores()
     os.sched_setaffinity(0, {cores.load})
-    raise_descriptor_limit(_DESCRIPTORS)
+    raise_descriptor_limit(idle.descriptors(chosen.idle_tunnels))
     if cores.shared:
         _say("one core only: proxy and load share it, so look at CPU time and not at rates")
 
@@ -106,6 +105,8 @@ def main() -> int:
         return 1
     for line in missing:
         _say(f"not run: {line}")
+    if not lines:
+        return 1
     other_work = max((one.other_work for rounds in kept.values() for one in rounds), default=0.0)
     print(report.table(lines, chosen.ours))
     print(f"\n{report.judge_neighbours(other_work)}")

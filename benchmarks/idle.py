@@ -21,6 +21,11 @@ _SETTLE_S = 1.0
 _SPARE_DESCRIPTORS = 500
 
 
+def descriptors(tunnels: int) -> int:
+    """How many the proxy needs: two a tunnel. The limit must be raised before it is started."""
+    return 2 * tunnels + _SPARE_DESCRIPTORS
+
+
 def check(proxy: Proxy, origins: Origins) -> None:
     """Tunnels echo, and the first memory that any proxy takes is taken before the count."""
     proxy.check()
@@ -31,15 +36,16 @@ def check(proxy: Proxy, origins: Origins) -> None:
 def trial(proxy: Proxy, origins: Origins, settings: Settings) -> dict[str, float]:
     """Open the tunnels, weigh, wait, and see that they still work. Raises Unavailable when descriptors are too few."""
     wanted = settings.idle_tunnels
-    if problem := raise_descriptor_limit(2 * wanted + _SPARE_DESCRIPTORS):
+    if problem := raise_descriptor_limit(descriptors(wanted)):
         raise Unavailable(f"{wanted} idle tunnels: {problem}; or ask for fewer with --idle-tunnels")
     if not proxy.pids():
         return {}
-    time.sleep(_SETTLE_S / 2)
+    settle_s = min(_SETTLE_S, settings.seconds)
+    time.sleep(settle_s)
     before = proxy.memory_bytes()
     with ExitStack() as stack:
         sockets = [stack.enter_context(_open(proxy, origins, number)) for number in range(wanted)]
-        time.sleep(_SETTLE_S)
+        time.sleep(settle_s)
         memory = proxy.memory_bytes() - before
         cpu_s, started = proxy.cpu_s(), time.monotonic()
         time.sleep(settings.seconds)

@@ -141,14 +141,20 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total
 
 
+def descriptor_limit() -> int:
+    """How many descriptors this process and its children may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def raise_descriptor_limit(needed: int) -> str | None:
-    """Let this process and its children open `needed` descriptors. None, or in words why that cannot be."""
+    """Let this process and children started from now on open `needed` descriptors. None, or in words why not."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(needed, 1 << 20)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(needed, hard), max(needed, hard)))
-    except (ValueError, PermissionError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return f"{needed} descriptors are needed and the hard limit is {hard}; run as root or raise it (ulimit -Hn)"
-    return None
+    for wanted in (max(needed, hard), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            break
+        except (ValueError, PermissionError):
+            continue
+    if descriptor_limit() >= needed:
+        return None
+    return f"{needed} descriptors are needed, the hard limit is {hard}, and raising it (ulimit -Hn) is not permitted"

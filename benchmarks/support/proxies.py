@@ -23,7 +23,7 @@ from typing import ClassVar, NamedTuple, Self
 
 from benchmarks.support import policy
 from benchmarks.support.origins import Origins
-from benchmarks.support.processes import cpu_s, memory_bytes, spawn, stop, tree
+from benchmarks.support.processes import cpu_s, descriptor_limit, memory_bytes, spawn, stop, tree
 
 _START_S = 20.0
 _LOG_S = 10.0
@@ -119,9 +119,9 @@ class Proxy(ABC):
                     continue
                 status = self._child.poll()
                 self.stop()
+                printed = "".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log"))
                 raise RuntimeError(
-                    f"{self.name} did not start (exit status {status}, last answer: {error}). It printed:\n"
-                    + output.read_text(errors="replace")[-3000:]
+                    f"{self.name} did not start (exit status {status}, last answer: {error}). It printed:\n{printed}"
                 ) from error
         self.wait_until_logged(answered + 1)
 
@@ -289,7 +289,17 @@ class Squid(Proxy):
         config = self.folder / "squid.conf"
         config.write_text(self._config(hosts))
         self._give_folder_away()
-        return [self._find(), "-N", "-f", str(config)]
+        return [self._find(), "-N", "-n", self._service, "-f", str(config)]
+
+    @property
+    def _service(self) -> str:
+        return f"bench{self.port}"  # two Squids of one service name would share, and break, their shared memory
+
+    def stop(self) -> None:
+        """Also remove the shared memory that a Squid leaves behind when it is killed."""
+        super().stop()
+        for segment in Path("/dev/shm").glob(f"{self._service}-*.shm"):
+            segment.unlink()
 
     def _config(self, hosts: Path) -> str:
         names = " ".join(name.removeprefix("*") for name in policy.ALLOWED_NAMES)
@@ -318,7 +328,7 @@ hosts_file {hosts}
 dns_nameservers 127.0.0.1
 pid_filename none
 pinger_enable off
-max_filedescriptors 20000
+max_filedescriptors {descriptor_limit()}
 shutdown_lifetime 0 seconds
 coredump_dir {self.folder}
 """
