@@ -44,10 +44,10 @@ class Misplaced(ValueError):
         self.found = found
 
 
-def shown(value: object) -> str:
+def shown(value: object, longest: int = _SHOWN_CHARACTERS) -> str:
     """A value as messages write it: text quoted, escaped and cut, the rest in YAML's words."""
     if isinstance(value, str):
-        return ascii(value if len(value) <= _SHOWN_CHARACTERS else f"{value[: _SHOWN_CHARACTERS - 3]}...")
+        return ascii(value if len(value) <= longest else f"{value[: longest - 3]}...")
     if value is None:
         return "nothing"
     if isinstance(value, bool):

@@ -38,6 +38,9 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 # Times that a folder is read again because Kubernetes swapped its files meanwhile.
 _SWAP_TRIES = 3
 
+# File names are shown whole: Linux has none that is longer.
+_SHOWN_NAME = 4096
+
 _FOREIGN_PREFIX = re.compile(r"(squid|nginx|istio):")
 
 
@@ -274,13 +277,13 @@ def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str]]:
         name = holder[key]
         folder = os.path.dirname(name)
         if "\0" in name:
-            yield way, f"expected the name of a file, got {shown(name)}"
+            yield way, f"expected the name of a file, got {shown(name, _SHOWN_NAME)}"
         elif way[0] == "access_log":
             if not os.path.isdir(folder):
-                yield way, f"expected a file in a folder that exists, got the folder {shown(folder)}"
+                yield way, f"expected a file in a folder that exists, got the folder {shown(folder, _SHOWN_NAME)}"
             elif os.path.isdir(name):
-                yield way, f"expected a file, got the folder {shown(name)}"
+                yield way, f"expected a file, got the folder {shown(name, _SHOWN_NAME)}"
         elif not os.path.isfile(name):
-            yield way, f"expected a file that exists, got {shown(name)}"
+            yield way, f"expected a file that exists, got {shown(name, _SHOWN_NAME)}"
         elif not os.access(name, os.R_OK):
-            yield way, f"expected a file that may be read, got {shown(name)}; see its owner and mode"
+            yield way, f"expected a file that may be read, got {shown(name, _SHOWN_NAME)}; see its owner and mode"

@@ -100,16 +100,18 @@ def _unknown_key(way: Way) -> str:
     if key in _LATER_KEYS.get(_pattern(way[:-1]), ()):
         return "this version does not have this setting yet, so it is refused rather than ignored"
     known = list(_schema_at(way[:-1]).get("properties", {}))
+    if key.partition(":")[0] in known:
+        return "no such setting; put a space behind the colon"
     close = get_close_matches(key[:60], known, n=1)
     if close:
         return f"no such setting; did you mean {close[0]}?"
-    if ":" in key:
-        return "no such setting; a colon needs a space behind it, and a key that has one in it needs quotes"
     return f"no such setting; expected one of {', '.join(known)}"
 
 
 def _unexpected(way: Way, value: object) -> str:
     schema = _schema_at(way)
+    if isinstance(value, list) and len(value) > schema.get("maxItems", len(value)):
+        return f"expected a list of at most {schema['maxItems']}, got {shown(value)}"
     message = f"expected {_expected(schema)}, got {shown(value)}"
     if not isinstance(value, str):
         return message + _hint(way, value)
@@ -191,7 +193,6 @@ def _expected(schema: _Schema) -> str:
             return f"{noun} from {low} to {high}"
         return f"{noun} above {schema.get('exclusiveMinimum')} and up to {high}"
     if kind == "array":
-        low, high = schema.get("minItems"), schema.get("maxItems")
-        return f"a list of {low or 0} to {high}" if high else f"a list of at least {low}" if low else "a list"
+        return f"a list of at least {schema['minItems']}" if "minItems" in schema else "a list"
     words = {"boolean": "true or false", "object": "a mapping", "string": "text"}
     return words.get(str(kind), "another value")

@@ -1,0 +1,323 @@
+"""The command line: flags become values, one function per subcommand, and nothing else is decided here.
+
+Exit codes: 0 fine, 1 failed, 2 misused; `explain` adds 3 for a refusal. What was asked for goes to standard output, what
+went wrong to standard error, one line each. Each command imports what it needs when it runs, so that `--version` and a
+shell's completion are quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from egressproxy._version import __version__
+from egressproxy.errors import ConfigError, EgressError, MalformedTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from egressproxy.config.schema import Config, Dns
+    from egressproxy.model import Target
+
+FAILED = 1
+MISUSED = 2
+DENIED = 3
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*).*", re.DOTALL)
+_URL_PORTS = {"https": 443, "http": 80}
+_METHOD = re.compile(r"[A-Za-z-]{1,32}")
+
+app = typer.Typer(
+    name="egressproxy",
+    help="""The one door through which workloads leave a network: an HTTP CONNECT proxy with one allowlist, one log and
+    one set of metrics.
+
+    Start it on its safe default (this machine only, public addresses on ports 80 and 443) and use it:
+
+    \b
+      egressproxy run
+      HTTPS_PROXY=http://127.0.0.1:3128 curl https://example.com/
+
+    A CONFIG is a YAML file, or a folder of them; several are merged in order.""",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    # Boxes and colours are for people: a pipe, a log or a test gets plain text.
+    rich_markup_mode="rich" if sys.stdout is not None and sys.stdout.isatty() else None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_OptionalConfigs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CONFIG", help="YAML files or folders, merged in order. Default: the safe built-in one."),
+]
+_Configs = Annotated[list[str], typer.Argument(metavar="CONFIG", help="YAML files or folders, merged in order.")]
+
+
+def main() -> None:
+    """The console script. Ends the process with its exit code."""
+    _fill_closed_streams()
+    app(prog_name="egressproxy")
+
+
+def _fill_closed_streams() -> None:
+    """Put /dev/null where a standard stream is closed: a log line must not land in the socket that gets its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _say([f"egressproxy {__version__}"])
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _whole(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        _say([context.get_help()])
+
+
+# --- run ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(configs: _OptionalConfigs = None) -> None:
+    """Start the proxy; it stays in the foreground.
+
+    SIGTERM lets open tunnels finish, up to timeouts.drain_s, and ends. SIGHUP reads the CONFIGs again and keeps the old
+    ones if the new are wrong. SIGUSR1 opens the log files again.
+
+    \b
+    Examples:
+      egressproxy run
+      egressproxy run /etc/egressproxy/
+      egressproxy run listeners.yaml allowlist.yaml
+    """
+    from egressproxy.config.load import load
+    from egressproxy.runtime.sockets import BindError
+    from egressproxy.runtime.supervisor import run as serve
+    from egressproxy.tls import TlsSettingsError
+
+    try:
+        code = serve(partial(load, tuple(configs or ())))
+    except ConfigError as error:
+        _fail(error.problems)
+    except (BindError, TlsSettingsError) as error:
+        _fail([error])
+    raise typer.Exit(code)
+
+
+# --- check --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(configs: _Configs) -> None:
+    """Say what is wrong with CONFIGs, all at once.
+
+    Each problem is a line FILE:LINE: message.
+
+    Exits 0 if they may be used, 1 if not. Notes are about what is right and perhaps not meant.
+
+    \b
+    Example:
+      egressproxy check /etc/egressproxy/ && systemctl reload egressproxy
+    """
+    from egressproxy.config.load import load
+    from egressproxy.policy.policy import Policy
+    from egressproxy.tls import TlsSettingsError, listener_context
+
+    try:
+        loaded = load(configs)
+    except ConfigError as error:
+        _fail(error.problems)
+    config = loaded.config
+    faults = []
+    for index, listener in enumerate(config.listeners):
+        try:
+            if listener.tls is not None:
+                listener_context(listener.tls)
+        except TlsSettingsError as error:
+            faults.append(f"{configs[0]}: listeners[{index}].tls: {error}")
+    if faults:
+        _fail(faults)
+    told = {note.message for note in loaded.notes}
+    _say(note._replace(message=f"note: {note.message}") for note in loaded.notes)
+    _say(f"{configs[0]}: note: {note}" for note in Policy.from_config(config, _never).notes() if note not in told)
+    parts = ("listener", len(config.listeners)), ("rule", len(config.rules)), ("service", len(config.services))
+    counts = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in parts)
+    _say([f"ok: {counts}, {len(config.allow)} allowed by allow"])
+
+
+def _never(address: str, port: int) -> bool:
+    return False
+
+
+# --- explain ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def explain(
+    to: Annotated[str, typer.Option("--to", metavar="TARGET", help="HOST:PORT, or an http or https URL.")],
+    configs: _OptionalConfigs = None,
+    client: Annotated[str, typer.Option(metavar="IP", help="Address that the client comes from.")] = "127.0.0.1",
+    user: Annotated[str | None, typer.Option(metavar="NAME", help="Who asks. No rule of this version does.")] = None,
+    method: Annotated[str, typer.Option(metavar="M", help="Request method.")] = "CONNECT",
+    resolve: Annotated[bool, typer.Option("--resolve", help="Ask DNS, if run would, and judge the addresses.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which rule decides about a target, and why. Nothing is connected to.
+
+    Exits 0 if it is allowed, 3 if refused, 2 if the question is malformed, 1 if a CONFIG is wrong or DNS fails.
+
+    \b
+    Examples:
+      egressproxy explain policy.yaml --to https://api.github.com/ --client 10.1.2.3
+      egressproxy explain policy.yaml --to git.corp.example:22 --resolve --json
+    """
+    target, client = _target(to), _client(client)
+    if not _METHOD.fullmatch(method):
+        _fail([f"--method: expected a method like CONNECT, got {_shown(method)}"], MISUSED)
+
+    from egressproxy.config.load import load
+    from egressproxy.model import Intent
+    from egressproxy.policy.policy import Policy
+    from egressproxy.runtime.sockets import OwnPorts
+
+    try:
+        config = load(configs or ()).config
+    except ConfigError as error:
+        _fail(error.problems)
+    intent = Intent(client, config.listeners[0].label, method, target)
+    policy = Policy.from_config(config, OwnPorts(_own_places(config)))
+    explanation = policy.explain(intent)
+    if resolve and explanation.asks_dns:
+        explanation = policy.explain(intent, _resolve(config.dns, target.host))
+    if as_json:
+        _say([json.dumps(explanation.as_dict() | {"user": user}, indent=2)])
+    else:
+        _say(explanation.lines())
+        if user is not None:
+            _say(["The user is not looked at: no rule of this version asks for one"])
+    raise typer.Exit(0 if explanation.allowed else DENIED)
+
+
+def _target(text: str) -> Target:
+    """The target of `HOST:PORT` or a URL. Ends the process on anything else."""
+    from egressproxy.hostport import parse_authority
+
+    url = _URL.fullmatch(text)
+    try:
+        if url is None:
+            return parse_authority(text)
+        port = _URL_PORTS.get(url["scheme"].lower())
+        if port is None:
+            raise MalformedTarget(f"expected an http or https URL, got the scheme {_shown(url['scheme'])}")
+        return parse_authority(url["authority"].rpartition("@")[2], port)
+    except MalformedTarget as error:
+        _fail([f"--to: {error}"], MISUSED)
+
+
+def _client(text: str) -> str:
+    """A client's address as the listener would name it. Ends the process if it is none."""
+    from egressproxy.hostport import canonical_host
+
+    try:
+        address, is_address = canonical_host(text)
+    except MalformedTarget:
+        address, is_address = text, False
+    if not is_address:
+        _fail([f"--client: expected an IP address, got {_shown(text)}"], MISUSED)
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def _own_places(config: Config) -> set[tuple[str, int]]:
+    places = {(listener.address, listener.port) for listener in config.listeners}
+    return places | ({(config.admin.address, config.admin.port)} if config.admin else set())
+
+
+def _resolve(settings: Dns, host: str) -> tuple[str, ...]:
+    """The addresses of a name, as the proxy would find them. Ends the process if there are none."""
+    import asyncio
+
+    from egressproxy.resolve import Resolver
+
+    async def look_up() -> tuple[str, ...]:
+        resolver = Resolver(settings)
+        try:
+            return await resolver.resolve(host)
+        finally:
+            resolver.close()
+
+    try:
+        return asyncio.run(look_up())
+    except EgressError as error:
+        _fail([f"allowed by name, and not found: {error}"])
+
+
+# --- schema -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema (draft 2020-12) of a CONFIG, for editors.
+
+    \b
+    Example, and what to write at the top of a CONFIG for it:
+      egressproxy schema > egressproxy.schema.json
+      # yaml-language-server: $schema=egressproxy.schema.json
+    """
+    from egressproxy.config.schema import json_schema
+
+    _say([json.dumps(json_schema(), indent=2)])
+
+
+# --- saying it ----------------------------------------------------------------------------------------------------
+
+
+def _say(lines: Iterable[object]) -> None:
+    """Print to standard output. A reader that left (`| head`) is no fault; a disk that is full is."""
+    if sys.stdout is None:
+        return
+    try:
+        for line in lines:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+    except OSError as error:
+        _silence()
+        _fail([f"standard output: {error.strerror}"])
+
+
+def _silence() -> None:
+    """Send what is left for standard output nowhere, or the interpreter complains of it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _fail(lines: Iterable[object], code: int = FAILED) -> NoReturn:
+    """Print to standard error and end the process."""
+    for line in lines:
+        typer.echo(str(line), err=True)
+    raise typer.Exit(code)
+
+
+def _shown(text: str) -> str:
+    from egressproxy.config.faults import shown
+
+    return shown(text)

@@ -1,0 +1,291 @@
+"""Files and folders to one configuration: what is merged, what is resolved, what is only worth a note."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egressproxy.config import load as load_module
+from egressproxy.config.load import Loaded, load
+from egressproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+L = "listeners: [{protocol: http-proxy, port: 3128}]\n"
+
+
+def write(folder: Path, **files: str) -> list[str]:
+    """Files named by the keyword with `.yaml` behind it; their paths, in order."""
+    paths = []
+    for name, content in files.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(content)
+        paths.append(str(path))
+    return paths
+
+
+def problems(*paths: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(paths)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def notes(loaded: Loaded) -> list[str]:
+    return [str(note) for note in loaded.notes]
+
+
+# --- without files ------------------------------------------------------------------------------------------------
+
+
+def test_the_built_in_default_listens_on_loopback_and_allows_web_ports() -> None:
+    loaded = load([])
+    assert [(listener.address, listener.port) for listener in loaded.config.listeners] == [("127.0.0.1", 3128)]
+    assert [[str(ports) for ports in rule.ports or ()] for rule in loaded.config.rules] == [["80", "443"]]
+    assert loaded.config.outbound == "registry_only"
+    assert (loaded.notes, loaded.sources) == ((), ())
+
+
+# --- merging ------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_joined_in_the_order_of_the_files(tmp_path: Path) -> None:
+    paths = write(
+        tmp_path,
+        b=L + "allow: [b.example]\nrules: [{name: b, action: deny}]\nguard: {allow: [10.0.0.0/8]}\n",
+        a="allow: [a.example]\nrules: [{name: a, action: allow}]\nguard: {allow: [172.16.0.0/12]}\n",
+    )
+    config = load(paths).config
+    assert config.allow == ("b.example", "a.example")
+    assert [rule.name for rule in config.rules] == ["b", "a"]
+    assert [str(network) for network in config.guard.allow] == ["10.0.0.0/8", "172.16.0.0/12"]
+
+
+def test_mappings_are_merged_key_by_key(tmp_path: Path) -> None:
+    paths = write(tmp_path, a=L + "timeouts: {idle_s: 7}\n", b="timeouts: {head_s: 3, idle_s: 7}\nadmin: null\n")
+    config = load(paths).config
+    assert (config.timeouts.idle_s, config.timeouts.head_s, config.timeouts.connect_s) == (7, 3, 10)
+    assert config.admin is None
+
+
+def test_a_setting_with_two_values_is_an_error_that_names_both_places(tmp_path: Path) -> None:
+    a, b = write(
+        tmp_path,
+        a=L + "outbound: registry_only\ntimeouts:\n  idle_s: 7\nadmin: null\nreport: true\n",
+        b="outbound: allow_any\ntimeouts: {idle_s: 8}\nadmin: {port: 1}\nreport: 1\n",
+    )
+    assert problems(a, b) == [
+        f"{b}:1: outbound: is 'allow_any' here and 'registry_only' in {a}:2; expected one value",
+        f"{b}:2: timeouts.idle_s: is 8 here and 7 in {a}:4; expected one value",
+        f"{b}:3: admin: is a mapping here and nothing in {a}:5; expected one value",
+        f"{b}:4: report: is 1 here and true in {a}:6; expected one value",
+    ]
+
+
+def test_a_problem_in_a_joined_list_is_told_where_the_entry_stands(tmp_path: Path) -> None:
+    a, b = write(tmp_path, a=L + "allow: [a.example, b.example]\n", b="\n\nallow:\n- c.example\n- d/e\n")
+    assert problems(a, b) == [
+        f"{b}:5: allow[3]: expected a host, got 'd/e'; networks belong in clients (who asks) or "
+        "guard.allow (what may be dialled)"
+    ]
+
+
+def test_anchors_share_a_list_without_sharing_what_is_merged_into_it(tmp_path: Path) -> None:
+    paths = write(
+        tmp_path,
+        a=L + "rules:\n- {action: deny, clients: &lan [10.0.0.0/8]}\n- {action: allow, clients: *lan}\n"
+        "guard: {allow: *lan}\n",
+        b="guard: {allow: [172.16.0.0/12]}\n",
+    )
+    config = load(paths).config
+    assert [len(rule.clients or ()) for rule in config.rules] == [1, 1]
+    assert len(config.guard.allow) == 2
+
+
+def test_one_file_given_twice_is_an_error(tmp_path: Path) -> None:
+    (a,) = write(tmp_path, a=L)
+    assert problems(a, str(tmp_path)) == [f"{a}: is given twice"]
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
+    write(tmp_path, **{"20-b": "allow: [b.example]\n", "10-a": L + "allow: [a.example]\n"})
+    (tmp_path / "30-c.yml").write_text("allow: [c.example]\n")
+    loaded = load([str(tmp_path)])
+    assert loaded.config.allow == ("a.example", "b.example", "c.example")
+    assert [os.path.basename(source) for source in loaded.sources] == ["10-a.yaml", "20-b.yaml", "30-c.yml"]  # noqa: PTH119 - strings
+
+
+def test_hidden_files_and_folders_are_left_out_and_other_files_noted(tmp_path: Path) -> None:
+    write(tmp_path, a=L + "allow: [a.example]\n", **{".hidden": "nonsense: 1\n"})
+    (tmp_path / "sub.yaml").mkdir()
+    (tmp_path / "rules.yaml.bak").write_text("nonsense: 1\n")
+    loaded = load([str(tmp_path)])
+    assert loaded.config.allow == ("a.example",)
+    assert notes(loaded) == [f"{tmp_path}/rules.yaml.bak: ignored: not *.yaml or *.yml"]
+
+
+def test_a_mounted_configmap_is_read_through_its_links(tmp_path: Path) -> None:
+    generation = tmp_path / "..2026_01_01"
+    generation.mkdir()
+    write(generation, a=L + "allow: [a.example]\n")
+    (tmp_path / "..data").symlink_to(generation.name)
+    (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
+    assert load([str(tmp_path)]).config.allow == ("a.example",)
+
+
+def test_a_configmap_swapped_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        (tmp_path / f"..{number}").mkdir()
+        write(tmp_path / f"..{number}", a=L + f"allow: [a{number}.example]\n", b=f"allow: [b{number}.example]\n")
+    link = tmp_path / "..data"
+    link.symlink_to("..1")
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    read = load_module._Reading._content
+
+    def swap_behind_the_first_file(reading: load_module._Reading, path: str) -> bytes | str:
+        content = read(reading, path)
+        if path.endswith("a.yaml"):
+            (tmp_path / "..new").symlink_to("..2")
+            (tmp_path / "..new").replace(link)
+        return content
+
+    monkeypatch.setattr(load_module._Reading, "_content", swap_behind_the_first_file)
+    assert load([str(tmp_path)]).config.allow == ("a2.example", "b2.example")
+
+
+def test_a_folder_without_configuration_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "squid.conf").write_text("http_port 3128\n")
+    assert problems(str(tmp_path)) == [f"{tmp_path}: expected *.yaml or *.yml files in this folder, got none"]
+
+
+# --- what cannot be read ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["squid:", "nginx:", "istio:"])
+def test_a_prefix_for_another_format_is_refused(prefix: str) -> None:
+    assert problems(f"{prefix}/etc/x") == [
+        f"{prefix}/etc/x: expected egressproxy's own YAML; this version does not read {prefix} files yet"
+    ]
+
+
+def test_what_is_not_there_is_an_error_and_never_an_empty_configuration(tmp_path: Path) -> None:
+    (tmp_path / "link.yaml").symlink_to("nowhere")
+    assert problems("", f"{tmp_path}/none", "a\0b", str(tmp_path)) == [
+        ": cannot be read: No such file or directory",
+        f"{tmp_path}/none: cannot be read: No such file or directory",
+        r"a\x00b: cannot be read: its name has a NUL in it",
+        f"{tmp_path}/link.yaml: cannot be read: No such file or directory",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_an_error(tmp_path: Path) -> None:
+    (a,) = write(tmp_path, a=L)
+    os.chmod(a, 0)  # noqa: PTH101 - a string
+    assert problems(a) == [f"{a}: cannot be read: Permission denied"]
+
+
+def test_a_file_beyond_the_bound_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "MAX_FILE_BYTES", 1000)
+    assert problems("/dev/zero") == ["/dev/zero: expected at most 1000 bytes; split the file"]
+
+
+def test_a_file_name_cannot_forge_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "a\nb.yaml"
+    file.write_text("")
+    assert problems(str(file)) == [
+        rf"{tmp_path}/a\nb.yaml:1: expected settings like listeners and allow, got an empty file"
+    ]
+
+
+# --- files that settings name -------------------------------------------------------------------------------------
+
+
+def test_relative_paths_start_from_the_folder_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf" / "log").mkdir(parents=True)
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / "conf" / name).write_text("")
+    write(
+        tmp_path / "conf",
+        a="listeners: [{protocol: http-proxy, port: 1, tls: {certificate: cert.pem, key: ./key.pem}}]\n"
+        'access_log: [{path: log/a.log}, {path: /dev/null}, {path: "-"}]\n',
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load(["conf/a.yaml"]).config
+    assert config.listeners[0].tls is not None
+    assert config.listeners[0].tls.certificate == tmp_path / "conf" / "cert.pem"
+    assert config.listeners[0].tls.key == tmp_path / "conf" / "key.pem"
+    assert [log.path for log in config.access_log] == [f"{tmp_path}/conf/log/a.log", "/dev/null", "-"]
+
+
+def test_files_that_are_not_there_are_told_with_all_other_problems(tmp_path: Path) -> None:
+    (a,) = write(
+        tmp_path,
+        a="listeners:\n- protocol: http-proxy\n  port: 0\n  tls:\n    certificate: none.pem\n    key: .\n"
+        "access_log:\n- path: none/access.log\n- path: .\n",
+    )
+    assert problems(a) == [
+        f"{a}:3: listeners[0].port: expected an integer from 1 to 65535, got 0",
+        f"{a}:5: listeners[0].tls.certificate: expected a file that exists, got '{tmp_path}/none.pem'",
+        f"{a}:6: listeners[0].tls.key: expected a file that exists, got '{tmp_path}/.'",
+        f"{a}:8: access_log[0].path: expected a file in a folder that exists, got the folder '{tmp_path}/none'",
+        f"{a}:9: access_log[1].path: expected a file, got the folder '{tmp_path}/.'",
+    ]
+
+
+# --- notes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [L, L + "rules: [{action: deny}]\n", L + "allow: []\n"])
+def test_a_configuration_that_allows_nothing_loads_with_a_note(tmp_path: Path, content: str) -> None:
+    (a,) = write(tmp_path, a=content)
+    assert notes(load([a])) == [
+        f"{a}: nothing is allowed: there is no allow rule, no allow entry and no service, and outbound is registry_only"
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", ["allow: [a.example]", "outbound: allow_any", "rules: [{action: allow}]", "report: true"]
+)
+def test_a_configuration_that_lets_something_pass_loads_without_that_note(tmp_path: Path, content: str) -> None:
+    (a,) = write(tmp_path, a=f"{L}{content}\n")
+    assert notes(load([a])) == []
+
+
+def test_a_file_without_its_last_line_end_may_be_cut_short(tmp_path: Path) -> None:
+    (a,) = write(tmp_path, a=L + "allow:\n- api.example.com:44")
+    assert notes(load([a])) == [f"{a}:3: no line end behind the last line; was the file cut short?"]
+
+
+def test_a_file_cut_short_anywhere_names_no_host_that_the_whole_does_not(tmp_path: Path) -> None:
+    whole = L + "rules:\n- hosts: [a.example]\n  action: allow\n  ports: [443]\nallow: ['b.example:443']\n"
+    outcomes = set()
+    for cut in range(len(whole)):
+        (a,) = write(tmp_path, a=whole[:cut])
+        try:
+            config = load([a]).config
+        except ConfigError:
+            outcomes.add("refused")
+            continue
+        outcomes.add("loaded")
+        assert config.outbound == "registry_only"
+        assert set(config.allow) <= {"b.example:443"}
+        assert [[str(host) for host in rule.hosts or ()] for rule in config.rules] in ([], [["a.example"]])
+    assert outcomes == {"refused", "loaded"}
+
+
+# --- a million ----------------------------------------------------------------------------------------------------
+
+
+def test_a_large_list_is_read_whole(tmp_path: Path) -> None:
+    (a,) = write(tmp_path, a=L + "allow:\n" + "".join(f"- h{number}.example:443\n" for number in range(50_000)))
+    config = load([a]).config
+    assert len(config.allow) == 50_000
+    assert all(re.fullmatch(r"h\d+\.example:443", entry) for entry in config.allow)

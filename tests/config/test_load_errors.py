@@ -1,0 +1,336 @@
+"""Bad input, and exactly what is said about it: a table of files and the lines that `check` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from egressproxy.config.load import load
+from egressproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+L = "listeners: [{protocol: http-proxy, port: 3128}]\n"
+
+# content; what is said of it, with the file's name left out
+TABLE = [
+    # --- not a configuration at all
+    ("", [":1: expected settings like listeners and allow, got an empty file"]),
+    ("# only a comment\n", [":1: expected settings like listeners and allow, got an empty file"]),
+    ("---\n", [":1: expected settings like listeners and allow, got an empty file"]),
+    ("- a\n- b\n", [":1: expected settings like listeners and allow, got a list of 2"]),
+    ("allow everything\n", [":1: expected settings like listeners and allow, got 'allow everything'"]),
+    ("{}\n", [": listeners: is missing; expected a list of at least 1"]),
+    (b"a: 1\nb: \xff\n", [":2: expected text in UTF-8, got the byte 0xff"]),
+    (L.encode("utf-16"), [":1: expected text in UTF-8, got the byte 0xff"]),
+    (b"a: 1\nb: \0\n", [":2: expected text, got a NUL byte"]),
+    (b"a: 1\nb: \x07\n", [":2: expected text, got the control character U+0007"]),
+    (
+        "http_port 3128\nacl all src all\nhttp_access allow all\n",
+        [":1: expected egressproxy's own YAML, got what looks like a squid.conf; this version does not read that yet"],
+    ),
+    (
+        "# nginx\nevents {}\nstream {\n  server { listen 443; }\n}\n",
+        [":1: expected egressproxy's own YAML, got what looks like an nginx.conf; this version does not read that yet"],
+    ),
+    (
+        "apiVersion: v1\nkind: ServiceEntry\n---\napiVersion: v1\n",
+        [
+            ":1: expected egressproxy's own YAML, got what looks like a Kubernetes or Istio object (apiVersion, kind); "
+            "this version does not read that yet"
+        ],
+    ),
+    # --- YAML
+    (
+        L + "a: 1\n---\nallow: []\n",
+        [
+            ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, guard, dns, "
+            "timeouts, limits, access_log, admin",
+            ":3: expected one document, got a second one behind ---; give it its own file",
+        ],
+    ),
+    (L + "outbound: registry_only\n" + L, [":3: listeners: is written twice; the first is on line 1"]),
+    (
+        L + "rules:\n- action: deny\n  action: allow\n",
+        [":4: rules[0].action: is written twice; the first is on line 3"],
+    ),
+    (
+        L + "allow: [*.example.com]\n",
+        [':2: allow[0]: a value that begins with * needs quotes, like "*.example.com:443"'],
+    ),
+    (L + "allow:\n- *\n", [':3: allow[0]: a value that begins with * needs quotes, like "*.example.com:443"']),
+    (L + "allow:\n- *all\n", [":3: allow[0]: '*all' without quotes is an alias, and no anchor has its name; quote it"]),
+    (L + "admin: {address: ::}\n", [':2: admin.address: a value that begins or ends with :: needs quotes, like "::"']),
+    (
+        L + "allow: [example.com:443, ::1]\n",
+        [':2: allow[1]: a value that begins or ends with :: needs quotes, like "::"'],
+    ),
+    (
+        L + "allow: [example.com: 443]\n",
+        [
+            ":2: allow[0]: expected HOST:PORT like api.example.com:443, got a mapping; "
+            "a colon with a space behind it makes a mapping: quote it as 'example.com:443'"
+        ],
+    ),
+    (L + "allow: [a.example, b.example\n", [":2: allow[2]: [ is opened here and never closed"]),
+    (L + "dns: {ipv6: true\n", [":2: dns: { is opened here and never closed"]),
+    (L + 'allow:\n- "a.example\n- b.example\n', [":3: allow[0]: a quote is opened here and never closed"]),
+    (L + "rules:\n\t- action: deny\n", [":3: rules: a tab cannot indent; use spaces"]),
+    (L + "allow: [@corp]\n", [":2: allow[0]: a value that begins with '@' needs quotes"]),
+    (
+        L + "outbound: a: b\n",
+        [":2: a second colon, or a line that is indented too far; quote a value that has a colon in it"],
+    ),
+    (L + "? [a]\n: b\n", [":2: expected a key, got a list"]),
+    (
+        L + "guard: &g {allow: []}\ndns: {<<: *g}\n",
+        [
+            ":3: dns: expected a key, got << to merge another mapping; write its keys out",
+            ":3: dns.'<<': no such setting; expected one of servers, ipv6, timeout_s, tries, min_ttl_s, max_ttl_s, "
+            "negative_ttl_s, stale_s, cache_entries",
+        ],
+    ),
+    (
+        L + "allow: !!python/object/apply:os.system [id]\n",
+        [
+            ":2: allow: expected a plain value, got the tag 'tag:yaml.org,2002:python/object/apply:os.system'; "
+            "leave the tag out",
+        ],
+    ),
+    (
+        L + "outbound: !secret allow_any\n",
+        [":2: outbound: expected a plain value, got the tag '!secret'; leave the tag out"],
+    ),
+    (
+        L + "allow: " + "[" * 40 + "]" * 40 + "\n",
+        [":2: allow" + "[0]" * 31 + ": expected at most 32 lists and mappings inside each other"],
+    ),
+    # --- what YAML 1.1 and 1.2 read differently
+    (
+        L + "report: yes\n",
+        [
+            ":2: report: 'yes' without quotes is true to some readers of YAML and text to others; write true, or quote it"
+        ],
+    ),
+    (
+        L + "report: Off\n",
+        [
+            ":2: report: 'Off' without quotes is false to some readers of YAML and text to others; write false, or quote it"
+        ],
+    ),
+    (
+        L + "allow: [no]\n",
+        [
+            ":2: allow[0]: 'no' without quotes is false to some readers of YAML and text to others; write false, or quote it"
+        ],
+    ),
+    (
+        L + "allow: [22:22]\n",
+        [":2: allow[0]: '22:22' without quotes is a number to the base 60 to some readers of YAML; quote it"],
+    ),
+    (
+        L + "limits: {max_headers: 0100}\n",
+        [
+            ":2: limits.max_headers: '0100' without quotes is an octal, hexadecimal or binary number to some readers of "
+            "YAML; write it in decimal, or quote it"
+        ],
+    ),
+    (
+        L + "limits: {max_headers: 1_00}\n",
+        [
+            ":2: limits.max_headers: '1_00' without quotes is a number to some readers of YAML; leave the _ out, or quote it"
+        ],
+    ),
+    # --- values
+    (
+        "listeners: [{protocol: http-proxy, port: x}]\n",
+        [":1: listeners[0].port: expected an integer from 1 to 65535, got 'x'"],
+    ),
+    (
+        "listeners:\n- protocol: http-proxy\n  port: 65536\n",
+        [":3: listeners[0].port: expected an integer from 1 to 65535, got 65536"],
+    ),
+    (
+        "listeners:\n- {protocol: http-proxy, port: '3128'}\n",
+        [":2: listeners[0].port: expected an integer from 1 to 65535, got '3128'; write it without quotes"],
+    ),
+    (
+        "listeners:\n- {protocol: http-proxy}\n",
+        [":2: listeners[0].port: is missing; expected an integer from 1 to 65535"],
+    ),
+    ("listeners: []\n", [":1: listeners: expected a list of at least 1, got a list of 0"]),
+    ("listeners: {port: 1}\n", [":1: listeners: expected a list of at least 1, got a mapping"]),
+    ("listeners: [3128]\n", [":1: listeners[0]: expected a mapping, got 3128"]),
+    (L + "report: 'true'\n", [":2: report: expected true or false, got 'true'; write it without quotes"]),
+    (L + "report: 1\n", [":2: report: expected true or false, got 1"]),
+    (L + "timeouts: {idle_s: 0}\n", [":2: timeouts.idle_s: expected a number above 0 and up to 2592000, got 0"]),
+    (L + "timeouts: {drain_s: -1.5}\n", [":2: timeouts.drain_s: expected a number from 0 to 86400, got -1.5"]),
+    (
+        L + "timeouts: {idle_s: .inf}\n",
+        [":2: timeouts.idle_s: expected a number above 0 and up to 2592000, got '.inf'"],
+    ),
+    (
+        L + "outbound: allow-any\n",
+        [":2: outbound: expected registry_only or allow_any, got 'allow-any'; did you mean allow_any?"],
+    ),
+    (L + "access_log: [{path: 7}]\n", [":2: access_log[0].path: expected text, got 7; quote it to make it text"]),
+    (
+        L + "dns: {servers: [10.1]}\n",
+        [":2: dns.servers[0]: expected a name server like 10.96.0.10:53, got 10.1; quote it to make it text"],
+    ),
+    (
+        L + "admin: {address: localhost}\n",
+        [":2: admin.address: expected an IP address like 127.0.0.1, got 'localhost'"],
+    ),
+    (
+        L + "guard: {allow: [10.0.0.1/8]}\n",
+        [":2: guard.allow[0]: '10.0.0.1/8' has host bits set; did you mean 10.0.0.0/8?"],
+    ),
+    (L + "allow: ['a b']\n", [":2: allow[0]: expected a host name or an address, got 'a b'"]),
+    (
+        L + "allow:\n- a.example\n  b.example\n",
+        [":3: allow[0]: expected a host name or an address, got 'a.example b.example'"],
+    ),
+    (L + 'allow: ["a\\nb:443"]\n', [r":2: allow[0]: expected a host name or an address, got 'a\nb'"]),
+    (L + f"outbound: {'x' * 5000}\n", [f":2: outbound: expected registry_only or allow_any, got '{'x' * 57}...'"]),
+    # --- nothing behind a key never means "any" or "the default"
+    (L + "rules:\n- action: allow\n  hosts:\n", [":4: rules[0].hosts: expected a list, got nothing"]),
+    (
+        L + "rules:\n- {action: allow, hosts: [a.example], ports: null}\n",
+        [":3: rules[0].ports: expected a list, got nothing"],
+    ),
+    (
+        "listeners:\n- protocol: http-proxy\n  port: 1\n  tls:\n",
+        [":4: listeners[0].tls: expected a mapping, got nothing"],
+    ),
+    (L + "rules:\n", [":2: rules: expected a list, got nothing"]),
+    (L + "allow:\n-\n", [":3: allow[0]: expected HOST:PORT like api.example.com:443, got nothing"]),
+    (
+        L + "rules:\n- {action: allow, hosts: []}\n",
+        [":3: rules[0].hosts: expected at least one entry, got an empty list; leave the key out to match any"],
+    ),
+    # --- keys
+    (L + "alow: []\n", [":2: alow: no such setting; did you mean allow?"]),
+    (L + "rules:\n- {action: deny, host: [a.example]}\n", [":3: rules[0].host: no such setting; did you mean hosts?"]),
+    (
+        L + "admin: {port:9090}\n",
+        [":2: admin.'port:9090': no such setting; put a space behind the colon"],
+    ),
+    (
+        L + '"\\e[31m": 1\n',
+        [
+            r":2: '\x1b[31m': no such setting; expected one of listeners, allow, rules, outbound, services, report, "
+            "guard, dns, timeouts, limits, access_log, admin"
+        ],
+    ),
+    (
+        L + "sni_check: enforce\nsecrets: {directory: /x}\n",
+        [
+            ":2: sni_check: this version does not have this setting yet, so it is refused rather than ignored",
+            ":3: secrets: this version does not have this setting yet, so it is refused rather than ignored",
+        ],
+    ),
+    (
+        L + "rules:\n- {action: allow, require_tls: true, parent: x}\n",
+        [
+            ":3: rules[0].require_tls: this version does not have this setting yet, so it is refused rather than ignored",
+            ":3: rules[0].parent: this version does not have this setting yet, so it is refused rather than ignored",
+        ],
+    ),
+    (
+        "listeners: [{protocol: sni, port: 1}]\n",
+        [":1: listeners[0].protocol: expected http-proxy, got 'sni'; this version does not have it yet"],
+    ),
+    (
+        L + "access_log: [{format: istio-1.7}]\n",
+        [
+            ":2: access_log[0].format: expected squid or squid-5 or json, got 'istio-1.7'; this version does not have it yet"
+        ],
+    ),
+    (
+        L + "services: [{hosts: [a.example], ports: [{number: 1}], tls: {mode: simple}}]\n",
+        [":2: services[0].tls: this version does not have this setting yet, so it is refused rather than ignored"],
+    ),
+    # --- settings that do not go together
+    (
+        L + "admin: {address: 0.0.0.0, port: 3128}\n",
+        [":2: admin.port: 0.0.0.0 port 3128 is taken by listeners[0].port"],
+    ),
+    (
+        "listeners:\n- {protocol: http-proxy, port: 1}\n- {protocol: http-proxy, port: 1, address: '::', name: b}\n",
+        [":3: listeners[1].port: :: port 1 is taken by listeners[0].port"],
+    ),
+    (
+        L + "rules:\n- {action: deny, name: a}\n- {action: deny, name: a}\n",
+        [":4: rules[1]: two rules are called 'a'; logs and metrics could not tell them apart"],
+    ),
+    (
+        L + "rules:\n- action: allow\n  report: true\n- action: deny\n  private_addresses: true\n",
+        [
+            ":4: rules[0].report: belongs on a deny rule, or at the top level for all that is refused",
+            ":6: rules[1].private_addresses: belongs on an allow rule",
+        ],
+    ),
+    (L + "dns:\n  min_ttl_s: 10\n  max_ttl_s: 5\n", [":3: dns.min_ttl_s: 10 is above max_ttl_s, which is 5"]),
+    (
+        L + "access_log: [{decisions: true}]\n",
+        [":2: access_log[0].decisions: needs format: json; the Squid format has one line per finished transaction"],
+    ),
+    (
+        L + "services:\n- hosts: ['*']\n  ports: [{number: 1}, {number: 1}]\n",
+        [
+            ":3: services[0].hosts[0]: expected a name, got '*'; to let everything pass write outbound: allow_any",
+            ":4: services[0].ports[1].number: port 1 is listed twice",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), TABLE, ids=[repr(content)[:60] for content, _ in TABLE])
+def test_a_bad_file_is_refused_in_exactly_these_words(tmp_path: Path, content: str | bytes, said: list[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        load([str(file)])
+    assert [str(problem).removeprefix(str(file)) for problem in caught.value.problems] == said
+
+
+def test_all_problems_of_all_files_are_told_at_once_in_file_order(tmp_path: Path) -> None:
+    one, two, three = tmp_path / "one.yaml", tmp_path / "two.yaml", tmp_path / "three.yaml"
+    one.write_text("rules:\n- {action: alow}\n- {hosts: [a/b]}\nreport: on\n")
+    two.write_text("allow: [a b\n")
+    three.write_text("allow: ['x y', z.example]\ntimeouts: {idle: 1}\n")
+    with pytest.raises(ConfigError) as caught:
+        load([str(one), str(two), str(tmp_path / "absent.yaml"), str(three)])
+    assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
+        "one.yaml:2: rules[0].action: expected allow or deny, got 'alow'; did you mean allow?",
+        "one.yaml:3: rules[1].action: is missing; expected allow or deny",
+        "one.yaml:3: rules[1].hosts[0]: expected a host, got 'a/b'; networks belong in clients (who asks) or "
+        "guard.allow (what may be dialled)",
+        "one.yaml:4: report: 'on' without quotes is true to some readers of YAML and text to others; "
+        "write true, or quote it",
+        "two.yaml:1: allow[1]: [ is opened here and never closed",
+        "absent.yaml: cannot be read: No such file or directory",
+        "three.yaml:1: allow[0]: expected a host name or an address, got 'x y'",
+        "three.yaml:2: timeouts.idle: no such setting; did you mean idle_s?",
+    ]
+
+
+def test_a_list_of_nothing_but_mistakes_is_told_up_to_a_bound(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(L + "allow:\n" + "- 'a b'\n" * 20_000)
+    with pytest.raises(ConfigError) as caught:
+        load([str(file)])
+    assert len(caught.value.problems) == 1001
+    assert caught.value.problems[-1].message == "there may be more problems; these are the first"
+
+
+def test_a_mapping_of_nothing_but_unknown_keys_is_told_up_to_a_bound(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("".join(f"key{number}: 1\n" for number in range(5000)))
+    with pytest.raises(ConfigError) as caught:
+        load([str(file)])
+    assert "expected at most 1000 keys in a mapping" in str(caught.value)
+    assert len(caught.value.problems) <= 1002

@@ -1,0 +1,294 @@
+"""The command line as people and scripts use it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from egressproxy._version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+L = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]\n"
+
+
+def egressproxy(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "egressproxy", *arguments],
+        **{
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "check": False,
+            "timeout": 30,
+            **options,
+        },
+    )
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        L + "rules:\n"
+        "- {name: lan, action: allow, clients: [10.0.0.0/8], hosts: [git.example], ports: [22], private_addresses: true}\n"
+        "- {name: local, action: allow, hosts: [localhost], private_addresses: true}\n"
+        "allow: ['*.allowed.example:443']\n"
+    )
+    return str(file)
+
+
+# --- the whole ----------------------------------------------------------------------------------------------------
+
+
+def test_alone_it_prints_its_help() -> None:
+    done = egressproxy()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == egressproxy("--help").stdout
+    assert done.stdout.startswith("Usage: egressproxy ")
+    for command in ("run", "check", "explain", "schema"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_help_is_plain_text_when_nobody_looks() -> None:
+    assert egressproxy("explain", "--help").stdout.isascii()
+
+
+def test_it_tells_its_version() -> None:
+    done = egressproxy("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"egressproxy {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("convert", "x"), ("check",), ("explain",), ("run", "--nope"), ("explain", "--to")], ids=" ".join
+)
+def test_misuse_exits_2_and_says_so_on_standard_error(arguments: tuple[str, ...]) -> None:
+    done = egressproxy(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+
+
+# --- check --------------------------------------------------------------------------------------------------------
+
+
+def test_check_passes_a_good_configuration_with_its_notes(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(L)
+    done = egressproxy("check", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{file}: note: nothing is allowed: there is no allow rule, no allow entry and no service, "
+        "and outbound is registry_only",
+        "ok: 1 listener, 0 rules, 0 services, 0 allowed by allow",
+    ]
+
+
+def test_check_prints_every_problem_on_standard_error(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(L + "report: yes\n")
+    two.write_text("listeners:\n- {protocol: http-proxy, port: x}\n")
+    done = egressproxy("check", str(one), str(two))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        f"{one}:2: report: 'yes' without quotes is true to some readers of YAML and text to others; "
+        "write true, or quote it",
+        f"{two}:2: listeners[1].port: expected an integer from 1 to 65535, got 'x'",
+    ]
+
+
+def test_check_finds_a_key_that_is_not_the_certificates(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("a.example").cert_chain_pems[0].write_to_path(str(tmp_path / "a.pem"))
+    authority.issue_cert("b.example").private_key_pem.write_to_path(str(tmp_path / "b.key"))
+    file = tmp_path / "c.yaml"
+    file.write_text("listeners: [{protocol: http-proxy, port: 1, tls: {certificate: a.pem, key: b.key}}]\n")
+    done = egressproxy("check", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{file}: listeners[0].tls: {tmp_path}/a.pem with key {tmp_path}/b.key: ")
+
+
+# --- explain ------------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_which_rule_allows(policy: str) -> None:
+    done = egressproxy("explain", policy, "--to", "git.example:22", "--client", "10.1.2.3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "CONNECT git.example:22 from 10.1.2.3" in done.stdout
+    assert re.search(r"^allow\b.*\blan\b", done.stdout, re.MULTILINE)
+    assert "DNS is asked" in done.stdout
+
+
+def test_explain_exits_3_for_a_refusal_and_names_what_came_close(policy: str) -> None:
+    done = egressproxy("explain", policy, "--to", "git.example:443", "--client", "10.1.2.3")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert re.search(r"^deny\b.*\boutbound\b", done.stdout, re.MULTILINE)
+    assert "lan: port 443" in done.stdout
+    assert "DNS is not asked" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "read"),
+    [
+        ("https://a.allowed.example/path?x#y", "a.allowed.example:443"),
+        ("HTTPS://user:word@A.Allowed.Example.", "a.allowed.example:443"),
+        ("https://a.allowed.example:443/", "a.allowed.example:443"),
+        ("a.allowed.example:443", "a.allowed.example:443"),
+    ],
+)
+def test_explain_takes_a_url_for_a_target(policy: str, target: str, read: str) -> None:
+    done = egressproxy("explain", policy, "--to", target, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["target"] == read
+
+
+def test_explain_takes_port_80_from_an_http_url(policy: str) -> None:
+    done = egressproxy("explain", policy, "--to", "http://a.allowed.example/", "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["target"] == "a.allowed.example:80"
+
+
+def test_explain_without_a_configuration_explains_the_built_in_one() -> None:
+    done = egressproxy("explain", "--to", "https://example.com/")
+    assert done.returncode == 0
+    assert "built-in" in done.stdout
+
+
+def test_explain_has_the_address_guards_word_on_an_address() -> None:
+    done = egressproxy("explain", "--to", "10.0.0.1:443", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["allowed"], told["verdict"]["allowed"]) == (3, False, True)
+    assert [(finding["address"], finding["class"]) for finding in told["addresses"]] == [("10.0.0.1", "private")]
+
+
+def test_explain_knows_its_own_listener(policy: str) -> None:
+    done = egressproxy("explain", policy, "--to", "localhost:3128", "--resolve", "--json")
+    findings = {finding["address"]: finding["reason"] for finding in json.loads(done.stdout)["addresses"]}
+    assert findings["127.0.0.1"] == "it is this proxy itself"
+
+
+def test_explain_resolves_and_judges_on_request(policy: str) -> None:
+    done = egressproxy("explain", policy, "--to", "localhost:443", "--resolve")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "127.0.0.1: dialled" in done.stdout
+
+
+def test_explain_never_looks_up_a_name_that_is_refused(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        file = tmp_path / "c.yaml"
+        file.write_text(L + f"dns: {{servers: ['127.0.0.1:{server.getsockname()[1]}']}}\n")
+        done = egressproxy("explain", str(file), "--to", "refused.example:443", "--resolve")
+        assert done.returncode == 3
+        with pytest.raises(BlockingIOError):
+            server.recv(1)
+
+
+def test_explain_exits_1_when_dns_fails(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        file = tmp_path / "c.yaml"
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        file.write_text(L + f"allow: [a.example]\ndns: {{servers: ['{server}'], timeout_s: 0.3, tries: 1}}\n")
+        done = egressproxy("explain", str(file), "--to", "a.example:443", "--resolve")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("allowed by name, and not found: ")
+
+
+def test_explain_says_that_the_user_is_not_asked_for() -> None:
+    done = egressproxy("explain", "--to", "example.com:443", "--user", "ann")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "The user is not looked at: no rule of this version asks for one"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "example.com"), "--to: expected HOST:PORT, got 'example.com' without a port"),
+        (("--to", ""), "--to: "),
+        (("--to", "0x7f.1:443"), "--to: "),
+        (("--to", "a\nb:443"), "--to: "),
+        (("--to", "ftp://example.com/"), "--to: expected an http or https URL, got the scheme 'ftp'"),
+        (("--to", "https://example.com:x/"), "--to: "),
+        (("--to", "https://example.com\\@evil.example:1:2/"), "--to: "),
+        (("--to", "a.example:1", "--client", "me"), "--client: expected an IP address, got 'me'"),
+        (("--to", "a.example:1", "--method", "A B"), "--method: expected a method like CONNECT, got 'A B'"),
+    ],
+)
+def test_a_malformed_question_exits_2_in_one_line(arguments: tuple[str, ...], said: str) -> None:
+    done = egressproxy("explain", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+
+
+def test_explain_with_a_bad_configuration_exits_1(tmp_path: Path) -> None:
+    done = egressproxy("explain", str(tmp_path / "none.yaml"), "--to", "a.example:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{tmp_path}/none.yaml: cannot be read: No such file or directory\n"
+
+
+# --- run ----------------------------------------------------------------------------------------------------------
+
+
+def test_run_refuses_a_bad_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("")
+    done = egressproxy("run", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{file}:1: expected settings like listeners and allow, got an empty file\n"
+
+
+def test_run_says_that_its_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        file = tmp_path / "c.yaml"
+        port = taken.getsockname()[1]
+        file.write_text(f"listeners: [{{protocol: http-proxy, address: 127.0.0.1, port: {port}}}]\nadmin: null\n")
+        done = egressproxy("run", str(file))
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- schema and streams -------------------------------------------------------------------------------------------
+
+
+def test_schema_prints_a_json_schema() -> None:
+    done = egressproxy("schema")
+    schema = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert "listeners" in schema["properties"]
+
+
+@pytest.mark.parametrize("arguments", [("schema",), ("explain", "--to", "example.com:443"), ("--help",)], ids=" ".join)
+def test_a_reader_that_left_is_no_fault(arguments: tuple[str, ...]) -> None:
+    reader, writer = socket.socketpair()
+    reader.close()
+    with writer:
+        done = egressproxy(*arguments, stdout=writer)
+    assert done.stderr == ""
+
+
+def test_a_closed_standard_output_is_no_fault() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m egressproxy explain --to 10.0.0.1:443 >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_a_full_disk_is_a_failure() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = egressproxy("schema", stdout=full)
+    assert (done.returncode, done.stderr) == (1, "standard output: No space left on device\n")

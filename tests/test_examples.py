@@ -1,0 +1,95 @@
+"""Every example in `config/` may be used as it stands, and editors agree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+import yaml
+from jsonschema import Draft202012Validator
+
+from egressproxy.config.load import load
+from egressproxy.config.schema import Config, json_schema
+
+FOLDER = Path(__file__).parents[1] / "config"
+EXAMPLES = sorted(FOLDER.glob("*.yaml"))
+SCHEMA = Draft202012Validator(json_schema())
+
+
+def test_there_are_examples() -> None:
+    assert [path.stem for path in EXAMPLES] == ["ci-runner", "corporate", "everything", "sandbox", "smallest"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_passes_check_without_an_error(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "egressproxy", "check", str(path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("ok: ")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_allows_something_and_not_everything(path: Path) -> None:
+    config = load([str(path)]).config
+    assert config.allow or any(rule.action == "allow" for rule in config.rules)
+    assert config.outbound == "registry_only"
+    assert not config.report
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_valid_by_the_json_schema(path: Path) -> None:
+    assert list(SCHEMA.iter_errors(yaml.safe_load(path.read_text()))) == []
+
+
+def test_the_full_example_names_every_setting_that_there_is() -> None:
+    text = (FOLDER / "everything.yaml").read_text()
+    names = {
+        *Config.model_fields,
+        *(key for definition in json_schema()["$defs"].values() for key in definition["properties"]),
+    }
+    assert {name for name in names if f"{name}:" not in text} == set()
+
+
+def test_the_full_example_works_with_its_optional_lines_too(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("proxy.example")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "proxy.key"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "proxy.pem"))
+    authority.cert_pem.write_to_path(str(tmp_path / "clients.pem"))
+    file = tmp_path / "everything.yaml"
+    file.write_text((FOLDER / "everything.yaml").read_text().replace("#~", ""))
+    config = load([str(file)]).config
+    assert config.listeners[1].tls is not None
+    assert config.listeners[1].tls.client_ca == tmp_path / "clients.pem"
+    assert config.access_log[-1].path == str(tmp_path / "access.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"listeners": []},
+        {"listeners": [{"protocol": "http-proxy", "port": 0}]},
+        {"listeners": [{"protocol": "http-proxy", "port": 1, "tls": None}]},
+        {"listeners": [{"protocol": "http-proxy", "port": 1}], "alow": []},
+        {"listeners": [{"protocol": "http-proxy", "port": 1}], "rules": [{"action": "allow", "hosts": None}]},
+        {"listeners": [{"protocol": "http-proxy", "port": 1}], "rules": [{"action": "allow", "methods": ["get"]}]},
+        {"listeners": [{"protocol": "http-proxy", "port": 1}], "outbound": "any"},
+    ],
+    ids=repr,
+)
+def test_the_json_schema_refuses_what_loading_refuses(content: object) -> None:
+    assert not SCHEMA.is_valid(content)
+
+
+def test_the_json_schema_is_one_and_describes_every_setting() -> None:
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    for definition in (schema, *schema["$defs"].values()):
+        assert definition["additionalProperties"] is False
+        assert definition["description"]
+        assert {key for key, setting in definition["properties"].items() if not setting.get("description")} == set()
