@@ -107,7 +107,7 @@ def main() -> int:
         _say(f"not run: {line}")
     if not lines:
         return 1
-    other_work = max((one.other_work for rounds in kept.values() for one in rounds), default=0.0)
+    other_work = {name: max(one.other_work for one in rounds) for name, rounds in kept.items()}
     print(report.table(lines, chosen.ours))
     print(f"\n{report.judge_neighbours(other_work)}")
     if chosen.save is not None:

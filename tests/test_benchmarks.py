@@ -71,7 +71,7 @@ def test_prints_and_keeps_a_table_beside_squid(name, figures, tmp_path):
     result = json.loads(kept.read_text())
     assert len(result["rounds"][name]) == 1
     assert set(result["rounds"][name][0]["figures"]) == {"egressproxy", "squid"}
-    assert 0 <= result["other_work"] <= 1
+    assert 0 <= result["other_work"][name] <= 1
     for row in result["rows"]:
         assert row["ratio"] == (pytest.approx(row["own"] / row["other"]) if row["other"] else None)
     page = kept.with_suffix(".md").read_text()
@@ -190,7 +190,7 @@ def test_a_kept_result_replaces_the_numbers_in_the_readme_and_nothing_else(tmp_p
         "ours": "us",
     }
     result |= {"versions": ["V"], "settings": {"rounds": 3, "seconds": 1}, "rows": [row], "missing": []}
-    result |= {"other_work": 0.25}
+    result |= {"other_work": {"b": 0.25, "c": 0.01}}
     kept, readme = tmp_path / "2026-01-02-all.json", tmp_path / "README.md"
     kept.write_text(json.dumps(result))
     readme.write_text("before\n<!-- numbers: begin -->\nold\n<!-- numbers: end -->\nafter\n")
@@ -200,7 +200,7 @@ def test_a_kept_result_replaces_the_numbers_in_the_readme_and_nothing_else(tmp_p
         assert text.startswith("before\n<!-- numbers: begin -->\n")
         assert text.endswith("<!-- numbers: end -->\nafter\n")
         assert "old" not in text
-        assert "Other work took up to 25% of the two cores" in text
+        assert "in the worst round: b 25%, c 1%. Where it is much" in text
         assert text.count("2026-01-02, commit abc: `python -m benchmarks`") == 1
         assert "| b         | t      | 1.00 | p    | 2.00       | 0.50  |" in text
     readme.write_text("no place")

@@ -23,7 +23,7 @@ from typing import ClassVar, NamedTuple, Self
 
 from benchmarks.support import policy
 from benchmarks.support.origins import Origins
-from benchmarks.support.processes import cpu_s, descriptor_limit, memory_bytes, spawn, stop, tree
+from benchmarks.support.processes import cpu_s, descriptor_limit, kernel_s, memory_bytes, spawn, stop, tree
 
 _START_S = 20.0
 _LOG_S = 10.0
@@ -140,6 +140,10 @@ class Proxy(ABC):
     def cpu_s(self) -> float:
         """CPU seconds so far, of all its processes."""
         return cpu_s(self.pids())
+
+    def kernel_s(self) -> float:
+        """The part of it spent in the kernel."""
+        return kernel_s(self.pids())
 
     def memory_bytes(self) -> int:
         """User-space memory now, of all its processes."""

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,13 @@ def table(rows: Sequence[Row], ours: str) -> str:
     )
 
 
-def judge_neighbours(other_work: float) -> str:
-    """What the share of other work in the worst round means for the reader."""
-    said = f"Other work took up to {other_work:.0%} of the two cores in a round"
-    if other_work < _QUIET:
-        return f"{said}: a quiet machine."
-    return f"{said}: trust the CPU figures and the ratios' spread, not the rates."
+def judge_neighbours(other_work: Mapping[str, float]) -> str:
+    """What the share of other work in each benchmark's worst round means for the reader."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in other_work.items())
+    said = f"Other work on the two cores in the worst round: {shares}."
+    if max(other_work.values()) < _QUIET:
+        return said
+    return f"{said} Where it is much, trust the CPU figures and not the rates."
 
 
 def _figure(value: float | None) -> str:
