@@ -58,6 +58,7 @@ class Listener:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.sock = sock
+        self._family = int(sock.family)  # the property makes an enum member each time it is asked
         self.entrance = entrance
         self.services = services
         self._poller = poller
@@ -111,7 +112,7 @@ class Listener:
                 self._rest(error.strerror or "no descriptor left")
                 return False
             raise
-        sock = _socket.socket(self.sock.family, socket.SOCK_STREAM, 0, fd)
+        sock = _socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
         sock.setblocking(False)
         stream = TcpStream(sock, self._poller, plain_address(peer[0]), peer[1])
         self._tasks.start(handle_connection(stream, self.entrance, self.services), f"client {peer[0]} port {peer[1]}")

@@ -75,14 +75,6 @@ class DeadlineQueue:
             item.expire()
 
 
-class FixedDeadlineQueue(DeadlineQueue):
-    """The same, but a deadline that is set does not move when it is set again."""
-
-    def start(self, item: Expires) -> None:
-        if item not in self._due:
-            super().start(item)
-
-
 class Deadline:
     """`with Deadline(queue, error):` raises `error()` in the task when the queue's delay passes inside the block.
 
@@ -93,6 +85,7 @@ class Deadline:
     __slots__ = ("_cancelling", "_error", "_expired", "_queue", "_task")
 
     def __init__(self, queue: DeadlineQueue, error: Callable[[], EgressError]) -> None:
+        """`error` is called, in the task, when the deadline has passed."""
         self._queue = queue
         self._error = error
         self._expired = False

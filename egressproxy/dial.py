@@ -16,7 +16,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from egressproxy.deadlines import Deadline, DeadlineQueue
+from egressproxy.deadlines import DeadlineQueue
 from egressproxy.errors import ConnectFailed, ConnectRefused, ConnectTimeout, OutOfDescriptors, UpstreamError
 from egressproxy.poller import WRITE
 from egressproxy.stream import TcpStream
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ATTEMPT_DELAY_S = 0.25
 """RFC 8305 section 5, Connection Attempt Delay: the recommended value."""
 
+_BORN_NON_BLOCKING = hasattr(socket, "SOCK_NONBLOCK")
 _SOCKET_KIND = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 _OUT_OF_CAPACITY = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN}
@@ -44,12 +45,13 @@ class Dialer:
     """Connects. Counts how it went in `outcomes`, by the slug of the error or `connected`, and each try in `attempts`."""
 
     def __init__(self, poller: Poller, loop: asyncio.AbstractEventLoop, connect_s: float) -> None:
+        """`connect_s`: for one dial, over all its addresses."""
         self._poller = poller
         self._loop = loop
         self._whole = DeadlineQueue("connect_timeout", connect_s, loop)
         self._between = DeadlineQueue("next_attempt", ATTEMPT_DELAY_S, loop)
         self.attempts = 0
-        self.outcomes: dict[str, int] = {}
+        self.outcomes: dict[str, int] = {"connected": 0}
 
     async def dial(self, endpoints: Sequence[Endpoint]) -> TcpStream:
         """Connect to one of the endpoints; the caller closes the stream.
@@ -57,70 +59,62 @@ class Dialer:
         Raises ConnectRefused, ConnectFailed, ConnectTimeout or OutOfDescriptors; the error names each address that was
         tried and carries the last one as `endpoint`. Hot: once per connection.
         """
-        race = _Race(self._loop)
-        outcome = "cancelled"
+        race = _Race(self._poller, in_turn(endpoints))
+        self._whole.start(race)
         try:
-            with Deadline(self._whole, lambda: self._timed_out(race)):
-                stream = await self._run(race, in_turn(endpoints))
-            outcome = "connected"
-            return stream
-        except UpstreamError as error:
-            outcome = error.slug
-            raise
-        except OutOfDescriptors as error:
-            outcome = error.slug
+            attempt = await self._run(race)
+            self.outcomes["connected"] += 1
+            attempt.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return TcpStream(attempt.sock, self._poller, attempt.endpoint.address, attempt.endpoint.port)
+        except (UpstreamError, OutOfDescriptors) as error:
+            self.outcomes[error.slug] = self.outcomes.get(error.slug, 0) + 1
             raise
         finally:
-            for fd, (sock, _) in race.in_flight.items():
-                self._poller.forget(fd)
-                sock.close()
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+            self._whole.stop(race)
+            if race.under_way:
+                race.give_up()
 
-    async def _run(self, race: _Race, endpoints: Sequence[Endpoint]) -> TcpStream:
-        in_flight = race.in_flight
-        waiting = len(endpoints)
+    async def _run(self, race: _Race) -> _Attempt:
+        """The attempt that won, taken out of the race."""
         while True:
-            if waiting:
-                endpoint = endpoints[-waiting]
-                waiting -= 1
-                self._begin(race, endpoint)
-            elif not in_flight:
-                raise _failure(race)
-            if not in_flight:
-                continue
-            fd = await race.next_ready(self._between if waiting else None)
-            if fd is None:
-                continue  # the delay has passed: begin the next attempt beside those under way
-            sock, endpoint = in_flight.pop(fd)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if not code:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return TcpStream(sock, self._poller, endpoint.address, endpoint.port)
-            self._poller.forget(fd)
-            sock.close()
-            race.failed.append((endpoint, code))
+            if race.waiting:
+                self.attempts += 1
+                race.begin_next()
+            if race.under_way:
+                won = await self._next_end(race)
+                if won is not None:
+                    return won
+            elif not race.waiting:
+                raise _failure(race.failed)
 
-    def _begin(self, race: _Race, endpoint: Endpoint) -> None:
-        self.attempts += 1
-        race.last = endpoint
-        try:
-            sock = _socket.socket(socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET, _SOCKET_KIND, 0)
-        except OSError as error:
-            race.failed.append((endpoint, error.errno or errno.EIO))
-            return
-        sock.setblocking(False)
-        code = sock.connect_ex((endpoint.address, endpoint.port))
-        if code not in (0, errno.EINPROGRESS):
-            race.failed.append((endpoint, code))
-            sock.close()
-            return
-        fd = sock.fileno()
-        race.in_flight[fd] = (sock, endpoint)
-        self._poller.watch_once(fd, WRITE, race.ready_handler(fd))
-
-    def _timed_out(self, race: _Race) -> ConnectTimeout:
-        tried = ", ".join(str(endpoint) for _, endpoint in race.in_flight.values())
-        return ConnectTimeout(f"no answer from {tried} within {self._whole.delay_s:g} s", endpoint=race.last)
+    async def _next_end(self, race: _Race) -> _Attempt | None:
+        """Wait until an attempt ends; None if it failed, or if it is time for the next one beside it."""
+        if not race.ended:
+            race.waiter = self._loop.create_future()
+            if race.waiting:
+                pause = _Pause(race)
+                self._between.start(pause)
+                try:
+                    await race.waiter
+                finally:
+                    self._between.stop(pause)
+            else:
+                await race.waiter
+            if race.timed_out:
+                raise ConnectTimeout(
+                    f"no answer from {', '.join(str(attempt.endpoint) for attempt in race.under_way)}"
+                    f" within {self._whole.delay_s:g} s",
+                    endpoint=race.under_way[-1].endpoint,
+                )
+            if not race.ended:
+                return None
+        attempt = race.ended.pop(0)
+        race.under_way.remove(attempt)
+        code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:
+            return attempt
+        race.lose(attempt, code)
+        return None
 
     def configure(self, connect_s: float) -> None:
         """Change the deadline of dials to come."""
@@ -133,60 +127,96 @@ class Dialer:
         self._between.close()
 
 
+class _Attempt:
+    """One connection under way; its call is what the poller does when it has ended either way."""
+
+    __slots__ = ("_race", "endpoint", "fd", "sock")
+
+    def __init__(self, race: _Race, sock: _socket.socket, endpoint: Endpoint) -> None:
+        self._race = race
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.endpoint = endpoint
+
+    def __call__(self, _events: int) -> None:
+        self._race.ended.append(self)
+        self._race.wake()
+
+
 class _Race:
-    """The attempts of one dial: those under way, those that failed, those that have something to say."""
+    """The attempts of one dial.
 
-    __slots__ = ("_loop", "_ready", "_waiter", "failed", "in_flight", "last")
+    waiting    endpoints not tried yet
+    under_way  attempts that have not been looked at since they began
+    ended      those of them that have something to say
+    failed     endpoint and errno of each that came to nothing
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._ready: list[int] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self.in_flight: dict[int, tuple[_socket.socket, Endpoint]] = {}
+    __slots__ = ("_poller", "ended", "failed", "timed_out", "under_way", "waiter", "waiting")
+
+    def __init__(self, poller: Poller, endpoints: Sequence[Endpoint]) -> None:
+        self._poller = poller
+        self.waiting = list(reversed(endpoints))
+        self.under_way: list[_Attempt] = []
+        self.ended: list[_Attempt] = []
         self.failed: list[tuple[Endpoint, int]] = []
-        self.last: Endpoint | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.timed_out = False
 
-    def ready_handler(self, fd: int) -> _Ready:
-        return _Ready(self, fd)
+    def begin_next(self) -> None:
+        """Start connecting to the next endpoint."""
+        endpoint = self.waiting.pop()
+        address = endpoint.address
+        try:
+            sock = _socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, _SOCKET_KIND, 0)
+        except OSError as error:
+            self.failed.append((endpoint, error.errno or errno.EIO))
+            return
+        if not _BORN_NON_BLOCKING:
+            sock.setblocking(False)
+        code = sock.connect_ex((address, endpoint.port))
+        if code and code != errno.EINPROGRESS:
+            sock.close()
+            self.failed.append((endpoint, code))
+            return
+        attempt = _Attempt(self, sock, endpoint)
+        self.under_way.append(attempt)
+        self._poller.watch_once(attempt.fd, WRITE, attempt)
 
-    async def next_ready(self, delay: DeadlineQueue | None) -> int | None:
-        """The descriptor of an attempt that ended either way; None when the delay passed first."""
-        if not self._ready:
-            self._waiter = self._loop.create_future()
-            if delay is not None:
-                delay.start(self)
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                if delay is not None:
-                    delay.stop(self)
-        return self._ready.pop(0) if self._ready else None
+    def lose(self, attempt: _Attempt, code: int) -> None:
+        """The attempt has failed with this errno."""
+        self._poller.forget(attempt.fd)
+        attempt.sock.close()
+        self.failed.append((attempt.endpoint, code))
+
+    def give_up(self) -> None:
+        """Close what is still under way: another attempt has won, or nobody waits any more."""
+        for attempt in self.under_way:
+            self._poller.forget(attempt.fd)
+            attempt.sock.close()
+        self.under_way.clear()
 
     def expire(self) -> None:
-        """The delay between attempts has passed; called by the queue."""
-        self.wake()
-
-    def mark_ready(self, fd: int) -> None:
-        self._ready.append(fd)
+        """The time for the whole dial has passed; called by its queue."""
+        self.timed_out = True
         self.wake()
 
     def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Let the dialling coroutine look again."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
 
-class _Ready:
-    """The poller's handler of one attempt."""
+class _Pause:
+    """The delay before the next attempt joins a race."""
 
-    __slots__ = ("_fd", "_race")
+    __slots__ = ("_race",)
 
-    def __init__(self, race: _Race, fd: int) -> None:
+    def __init__(self, race: _Race) -> None:
         self._race = race
-        self._fd = fd
 
-    def __call__(self, _events: int) -> None:
-        self._race.mark_ready(self._fd)
+    def expire(self) -> None:
+        self._race.wake()
 
 
 def in_turn(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
@@ -202,14 +232,15 @@ def in_turn(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
     return ordered[:_MAX_ADDRESSES]
 
 
-def _failure(race: _Race) -> UpstreamError | OutOfDescriptors:
+def _failure(failed: Sequence[tuple[Endpoint, int]]) -> UpstreamError | OutOfDescriptors:
     """What all the failed attempts together come to."""
-    codes = {code for _, code in race.failed}
-    facts = "; ".join(f"{endpoint}: {os.strerror(code)}" for endpoint, code in race.failed)
+    codes = {code for _, code in failed}
+    facts = "; ".join(f"{endpoint}: {os.strerror(code)}" for endpoint, code in failed)
     if codes <= _OUT_OF_CAPACITY:
         return OutOfDescriptors(facts)
+    last = failed[-1][0]
     if codes == {errno.ECONNREFUSED}:
-        return ConnectRefused(facts, endpoint=race.last)
+        return ConnectRefused(facts, endpoint=last)
     if codes == {errno.ETIMEDOUT}:
-        return ConnectTimeout(facts, endpoint=race.last)
-    return ConnectFailed(facts, endpoint=race.last)
+        return ConnectTimeout(facts, endpoint=last)
+    return ConnectFailed(facts, endpoint=last)

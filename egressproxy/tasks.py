@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-
-logger = logging.getLogger(__name__)
 
 
 class Tasks:
@@ -26,13 +23,9 @@ class Tasks:
         """Run the coroutine as a task of this owner. Hot: once per connection."""
         task = self._loop.create_task(coroutine, name=name)
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        # Nobody asks the task for its exception, so the loop logs one, with the task's name.
+        task.add_done_callback(self._running.discard)
         return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("task %s failed", task.get_name(), exc_info=error)
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait until all have ended, `timeout_s` seconds at most; True if they have."""
