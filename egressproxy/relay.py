@@ -12,11 +12,13 @@ not read its source, so the source's peer is held up by TCP.
 **Half-close.** The end of one direction is passed on as the end of that direction; the other goes on. Both ended: the
 tunnel is over.
 
-**Breakage.** A source that breaks (a reset) ends the tunnel, after what it sent before was handed on; the other side sees
-a reset too, unless bytes to it are still under way. A sink that breaks stops only its own direction: what still arrives for
-it is read and thrown away, so that the other direction can end in order and closing does not destroy bytes in flight.
+**Breakage.** A source that breaks (a reset) ends the tunnel, after what it sent before was handed on and has arrived; then
+the other side sees a reset too. The kernel reports a reset once, to a read or to a write: the stream remembers it for both.
+A sink that breaks stops only its own direction: what still arrives for it is read and thrown away, so that the other
+direction can end in order and closing does not destroy bytes in flight.
 
-**Timers.** No byte either way for `idle_s`: over. Once one direction has ended, `half_close_s` instead.
+**Timers.** No byte either way for `idle_s`: over. Once one direction has ended, `half_close_s` instead. An event only sets
+a counter back; a timer looks at it eight times within that time, so a tunnel ends at most an eighth too late.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import sys
 import termios
 from typing import TYPE_CHECKING, Protocol
 
-from egressproxy.deadlines import DeadlineQueue, FixedDeadlineQueue
+from egressproxy.deadlines import DeadlineQueue
 from egressproxy.model import Transfer
 from egressproxy.poller import READ, WRITE
 from egressproxy.stream import Stream, TcpStream
@@ -50,8 +52,12 @@ PIPE_BYTES = 1024 * 1024
 """Capacity asked for a pipe: the most that an unprivileged process is granted (/proc/sys/fs/pipe-max-size)."""
 POOL_PIPES = 32
 """Pipes at most. Past 64 MiB of them the kernel gives an unprivileged user pipes of a page or two (pipe(7))."""
+PERIODS = 8
+"""Parts of the idle and half-close time after which a tunnel is looked at."""
 LINGER_S = 5.0
 """After one side has broken and the other was told the end: how long bytes for nobody are still read and thrown away."""
+PARTING_S = 0.05
+"""How often to look whether a side has taken all that was under way to it when the other side broke. LINGER_S in all."""
 _SIOCOUTQ_FORMAT = "i"
 
 _buffer = bytearray(COPY_BYTES)  # one for all flows: what a flow cannot hand on at once, it takes out
@@ -63,7 +69,7 @@ class Flow(Protocol):
 
     reading  waits for its source to be readable
     blocked  waits for its sink to be writable
-    done     its source has ended and its sink was told, or there is nothing left to be done for it
+    done     its source has ended, and its sink has all that came
     broken   `source` or `sink`, when one of them broke
     carried  bytes its sink has taken
     """
@@ -75,7 +81,13 @@ class Flow(Protocol):
     carried: int
 
     def pump(self) -> bool:
-        """Move what can be moved now; True when `reading`, `blocked`, `done` or `broken` may have changed. Never raises OSError."""
+        """Move what can be moved now; True when `reading`, `blocked`, `done` or `broken` may have changed. OSErrors end here."""
+
+    def tell_end(self, *, closing: bool) -> None:
+        """Pass the end on to the sink, once `done`. `closing`: the sink is closed next, which tells it as well."""
+
+    def abandon(self) -> None:
+        """Its sink is of no use any more: what still comes is read and thrown away."""
 
     def more(self) -> bool:
         """The source holds bytes that no event will announce."""
@@ -93,6 +105,7 @@ class CopyFlow:
         "_sink",
         "_source",
         "_source_ended",
+        "_told",
         "blocked",
         "broken",
         "carried",
@@ -105,6 +118,7 @@ class CopyFlow:
         self._sink = sink
         self._pending = memoryview(b"")
         self._source_ended = False
+        self._told = False
         self._more = True
         self.reading = True
         self.blocked = False
@@ -132,7 +146,7 @@ class CopyFlow:
             try:
                 data = self._source.try_read(COPY_BYTES)
             except OSError:
-                self._source_ended = True
+                self._source_ended = self.done = True
                 self.reading = False
                 self.broken = self.broken or "source"
                 return True
@@ -147,7 +161,7 @@ class CopyFlow:
                 self.reading = False
 
     def _hand_on(self) -> bool:
-        """True when the sink has taken all, and was told of the end if that has come."""
+        """True when the sink has taken all."""
         if self.broken == "sink":
             return True
         try:
@@ -161,13 +175,27 @@ class CopyFlow:
             if not self._sink.try_flush():
                 self.blocked, self.reading = True, False
                 return False
-            if self._source_ended and not self.broken:
-                self._sink.end_writing()
         except OSError:
             self.broken = self.broken or "sink"
             self._pending = memoryview(b"")
         self.blocked, self.reading = False, not self._source_ended
         return True
+
+    def tell_end(self, *, closing: bool) -> None:
+        if self._told or self.broken:
+            return
+        self._told = True
+        try:
+            self._sink.end_writing()  # also when closing: TLS tells an orderly end apart from a cut
+            if not self._sink.try_flush():  # and says it in bytes, which may have to wait
+                self.blocked, self.done = True, False
+        except OSError:
+            self.broken = "sink"
+
+    def abandon(self) -> None:
+        self.broken = self.broken or "sink"
+        self._pending = memoryview(b"")
+        self.blocked, self.reading = False, not self._source_ended
 
     def release(self) -> None:
         self._pending = memoryview(b"")
@@ -240,8 +268,10 @@ if sys.platform == "linux":
             "_pipe",
             "_pool",
             "_sink",
+            "_sink_stream",
             "_source",
             "_source_ended",
+            "_source_stream",
             "blocked",
             "broken",
             "carried",
@@ -250,6 +280,8 @@ if sys.platform == "linux":
         )
 
         def __init__(self, source: TcpStream, sink: TcpStream, pool: PipePool) -> None:
+            self._source_stream = source
+            self._sink_stream = sink
             self._source: RawSocket = source.sock
             self._sink: RawSocket = sink.sock
             self._pool = pool
@@ -278,7 +310,10 @@ if sys.platform == "linux":
             moved = 0
             while moved < TURN_BYTES:
                 if self._bulk:
-                    return self._splice() or changed
+                    pipe = self._pool.take()
+                    if pipe is not None:
+                        return self._splice(pipe) or changed
+                    self._bulk, self._full_reads = False, 0
                 try:
                     count = self._source.recv_into(_buffer)
                 except BlockingIOError:
@@ -293,8 +328,8 @@ if sys.platform == "linux":
                     sent = self._sink.send(_view[:count])
                 except BlockingIOError:
                     sent = 0
-                except OSError:
-                    return self._sink_broke()
+                except OSError as error:
+                    return self._sink_broke(error)
                 self.carried += sent
                 if sent < count:
                     self._pending = bytes(_view[sent:count])
@@ -307,12 +342,9 @@ if sys.platform == "linux":
                 self._bulk = self._full_reads >= FULL_READS
             return changed
 
-        def _splice(self) -> bool:
-            """Through a pipe, as long as much is coming. Level-triggered: what is left when the turn is over is announced again."""
-            pipe = self._pipe = self._pool.take()
-            if pipe is None:
-                self._bulk, self._full_reads = False, 0
-                return self.pump()
+        def _splice(self, pipe: Pipe) -> bool:
+            """Through a pipe, as long as much is coming. What is left when the turn is over is announced again."""
+            self._pipe = pipe
             source, sink = self._source.fileno(), self._sink.fileno()
             moved = 0
             while moved < TURN_BYTES:
@@ -345,9 +377,9 @@ if sys.platform == "linux":
             except BlockingIOError:
                 self._wait_for_sink()
                 return False
-            except OSError:
+            except OSError as error:
                 self._return_pipe()
-                self._sink_broke()
+                self._sink_broke(error)
                 return False
             return True
 
@@ -362,8 +394,8 @@ if sys.platform == "linux":
                     sent = self._sink.send(self._pending)
                 except BlockingIOError:
                     return False
-                except OSError:
-                    return self._sink_broke()
+                except OSError as error:
+                    return self._sink_broke(error)
                 self.carried += sent
                 self._pending = self._pending[sent:]
                 if self._pending:
@@ -378,15 +410,20 @@ if sys.platform == "linux":
 
         def _source_over(self) -> bool:
             """The source has ended, and all it sent was handed on."""
+            if self._source_stream.was_reset:
+                return self._source_broke()
             self._source_ended = True
             self.reading = False
             self.done = True
-            if not self.broken:
-                try:
-                    self._sink.shutdown(socket.SHUT_WR)
-                except OSError:
-                    self.broken = "sink"
             return True
+
+        def tell_end(self, *, closing: bool) -> None:
+            if closing or self.broken:
+                return
+            try:
+                self._sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.broken = "sink"
 
         def _source_broke(self) -> bool:
             self._source_ended = True
@@ -395,13 +432,19 @@ if sys.platform == "linux":
             self.broken = self.broken or "source"
             return True
 
-        def _sink_broke(self) -> bool:
-            self.broken = "sink"
+        def _sink_broke(self, error: OSError) -> bool:
+            if not isinstance(error, BrokenPipeError):
+                self._sink_stream.was_reset = True
+            self.abandon()
+            return True
+
+        def abandon(self) -> None:
+            self._return_pipe()
+            self.broken = self.broken or "sink"
             self._pending = b""
             self._bulk = False
             self.blocked = False
             self.reading = not self._source_ended
-            return True
 
         def _return_pipe(self) -> None:
             if self._pipe is not None:
@@ -420,6 +463,8 @@ class Tunnel:
         "_client_interest",
         "_closed_by",
         "_over",
+        "_part_by",
+        "_quiet",
         "_relay",
         "_result",
         "_timer",
@@ -438,6 +483,8 @@ class Tunnel:
         self._client_interest = READ
         self._upstream_interest = READ
         self._timer = relay.idle
+        self._quiet = 0
+        self._part_by = 0.0
         self._closed_by: str | None = None
         self._over: asyncio.Future[None] | None = None
         self._result: tuple[str, str] | None = None
@@ -456,14 +503,13 @@ class Tunnel:
         """Carry until both directions have ended or the tunnel is cut. Cancelling it leaves nothing behind."""
         relay = self._relay
         poller = relay.poller
-        client_fd, upstream_fd = self._client.fd, self._upstream.fd
         relay.tunnels.add(self)
         try:
             self._over = relay.loop.create_future()
             self._timer.start(self)
-            poller.watch(upstream_fd, READ, self._on_upstream)
-            poller.watch(client_fd, READ, self._on_client)
-            if self.up.blocked or self.up.more() or self.down.more():
+            poller.watch(self._upstream.fd, READ, self._on_upstream)
+            poller.watch(self._client.fd, READ, self._on_client)
+            if self.up.blocked or self.down.blocked or self.up.more() or self.down.more():
                 self._resume()
             if self._result is None:
                 await self._over
@@ -473,8 +519,11 @@ class Tunnel:
         finally:
             relay.tunnels.discard(self)
             self._timer.stop(self)
-            poller.forget(client_fd)
-            poller.forget(upstream_fd)
+            if self._result is None:  # cancelled: a `_resume` on its way finds nothing to do
+                self._result = ("proxy", "cut")
+            for stream in (self._client, self._upstream):
+                if stream.fd >= 0:  # one that was reset is closed, and its number may be somebody else's by now
+                    poller.forget(stream.fd)
             self.up.release()
             self.down.release()
 
@@ -483,18 +532,30 @@ class Tunnel:
         self._finish("proxy", end)
 
     def expire(self) -> None:
-        """The idle, half-close or linger time has passed; called by the queue."""
-        if self._timer is self._relay.linger:
+        """A part of the idle or half-close time has passed, or all of the linger time; called by the queue."""
+        relay = self._relay
+        if self._timer is relay.parting:
+            survivor = self._upstream if self.up.broken == "source" else self._client
+            if relay.loop.time() < self._part_by and _unsent_bytes(survivor.fd):
+                self._timer.start(self)
+                return
+        if self._timer is relay.linger or self._timer is relay.parting:
             self._finish(*self._broken_end())
-        else:
+            return
+        self._quiet += 1
+        if self._quiet > PERIODS:
             self._finish("proxy", self._timer.name)
+        else:
+            self._timer.start(self)
 
     def _broken_end(self) -> tuple[str, str]:
-        """Who broke, when a direction lost its sink and the other has ended in order."""
-        return ("upstream", "upstream_reset") if self.up.broken else ("client", "client_reset")
+        """Who broke."""
+        if self.up.broken == "sink" or (self.down.broken == "source" and not self.up.broken):
+            return "upstream", "upstream_reset"
+        return "client", "client_reset"
 
     def _on_client(self, events: int) -> None:
-        self._timer.start(self)
+        self._quiet = 0
         changed = self.up.pump() if events & ~WRITE else False
         if events & ~READ:
             changed |= self.down.pump()
@@ -502,7 +563,7 @@ class Tunnel:
             self._settle()
 
     def _on_upstream(self, events: int) -> None:
-        self._timer.start(self)
+        self._quiet = 0
         changed = self.down.pump() if events & ~WRITE else False
         if events & ~READ:
             changed |= self.up.pump()
@@ -522,17 +583,22 @@ class Tunnel:
             return
         up, down = self.up, self.down
         if up.broken == "source":
-            self._finish("client", "client_reset")
+            self._part(self._upstream, down)
         elif down.broken == "source":
-            self._finish("upstream", "upstream_reset")
+            self._part(self._client, up)
         elif up.done and down.done:
-            if up.broken or down.broken:
+            up.tell_end(closing=True)
+            down.tell_end(closing=True)
+            if up.blocked or down.blocked:  # it cannot be told yet
+                self._watch()
+            elif up.broken or down.broken:
                 self._finish(*self._broken_end())
             else:
                 self._finish(self._closed_by or "client", "closed")
         else:
             if (up.done or down.done) and self._closed_by is None:
                 self._closed_by = "client" if up.done else "upstream"
+                (up if up.done else down).tell_end(closing=False)
                 self._change_timer(self._relay.half_close)
             if self._closed_by is not None and (up.broken or down.broken):
                 self._change_timer(self._relay.linger)
@@ -540,10 +606,25 @@ class Tunnel:
             if up.more() or down.more():
                 self._relay.loop.call_soon(self._resume)
 
+    def _part(self, survivor: Stream, back: Flow) -> None:
+        """A source broke: over, once its sink has all that was under way. What comes back meanwhile is for nobody, but must be
+        read: closing over unread bytes would destroy those under way."""
+        relay = self._relay
+        if self._timer is relay.parting:
+            self._watch()
+        elif _unsent_bytes(survivor.fd):
+            back.abandon()
+            self._part_by = relay.loop.time() + LINGER_S
+            self._change_timer(relay.parting)
+            self._watch()
+        else:
+            self._finish(*self._broken_end())
+
     def _change_timer(self, timer: DeadlineQueue) -> None:
         if self._timer is not timer:
             self._timer.stop(self)
             self._timer = timer
+            self._quiet = 0
             timer.start(self)
 
     def _watch(self) -> None:
@@ -575,18 +656,19 @@ class Relay:
     def __init__(self, poller: Poller, loop: asyncio.AbstractEventLoop, idle_s: float, half_close_s: float) -> None:
         self.poller = poller
         self.loop = loop
-        self.idle = DeadlineQueue("idle_timeout", idle_s, loop)
-        self.half_close = DeadlineQueue("half_close_timeout", half_close_s, loop)
-        self.linger = FixedDeadlineQueue("linger", LINGER_S, loop)
+        self.idle = DeadlineQueue("idle_timeout", idle_s / PERIODS, loop)
+        self.half_close = DeadlineQueue("half_close_timeout", half_close_s / PERIODS, loop)
+        self.linger = DeadlineQueue("linger", LINGER_S, loop)
+        self.parting = DeadlineQueue("parting", PARTING_S, loop)
         self.pipes = PipePool()
         self.tunnels: set[Tunnel] = set()
 
     def configure(self, idle_s: float, half_close_s: float) -> None:
         """Change the times of tunnels to come; open ones keep theirs."""
-        if idle_s != self.idle.delay_s:
-            self.idle = DeadlineQueue("idle_timeout", idle_s, self.loop)
-        if half_close_s != self.half_close.delay_s:
-            self.half_close = DeadlineQueue("half_close_timeout", half_close_s, self.loop)
+        if idle_s / PERIODS != self.idle.delay_s:
+            self.idle = DeadlineQueue("idle_timeout", idle_s / PERIODS, self.loop)
+        if half_close_s / PERIODS != self.half_close.delay_s:
+            self.half_close = DeadlineQueue("half_close_timeout", half_close_s / PERIODS, self.loop)
 
     def open(self, client: Stream, upstream: Stream) -> Tunnel:
         """Join the two; nothing moves before the tunnel's `run`."""
@@ -610,6 +692,7 @@ class Relay:
         self.idle.close()
         self.half_close.close()
         self.linger.close()
+        self.parting.close()
         self.pipes.close()
 
 

@@ -68,9 +68,13 @@ class Stream(Protocol):
 
 
 class TcpStream:
-    """A connected, non-blocking TCP socket. Owns it."""
+    """A connected, non-blocking TCP socket. Owns it.
 
-    __slots__ = ("_unread", "address", "fd", "poller", "port", "sock")
+    was_reset  a write found out that the peer has reset the connection. The kernel says so only once; a reader that finds
+               the end afterwards is told, too.
+    """
+
+    __slots__ = ("_unread", "address", "fd", "poller", "port", "sock", "was_reset")
 
     def __init__(self, sock: RawSocket, poller: Poller, address: str, port: int) -> None:
         self.sock = sock
@@ -79,6 +83,7 @@ class TcpStream:
         self.address = address
         self.port = port
         self._unread = b""
+        self.was_reset = False
 
     def __repr__(self) -> str:
         return f"<TcpStream {self.address} port {self.port} {'closed' if self.fd < 0 else f'fd {self.fd}'}>"
@@ -88,15 +93,23 @@ class TcpStream:
             data, self._unread = self._unread[:size], self._unread[size:]
             return data
         try:
-            return self.sock.recv(size)
+            data = self.sock.recv(size)
         except BlockingIOError:
             return None
+        if not data and self.was_reset:
+            raise ConnectionResetError("the peer has reset the connection")
+        return data
 
     def try_write(self, data: bytes | memoryview) -> int:
         try:
             return self.sock.send(data)
         except BlockingIOError:
             return 0
+        except BrokenPipeError:  # it had ended its own half in order before
+            raise
+        except OSError:
+            self.was_reset = True
+            raise
 
     def try_flush(self) -> bool:
         return True
