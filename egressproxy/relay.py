@@ -81,7 +81,7 @@ class Flow(Protocol):
     carried: int
 
     def pump(self) -> bool:
-        """Move what can be moved now; True when `reading`, `blocked`, `done` or `broken` may have changed. OSErrors end here."""
+        """Move what can be moved now; True when `reading`, `blocked`, `done` or `broken` may have changed. No OSError."""
 
     def tell_end(self, *, closing: bool) -> None:
         """Pass the end on to the sink, once `done`. `closing`: the sink is closed next, which tells it as well."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.loops import at_rest, until
-from support.peers import BROKEN, SMALL_BUFFER, together
+from support.peers import BROKEN, SMALL_BUFFER, as_number, together
 from support.tunnels import EVERY, FASTEST, on, on_every_engine, on_every_setup, on_splice, run_setup
 
 from egressproxy import relay as relay_module
@@ -602,18 +601,13 @@ async def test_a_number_that_is_used_again_at_once_is_left_alone(bench):
     joined.client.reset()
     while upstream.fd >= 0:  # noqa: ASYNC110 - the very next turn of the loop matters
         await asyncio.sleep(0)
-    one, other = socket.socketpair()
-    with one, other:
-        if one.fileno() != number:
-            os.dup2(one.fileno(), number)
+    with as_number(number) as other:
         ready = asyncio.ensure_future(bench.poller.wait(number, READ))
         await joined.over()
         other.send(b"x")
         async with asyncio.timeout(5):
             await ready
         bench.poller.forget(number)
-        if one.fileno() != number:
-            os.close(number)
 
 
 # --- pipes --------------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import socket
 import ssl
 import struct
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from support.certificates import NAME
@@ -235,6 +237,22 @@ def socket_pair(*, buffer: int | None = None) -> tuple[socket.socket, socket.soc
     for sock in (connecting, accepted):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connecting, accepted
+
+
+@contextmanager
+def as_number(number: int) -> Iterator[socket.socket]:
+    """Open a socket under this descriptor number, which must be free; yields the other end of it."""
+    one, other = socket.socketpair()
+    if other.fileno() == number:
+        one, other = other, one
+    with one, other:
+        if one.fileno() != number:
+            os.dup2(one.fileno(), number)
+        try:
+            yield other
+        finally:
+            if one.fileno() != number:
+                os.close(number)
 
 
 def tcp_stream(sock: socket.socket, poller: Poller) -> TcpStream:
