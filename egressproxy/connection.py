@@ -11,15 +11,15 @@ import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.deadlines import Deadline, DeadlineQueue
 from egressproxy.errors import ClientTlsFailed, Draining, EgressError, HeadTimeout, InternalError
 from egressproxy.model import Endpoint
-from egressproxy.stream import Stream, TcpStream, TlsStream
+from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
 
 if TYPE_CHECKING:
     import ssl
 
     from egressproxy.admission import Admission
+    from egressproxy.deadlines import DeadlineQueue
     from egressproxy.dial import Dialer
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.model import Target
@@ -64,10 +64,11 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
     now = time.monotonic
     draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, now())
     try:
-        with Deadline(services.head_deadlines, lambda: head_timeout(services)):
-            if entrance.tls is not None:
-                client = await secure(tcp, entrance.tls)
-            intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
+        services.head_deadlines.start(tcp)
+        if entrance.tls is not None:
+            client = await secure(tcp, entrance.tls)
+        intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
+        services.head_deadlines.stop(tcp)
         draft.head_at = now()
         services.admission.admit()
         verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
@@ -85,17 +86,21 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         draft.transfer = await tunnel.run()  # relay
     except EgressError as error:
         draft.error = error
-        await frontend.refuse(client, error, draft)
+        frontend.refuse(client, error, draft)
         await linger(client, services.linger_deadlines)
+    except StreamExpired:
+        draft.error = HeadTimeout(f"no complete request head within {services.head_deadlines.delay_s:g} s")
+        frontend.refuse(client, draft.error, draft)
     except asyncio.CancelledError:
         draft.error = Draining("the proxy shut down before the tunnel was ready")
-        await frontend.refuse(client, draft.error, draft)
+        frontend.refuse(client, draft.error, draft)
         raise
     except Exception as error:
         logger.exception("a defect, while serving %s", tcp)
         draft.error = InternalError(f"{type(error).__name__}; the proxy's own log has the details")
-        await frontend.refuse(client, draft.error, draft)
+        frontend.refuse(client, draft.error, draft)
     finally:
+        services.head_deadlines.stop(tcp)
         client.close()
         if upstream is not None:
             upstream.close()
@@ -127,15 +132,12 @@ async def linger(client: Stream, deadlines: DeadlineQueue) -> None:
 
     Closing while its bytes are still arriving would reset the connection, and the reset could overtake our answer.
     """
+    deadlines.start(client)
     try:
-        with Deadline(deadlines, lambda: HeadTimeout("lingered long enough")):
-            left = LINGER_BYTES
-            while left > 0 and (data := await client.read(LINGER_READ_BYTES)):
-                left -= len(data)
-    except (OSError, HeadTimeout):
+        left = LINGER_BYTES
+        while left > 0 and (data := await client.read(LINGER_READ_BYTES)):
+            left -= len(data)
+    except (OSError, StreamExpired):
         pass
-
-
-def head_timeout(services: Services) -> HeadTimeout:
-    """The client did not say in time what it wants."""
-    return HeadTimeout(f"no complete request head within {services.head_deadlines.delay_s:g} s")
+    finally:
+        deadlines.stop(client)

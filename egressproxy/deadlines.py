@@ -8,14 +8,10 @@ is set for the oldest deadline and nothing runs while the queue is empty.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-
-    from egressproxy.errors import EgressError
+    import asyncio
 
 SLACK_S = 0.005
 """A deadline may be noticed this much late, so that a burst of them is one wake-up."""
@@ -73,38 +69,3 @@ class DeadlineQueue:
             del self._due[item]
         for item in passed:
             item.expire()
-
-
-class Deadline:
-    """`with Deadline(queue, error):` raises `error()` in the task when the queue's delay passes inside the block.
-
-    As `asyncio.timeout`, at a tenth of its cost, and with an error of our own tree. Cancellation from elsewhere passes
-    through untouched.
-    """
-
-    __slots__ = ("_cancelling", "_error", "_expired", "_queue", "_task")
-
-    def __init__(self, queue: DeadlineQueue, error: Callable[[], EgressError]) -> None:
-        """`error` is called, in the task, when the deadline has passed."""
-        self._queue = queue
-        self._error = error
-        self._expired = False
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a deadline interrupts the task it is entered in"
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._queue.start(self)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._queue.stop(self)
-        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise self._error() from error
-
-    def expire(self) -> None:
-        """Interrupt the task; called by the queue."""
-        self._expired = True
-        self._task.cancel()

@@ -62,59 +62,40 @@ class Dialer:
         race = _Race(self._poller, in_turn(endpoints))
         self._whole.start(race)
         try:
-            attempt = await self._run(race)
-            self.outcomes["connected"] += 1
-            attempt.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return TcpStream(attempt.sock, self._poller, attempt.endpoint.address, attempt.endpoint.port)
+            while (attempt := race.take_winner()) is None:
+                if race.waiting:
+                    self.attempts += 1
+                    race.begin_next()
+                elif not race.under_way:
+                    raise _failure(race.failed)
+                if race.under_way and not race.ended:
+                    await self._something_to_look_at(race)
         except (UpstreamError, OutOfDescriptors) as error:
             self.outcomes[error.slug] = self.outcomes.get(error.slug, 0) + 1
             raise
         finally:
             self._whole.stop(race)
-            if race.under_way:
-                race.give_up()
+            race.give_up()
+        self.outcomes["connected"] += 1
+        attempt.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return TcpStream(attempt.sock, self._poller, attempt.endpoint.address, attempt.endpoint.port)
 
-    async def _run(self, race: _Race) -> _Attempt:
-        """The attempt that won, taken out of the race."""
-        while True:
-            if race.waiting:
-                self.attempts += 1
-                race.begin_next()
-            if race.under_way:
-                won = await self._next_end(race)
-                if won is not None:
-                    return won
-            elif not race.waiting:
-                raise _failure(race.failed)
-
-    async def _next_end(self, race: _Race) -> _Attempt | None:
-        """Wait until an attempt ends; None if it failed, or if it is time for the next one beside it."""
-        if not race.ended:
-            race.waiter = self._loop.create_future()
-            if race.waiting:
-                pause = _Pause(race)
-                self._between.start(pause)
-                try:
-                    await race.waiter
-                finally:
-                    self._between.stop(pause)
-            else:
+    async def _something_to_look_at(self, race: _Race) -> None:
+        """Return when an attempt has ended, or when it is time for the next one beside it. Raises ConnectTimeout."""
+        race.waiter = self._loop.create_future()
+        if race.waiting:
+            pause = _Pause(race)
+            self._between.start(pause)
+            try:
                 await race.waiter
-            if race.timed_out:
-                raise ConnectTimeout(
-                    f"no answer from {', '.join(str(attempt.endpoint) for attempt in race.under_way)}"
-                    f" within {self._whole.delay_s:g} s",
-                    endpoint=race.under_way[-1].endpoint,
-                )
-            if not race.ended:
-                return None
-        attempt = race.ended.pop(0)
-        race.under_way.remove(attempt)
-        code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not code:
-            return attempt
-        race.lose(attempt, code)
-        return None
+            finally:
+                self._between.stop(pause)
+        else:
+            await race.waiter
+        if race.timed_out and not race.ended:
+            tried = ", ".join(str(attempt.endpoint) for attempt in race.under_way)
+            last = race.under_way[-1].endpoint
+            raise ConnectTimeout(f"no answer from {tried} within {self._whole.delay_s:g} s", endpoint=last)
 
     def configure(self, connect_s: float) -> None:
         """Change the deadline of dials to come."""
@@ -183,11 +164,19 @@ class _Race:
         self.under_way.append(attempt)
         self._poller.watch_once(attempt.fd, WRITE, attempt)
 
-    def lose(self, attempt: _Attempt, code: int) -> None:
-        """The attempt has failed with this errno."""
+    def take_winner(self) -> _Attempt | None:
+        """The first attempt that has ended, if it is connected; one that is not is closed and noted. None otherwise."""
+        if not self.ended:
+            return None
+        attempt = self.ended.pop(0)
+        self.under_way.remove(attempt)
+        code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:
+            return attempt
         self._poller.forget(attempt.fd)
         attempt.sock.close()
         self.failed.append((attempt.endpoint, code))
+        return None
 
     def give_up(self) -> None:
         """Close what is still under way: another attempt has won, or nobody waits any more."""

@@ -40,8 +40,8 @@ class Poller(Protocol):
     def watch_once(self, fd: int, events: int, handler: Handler) -> None:
         """As `watch`, for the next event only."""
 
-    async def wait(self, fd: int, events: int) -> None:
-        """Return when the descriptor is ready, or has failed."""
+    def wait(self, fd: int, events: int) -> asyncio.Future[None]:
+        """Done when the descriptor is ready, or has failed. Whoever waits may give it a result earlier."""
 
     def forget(self, fd: int) -> None:
         """Stop watching, before the descriptor is closed. Harmless for one that is not watched."""
@@ -103,10 +103,10 @@ if sys.platform == "linux":
         def watch_once(self, fd: int, events: int, handler: Handler) -> None:
             self.watch(fd, events | _ONCE, handler)
 
-        async def wait(self, fd: int, events: int) -> None:
+        def wait(self, fd: int, events: int) -> asyncio.Future[None]:
             waiter = self._loop.create_future()
             self.watch(fd, events | _ONCE, _wake(waiter))
-            await waiter
+            return waiter
 
         def forget(self, fd: int) -> None:
             # Closing the last descriptor of a socket removes it from the epoll, so no system call is spent here. Nothing
@@ -148,10 +148,10 @@ class LoopPoller:
 
         self.watch(fd, events, once)
 
-    async def wait(self, fd: int, events: int) -> None:
+    def wait(self, fd: int, events: int) -> asyncio.Future[None]:
         waiter = self._loop.create_future()
         self.watch_once(fd, events, _wake(waiter))
-        await waiter
+        return waiter
 
     def forget(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:

@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING, Protocol
 from egressproxy.poller import READ, WRITE
 
 if TYPE_CHECKING:
+    import asyncio
     from _socket import socket as RawSocket
 
     from egressproxy.poller import Poller
 
 TLS_CHUNK_BYTES = 65_536
 """Ciphertext read, and plaintext encrypted, at a time. A TLS record holds at most 16 KiB."""
+
+
+class StreamExpired(Exception):
+    """The stream's deadline passed while something waited for its peer."""
 
 
 class Stream(Protocol):
@@ -60,6 +65,9 @@ class Stream(Protocol):
     def end_writing(self) -> None:
         """Tell the peer that no more comes; it may go on sending. After a `try_flush` that said True."""
 
+    def expire(self) -> None:
+        """A deadline for the peer has passed: what waits for it, now or later, gets StreamExpired."""
+
     def close(self) -> None:
         """Close, giving the kernel what is still unsent."""
 
@@ -74,7 +82,7 @@ class TcpStream:
                the end afterwards is told, too.
     """
 
-    __slots__ = ("_unread", "address", "fd", "poller", "port", "sock", "was_reset")
+    __slots__ = ("_expired", "_unread", "_waiter", "address", "fd", "poller", "port", "sock", "was_reset")
 
     def __init__(self, sock: RawSocket, poller: Poller, address: str, port: int) -> None:
         self.sock = sock
@@ -82,8 +90,10 @@ class TcpStream:
         self.poller = poller
         self.address = address
         self.port = port
-        self._unread = b""
         self.was_reset = False
+        self._unread = b""
+        self._expired = False
+        self._waiter: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<TcpStream {self.address} port {self.port} {'closed' if self.fd < 0 else f'fd {self.fd}'}>"
@@ -114,15 +124,31 @@ class TcpStream:
     def try_flush(self) -> bool:
         return True
 
+    async def wait(self, events: int) -> None:
+        """Return when the socket is ready for one of the events, or broken. Raises StreamExpired."""
+        if not self._expired:
+            waiter = self._waiter = self.poller.wait(self.fd, events)
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+        if self._expired:
+            raise StreamExpired
+
+    def expire(self) -> None:
+        self._expired = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:
-            await self.poller.wait(self.fd, READ)
+            await self.wait(READ)
         return data
 
     async def write(self, data: bytes) -> None:
         sent = self.try_write(data)
         while sent < len(data):
-            await self.poller.wait(self.fd, WRITE)
+            await self.wait(WRITE)
             sent += self.try_write(memoryview(data)[sent:])
 
     def unread(self, data: bytes) -> None:
@@ -245,11 +271,14 @@ class TlsStream:
 
     async def _flush(self) -> None:
         while not self.try_flush():
-            await self.tcp.poller.wait(self.fd, WRITE)
+            await self.tcp.wait(WRITE)
+
+    def expire(self) -> None:
+        self.tcp.expire()
 
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:
-            await self.tcp.poller.wait(self.fd, READ)
+            await self.tcp.wait(READ)
         return data
 
     async def write(self, data: bytes) -> None:

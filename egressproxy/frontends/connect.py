@@ -33,14 +33,17 @@ class ConnectFrontend:
         self._limits = limits
 
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
-        """Read one request head. Raises MalformedRequest, MalformedTarget, HeadTooLarge, TargetTooLong, MethodNotImplemented, ClientGone."""
+        """Read one request head.
+
+        Raises MalformedRequest, MalformedTarget, HeadTooLarge, TargetTooLong, MethodNotImplemented or ClientGone.
+        """
         head = await self._read_head(client)
         draft.method = head.method
         draft.target_text = head.target
         draft.http_version = head.http_version
         if head.method != "CONNECT":
             raise MethodNotImplemented(
-                f"this listener serves CONNECT only, got {head.method}; use an https:// URL, or a client that tunnels plain HTTP too"
+                f"this listener serves CONNECT only, got {head.method}; use an https:// URL, or have plain HTTP tunnelled too"
             )
         return Intent(client.address, self._listener, "CONNECT", parse_authority(head.target), head.http_version)
 
@@ -48,7 +51,9 @@ class ConnectFrontend:
         data = b""
         while True:
             try:
-                received = await client.read(READ_BYTES)
+                received = client.try_read(READ_BYTES)  # the kernel hands clients over with their first bytes
+                if received is None:
+                    received = await client.read(READ_BYTES)
             except OSError as error:
                 raise ClientGone(f"the client's connection broke after {len(data)} bytes of a request head") from error
             if not received:
@@ -63,13 +68,15 @@ class ConnectFrontend:
     async def grant(self, client: Stream, draft: RecordDraft) -> None:
         """Answer 200. Raises ClientGone."""
         try:
-            await client.write(ESTABLISHED)
+            sent = client.try_write(ESTABLISHED)
+            if sent < len(ESTABLISHED):
+                await client.write(ESTABLISHED[sent:])
         except OSError as error:
             raise ClientGone("the client left before its tunnel was ready") from error
         draft.status = 200
         draft.reply_bytes = len(ESTABLISHED)
 
-    async def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
         """Answer with the error's status, unless the client is gone or already has its 200."""
         if error.status is None or draft.status is not None:
             return

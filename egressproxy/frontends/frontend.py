@@ -20,12 +20,12 @@ class Frontend(Protocol):
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
         """Read until it is clear what the client wants; bytes that came behind that are put back into the stream.
 
-        Notes what it learned in `draft`, also when it raises: ClientError, for a client that is wrong or gone. The caller
-        holds the deadline.
+        Notes what it learned in `draft`, also when it raises: ClientError, for a client that is wrong or gone. StreamExpired
+        passes through: the caller has set the client's deadline.
         """
 
     async def grant(self, client: Stream, draft: RecordDraft) -> None:
         """Tell the client that the upstream is connected. Raises ClientGone."""
 
-    async def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
         """Tell the client why not, if it can still be told. Never raises, never waits; the caller closes the stream."""

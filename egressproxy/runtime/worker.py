@@ -317,7 +317,7 @@ def warn_of_descriptors(config: Config) -> None:
     granted = raise_descriptor_limit(wanted)
     if granted < wanted:
         logger.warning(
-            "limits.max_tunnels %d needs %d file descriptors, only %d are allowed (ulimit -n): above about %d tunnels clients wait",
+            "limits.max_tunnels %d needs %d descriptors and %d are allowed (ulimit -n): above about %d tunnels clients wait",
             config.limits.max_tunnels,
             wanted,
             granted,
