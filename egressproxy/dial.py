@@ -93,9 +93,9 @@ class Dialer:
         else:
             await race.waiter
         if race.timed_out and not race.ended:
-            tried = ", ".join(str(attempt.endpoint) for attempt in race.under_way)
-            last = race.under_way[-1].endpoint
-            raise ConnectTimeout(f"no answer from {tried} within {self._whole.delay_s:g} s", endpoint=last)
+            silent = ", ".join(str(attempt.endpoint) for attempt in race.under_way)
+            facts = "; ".join([f"no answer from {silent} within {self._whole.delay_s:g} s", *_facts(race.failed)])
+            raise ConnectTimeout(facts, endpoint=race.under_way[-1].endpoint)
 
     def configure(self, connect_s: float) -> None:
         """Change the deadline of dials to come."""
@@ -221,10 +221,14 @@ def in_turn(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
     return ordered[:_MAX_ADDRESSES]
 
 
+def _facts(failed: Sequence[tuple[Endpoint, int]]) -> list[str]:
+    return [f"{endpoint}: {os.strerror(code)}" for endpoint, code in failed]
+
+
 def _failure(failed: Sequence[tuple[Endpoint, int]]) -> UpstreamError | OutOfDescriptors:
     """What all the failed attempts together come to."""
     codes = {code for _, code in failed}
-    facts = "; ".join(f"{endpoint}: {os.strerror(code)}" for endpoint, code in failed)
+    facts = "; ".join(_facts(failed))
     if codes <= _OUT_OF_CAPACITY:
         return OutOfDescriptors(facts)
     last = failed[-1][0]
