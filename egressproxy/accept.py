@@ -83,8 +83,8 @@ class Listener:
         """Take those who are already in the kernel's queue, then close the socket. Harmless twice."""
         if self.sock.fileno() < 0:
             return
-        self._look_away()
         self._accept_all()
+        self._look_away()  # afterwards: for want of room the last step may have begun a pause
         self.sock.close()
 
     def _accept_batch(self) -> None:

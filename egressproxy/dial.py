@@ -82,16 +82,17 @@ class Dialer:
 
     async def _something_to_look_at(self, race: _Race) -> None:
         """Return when an attempt has ended, or when it is time for the next one beside it. Raises ConnectTimeout."""
-        race.waiter = self._loop.create_future()
-        if race.waiting:
-            pause = _Pause(race)
-            self._between.start(pause)
-            try:
+        if not race.timed_out:  # it may have been while a failure was looked at; no other wake-up would come
+            race.waiter = self._loop.create_future()
+            if race.waiting:
+                pause = _Pause(race)
+                self._between.start(pause)
+                try:
+                    await race.waiter
+                finally:
+                    self._between.stop(pause)
+            else:
                 await race.waiter
-            finally:
-                self._between.stop(pause)
-        else:
-            await race.waiter
         if race.timed_out and not race.ended:
             silent = ", ".join(str(attempt.endpoint) for attempt in race.under_way)
             facts = "; ".join([f"no answer from {silent} within {self._whole.delay_s:g} s", *_facts(race.failed)])

@@ -25,9 +25,11 @@ def listener_context(settings: ListenerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    # A session ticket would let a client resume after its certificate was withdrawn.
-    context.num_tickets = 0 if settings.client_ca else 2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    if settings.client_ca:
+        # A session ticket would let a client resume after its certificate was withdrawn. One line per kind: TLS 1.3, 1.2.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     try:
         context.load_cert_chain(settings.certificate, settings.key, password=_no_passphrase)
     except FileNotFoundError as error:

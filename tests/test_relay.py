@@ -237,6 +237,53 @@ async def test_both_ends_at_once_with_data_in_flight_both_ways(bench):
     assert (await joined.over()).end == "closed"
 
 
+class Narrow:
+    """A real socket that takes at most `room` bytes; None: what the kernel takes."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.room = None
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def send(self, data):
+        if self.room is None:
+            return self._sock.send(data)
+        if not self.room:
+            raise BlockingIOError
+        taken = self._sock.send(data[: self.room])
+        self.room -= taken
+        return taken
+
+
+@on([setup for setup in EVERY if setup.tls])
+@pytest.mark.parametrize("client_ended", [False, True])
+@pytest.mark.parametrize("room", [0, 10])
+async def test_a_close_notify_that_does_not_fit_yet_is_sent_later(bench, client_ended, room):
+    narrow = None
+
+    def wrap(client, _upstream):
+        nonlocal narrow
+        narrow = client.tcp.sock = Narrow(client.tcp.sock)
+
+    joined = await bench.join(before=wrap)
+    await joined.upstream.send(b"x" * 1000)
+    assert await joined.client.receive(1000) == b"x" * 1000
+    if client_ended:
+        await joined.client.end()
+        assert await joined.upstream.receive_all() == b""
+    narrow.room = room
+    await joined.upstream.end()
+    await until(lambda: joined.tunnel.down.blocked, "the end waits")
+    assert not joined.task.done()
+    narrow.room = None
+    assert await joined.client.receive_all() == b""
+    if not client_ended:
+        await joined.client.end()
+    assert (await joined.over()).end == "closed"
+
+
 # --- back-pressure ------------------------------------------------------------------------------------------------
 
 

@@ -55,15 +55,21 @@ def _advice(error: OSError) -> str:
             return cause
 
 
+_CANNOT_TELL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
 def is_local_address(address: str) -> bool:
-    """Whether a connection to the address would end on this host: a datagram socket can be bound only to such an address."""
+    """Whether a connection to the address would end on this host: a datagram socket can be bound only to such an address.
+
+    True as well when no descriptor is left to find out.
+    """
     if ipaddress.ip_address(address).is_unspecified:
         return True
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in _CANNOT_TELL
     return True
 
 
@@ -72,9 +78,9 @@ class OwnPorts:
 
     def __init__(self, places: set[tuple[str, int]]) -> None:
         """`places`: address and port of every listener and the admin port, as bound."""
+        self._places = frozenset((_without_mapping(address), port) for address, port in places)
         self._ports = frozenset(port for _, port in places)
-        self._places = frozenset(places)
-        self._wildcard_ports = frozenset(port for address, port in places if address in ("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
+        self._wildcard_ports = frozenset(port for address, port in self._places if address in ("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
 
     def __call__(self, address: str, port: int) -> bool:
         """Hot: once per connection, and nearly always answered by the first line."""
