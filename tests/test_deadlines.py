@@ -10,7 +10,6 @@ from support.loops import LOOPS, run_on, until
 from egressproxy.deadlines import SLACK_S, DeadlineQueue
 
 SHORT_S = 0.02
-LONG_S = 60.0
 
 
 class Item:

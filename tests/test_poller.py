@@ -188,6 +188,18 @@ def test_waiting_ends_when_the_connection_breaks(with_poller, events):
     with_poller(story)
 
 
+def test_whoever_waits_may_end_the_wait_and_begin_another(with_poller):
+    async def story(poller, ours, theirs):
+        waiting = poller.wait(ours.fileno(), READ)
+        waiting.set_result(None)
+        theirs.send(b"x")
+        async with asyncio.timeout(10):
+            await waiting
+            await poller.wait(ours.fileno(), READ)
+
+    with_poller(story)
+
+
 def test_a_cancelled_wait_leaves_the_descriptor_free_for_the_next(with_poller):
     async def story(poller, ours, theirs):
         waiting = asyncio.ensure_future(poller.wait(ours.fileno(), READ))

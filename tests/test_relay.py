@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.loops import at_rest, until
 from support.peers import BROKEN, SMALL_BUFFER, as_number, together
@@ -24,6 +25,7 @@ from egressproxy.stream import TcpStream
 
 PING_PONGS = 2_000
 """The full exercise is 100,000; this many show the same and take a moment."""
+CHAOS_EXAMPLES = 20
 LARGE = 24 * 1024 * 1024
 LARGE_TLS = 6 * 1024 * 1024
 SHORT_S = 0.03
@@ -521,6 +523,110 @@ async def test_bytes_for_nobody_are_read_for_a_bounded_time(bench):
         await upload()
     transfer = await joined.over()
     assert (transfer.closed_by, transfer.end) == ("upstream", "upstream_reset")
+
+
+WHO = st.sampled_from(["client", "upstream"])
+ACTS = st.tuples(
+    WHO,
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(1, 300_000)),
+        st.tuples(st.just("take"), st.integers(1, 300_000)),
+        st.tuples(st.sampled_from(["end", "reset", "close", "turns"]), st.integers(1, 5)),
+    ),
+)
+
+
+@pytest.mark.parametrize("setup", [setup for setup in FASTEST if setup.runs_here], ids=str)
+@settings(max_examples=CHAOS_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acts=st.lists(ACTS, max_size=12))
+def test_whatever_peers_do_nothing_is_made_up_and_nothing_is_left(setup, monkeypatch, acts):
+    """Both send, read, end, leave and reset as they like: what arrives is how the other began, and all of it when in order."""
+    monkeypatch.setattr(relay_module, "LINGER_S", SHORT_S)
+
+    async def story(bench):
+        bench.relay.linger.delay_s = SHORT_S
+        joined = await bench.join(buffer=SMALL_BUFFER)
+        people = {"client": Player(joined.client), "upstream": Player(joined.upstream)}
+        for who, (act, number) in acts:
+            await people[who].act(act, number)
+        await together(*(player.finish() for player in people.values()))
+        transfer = await joined.over()
+        client, upstream = people["client"], people["upstream"]
+        assert bytes(client.said).startswith(bytes(upstream.heard))
+        assert bytes(upstream.said).startswith(bytes(client.heard))
+        assert len(upstream.heard) <= transfer.bytes_up <= len(client.said)
+        assert len(client.heard) <= transfer.bytes_down <= len(upstream.said)
+        if not client.left and not upstream.left:
+            assert transfer.end == "closed"
+            assert client.heard == upstream.said
+            assert upstream.heard == client.said
+
+    run_setup(setup, story)
+
+
+class Player:
+    """A peer that acts without a plan. `said`: what it wanted to send; `heard`: what it read."""
+
+    def __init__(self, peer):
+        self.peer = peer
+        self.said = bytearray()
+        self.heard = bytearray()
+        self.sending = []
+        self.ended = False
+        self.left = False
+
+    async def act(self, act, number):
+        if self.left:
+            return
+        if act == "turns":
+            await asyncio.sleep(0.001 * number)
+        elif act == "send" and not self.ended:
+            data = random.Random(len(self.said)).randbytes(number)
+            self.said += data
+            self._after_the_others(self.peer.send(data))
+        elif act == "end" and not self.ended:
+            self.ended = True
+            self._after_the_others(self.peer.end())
+        elif act == "take":
+            await self._take(number)
+        elif act in ("close", "reset"):
+            self.left = True
+            for task in self.sending:
+                task.cancel()
+            await asyncio.gather(*self.sending, return_exceptions=True)
+            getattr(self.peer, act)()
+        await asyncio.sleep(0)
+
+    def _after_the_others(self, doing):
+        async def in_turn(before):
+            try:
+                await asyncio.gather(*before)
+                await doing
+            except OSError:
+                pass
+            finally:
+                doing.close()
+
+        self.sending.append(asyncio.ensure_future(in_turn(self.sending[-1:])))
+
+    async def _take(self, number):
+        try:
+            async with asyncio.timeout(0.002):
+                self.heard += await self.peer.receive_some(number)
+        except (TimeoutError, *BROKEN):
+            pass
+
+    async def finish(self):
+        """Read the rest, end, and go."""
+        if self.left:
+            return
+        await self.act("end", 1)
+        try:
+            while data := await self.peer.receive_some():
+                self.heard += data
+        except BROKEN:
+            self.left = True
+        await asyncio.gather(*self.sending)
 
 
 # --- time ---------------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from support.certificates import TLS_1_2, TLS_1_3, client_context, server_contex
 from support.loops import left_open, open_descriptors, until
 from support.peers import BROKEN, SMALL_BUFFER, Peer, TlsPeer, Truncated, listening, socket_pair, tcp_stream, together
 
+from egressproxy.deadlines import DeadlineQueue
 from egressproxy.poller import create_poller
-from egressproxy.stream import TlsStream
+from egressproxy.stream import StreamExpired, TlsStream
 
 VERSIONS = {"1.2": TLS_1_2, "1.3": TLS_1_3}
 OPENSSL = shutil.which("openssl")
@@ -221,6 +222,60 @@ async def test_a_stream_knows_its_peer(ends):
     stream, peer = ends
     assert (stream.address, stream.port) == peer.sock.getsockname()
     assert stream.address in repr(stream)
+
+
+async def test_a_deadline_that_passes_ends_the_wait_for_bytes(ends):
+    stream, _ = ends
+    reading = asyncio.ensure_future(stream.read(1))
+    await asyncio.sleep(0)
+    assert not reading.done()
+    stream.expire()
+    with pytest.raises(StreamExpired):
+        await reading
+
+
+async def test_a_deadline_that_passes_ends_the_wait_for_room(ends):
+    stream, _ = ends
+    writing = asyncio.ensure_future(stream.write(bytes(2_000_000)))
+    await asyncio.sleep(0)
+    assert not writing.done()
+    stream.expire()
+    stream.expire()
+    with pytest.raises(StreamExpired):
+        await writing
+
+
+async def test_after_its_deadline_nothing_is_waited_for_but_what_is_here_can_be_had(ends):
+    stream, peer = ends
+    await peer.send(b"here")
+    peer.wait_until_delivered()
+    stream.expire()
+    assert await stream.read(10) == b"here"
+    await stream.write(b"answer")
+    assert await peer.receive(6) == b"answer"
+    with pytest.raises(StreamExpired):
+        await stream.read(1)
+
+
+async def test_a_cancelled_read_can_be_tried_again(ends):
+    stream, peer = ends
+    reading = asyncio.ensure_future(stream.read(1))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    stream.unread(b"")
+    await peer.send(b"x")
+    assert await stream.read(1) == b"x"
+
+
+async def test_a_queue_of_deadlines_moves_streams(ends):
+    stream, _ = ends
+    due = DeadlineQueue("head_timeout", 0.01, asyncio.get_running_loop())
+    due.start(stream)
+    with pytest.raises(StreamExpired):
+        await stream.read(1)
+    assert len(due) == 0
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------
