@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.model import Target
     from egressproxy.policy.policy import Policy
-    from egressproxy.relay import Relay
+    from egressproxy.relay.relay import Relay
     from egressproxy.resolve import Resolver
     from egressproxy.telemetry.telemetry import Telemetry
 

@@ -10,8 +10,12 @@ peer it is, and translates. A stream is closed by whoever opened it; closing twi
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import ssl
+import struct
+import sys
+import termios
 from typing import TYPE_CHECKING, Protocol
 
 from egressproxy.poller import READ, WRITE
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 TLS_CHUNK_BYTES = 65_536
 """Ciphertext read, and plaintext encrypted, at a time. A TLS record holds at most 16 KiB."""
+
+_LINGER_FOR_NOTHING = struct.pack("ii", 1, 0)
+"""struct linger: on, for 0 seconds. Closing then sends a reset."""
 
 
 class StreamExpired(Exception):
@@ -61,6 +68,9 @@ class Stream(Protocol):
 
     def take_unread(self) -> bytes:
         """The bytes that were put back and not read again."""
+
+    def unsent_bytes(self) -> int:
+        """Bytes on their way that the peer's system has not acknowledged; 0 where that cannot be known."""
 
     def end_writing(self) -> None:
         """Tell the peer that no more comes; it may go on sending. After a `try_flush` that said True."""
@@ -158,6 +168,13 @@ class TcpStream:
         data, self._unread = self._unread, b""
         return data
 
+    def unsent_bytes(self) -> int:
+        try:  # SIOCOUTQ of tcp(7), which has the number of TIOCOUTQ
+            answer = fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0")
+        except (OSError, ValueError):  # closed
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
+
     def end_writing(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
 
@@ -169,7 +186,10 @@ class TcpStream:
 
     def abort(self) -> None:
         if self.fd >= 0:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # on, for 0 seconds: RST
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_FOR_NOTHING)
+            except OSError:
+                pass  # reset by the peer before
             self.close()
 
 
@@ -294,6 +314,9 @@ class TlsStream:
     def take_unread(self) -> bytes:
         data, self._plaintext = self._plaintext, b""
         return data
+
+    def unsent_bytes(self) -> int:
+        return len(self._ciphertext) + self._outgoing.pending + self.tcp.unsent_bytes()
 
     def end_writing(self) -> None:
         # `unwrap` sends our close_notify and then tries to read the peer's: everything that has arrived is taken out of

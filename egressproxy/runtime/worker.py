@@ -28,7 +28,7 @@ from egressproxy.errors import ConfigError
 from egressproxy.frontends.connect import ConnectFrontend
 from egressproxy.model import Endpoint, Problem
 from egressproxy.poller import create_poller
-from egressproxy.relay import Relay
+from egressproxy.relay.relay import Relay
 from egressproxy.resolve import Resolver
 from egressproxy.runtime.parts import Parts, Place, build
 from egressproxy.runtime.sockets import BindError, raise_descriptor_limit

@@ -17,7 +17,10 @@ from support.peers import Peer, TlsPeer, socket_pair, tcp_stream, together
 
 from egressproxy.model import Transfer
 from egressproxy.poller import EpollPoller, LoopPoller
-from egressproxy.relay import CopyFlow, Flow, Relay, SpliceFlow
+from egressproxy.relay.copying import CopyFlow
+from egressproxy.relay.flow import Flow
+from egressproxy.relay.relay import Relay
+from egressproxy.relay.splicing import SpliceFlow
 from egressproxy.stream import Stream, TcpStream, TlsStream
 
 LONG_S = 60.0
@@ -83,7 +86,7 @@ class Bench:
         self.poller = (EpollPoller if setup.poller == "epoll" else LoopPoller)(self.loop)
         self.relay = (Relay if setup.engine == "splice" else CopyingRelay)(self.poller, self.loop, LONG_S, LONG_S)
         self._joined: list[Joined] = []
-        self._queues = {self.relay.idle, self.relay.half_close, self.relay.linger, self.relay.parting}
+        self._queues = {self.relay.idle, self.relay.half_close, self.relay.linger}
 
     def configure(self, *, idle_s: float = LONG_S, half_close_s: float = LONG_S) -> None:
         self.relay.configure(idle_s, half_close_s)

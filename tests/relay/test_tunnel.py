@@ -17,10 +17,13 @@ from support.loops import at_rest, until
 from support.peers import BROKEN, SMALL_BUFFER, as_number, together
 from support.tunnels import EVERY, FASTEST, on, on_every_engine, on_every_setup, on_splice, run_setup
 
-from egressproxy import relay as relay_module
 from egressproxy.model import Transfer
 from egressproxy.poller import READ
-from egressproxy.relay import COPY_BYTES, PIPE_BYTES, TURN_BYTES, CopyFlow, PipePool, SpliceFlow
+from egressproxy.relay import tunnel as tunnel_module
+from egressproxy.relay.copying import CopyFlow
+from egressproxy.relay.flow import COPY_BYTES, TURN_BYTES
+from egressproxy.relay.pipes import PIPE_BYTES, PipePool
+from egressproxy.relay.splicing import SpliceFlow
 from egressproxy.stream import TcpStream
 
 PING_PONGS = 2_000
@@ -381,7 +384,7 @@ async def test_a_client_that_resets_in_the_middle_of_a_download_ends_it_at_once(
         await pouring
     transfer = await joined.over()
     assert (transfer.closed_by, transfer.end) == ("client", "client_reset")
-    assert bench.loop.time() - started < relay_module.LINGER_S / 2
+    assert bench.loop.time() - started < tunnel_module.LINGER_S / 2
 
 
 @on_every_setup
@@ -400,7 +403,7 @@ async def test_an_upstream_that_resets_in_the_middle_of_an_upload_ends_it_at_onc
         await pouring
     transfer = await joined.over()
     assert (transfer.closed_by, transfer.end) == ("upstream", "upstream_reset")
-    assert bench.loop.time() - started < relay_module.LINGER_S / 2
+    assert bench.loop.time() - started < tunnel_module.LINGER_S / 2
 
 
 @on_every_setup
@@ -480,7 +483,7 @@ async def test_a_response_survives_an_upstream_that_leaves_during_the_upload(ben
 
 @on_every_engine
 async def test_a_client_that_never_takes_what_is_under_way_is_given_up(bench, monkeypatch):
-    monkeypatch.setattr(relay_module, "LINGER_S", SHORT_S)
+    monkeypatch.setattr(tunnel_module, "LINGER_S", SHORT_S)
     joined = await bench.join(buffer=SMALL_BUFFER)
     await joined.upstream.send(bytes(150_000))
     await until(lambda: joined.tunnel.bytes_down == 150_000)
@@ -541,7 +544,7 @@ ACTS = st.tuples(
 @given(acts=st.lists(ACTS, max_size=12))
 def test_whatever_peers_do_nothing_is_made_up_and_nothing_is_left(setup, monkeypatch, acts):
     """Both send, read, end, leave and reset as they like: what arrives is how the other began, and all of it when in order."""
-    monkeypatch.setattr(relay_module, "LINGER_S", SHORT_S)
+    monkeypatch.setattr(tunnel_module, "LINGER_S", SHORT_S)
 
     async def story(bench):
         bench.relay.linger.delay_s = SHORT_S
