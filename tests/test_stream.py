@@ -529,3 +529,42 @@ async def test_openssl_updates_its_keys_and_ends_in_order(poller, tmp_path):
             process.stderr.close()
             if stream is not None:
                 stream.close()
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
+async def test_openssl_is_told_at_once_that_there_is_no_renegotiation(poller, tmp_path):
+    """`R` in s_client begins a new handshake, as TLS 1.2 has it. The refusal goes out though nothing else is written."""
+    files = write_files(tmp_path)
+    loop = asyncio.get_running_loop()
+    context = server_context(TLS_1_2)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    with listening() as listener:
+        place = "{}:{}".format(*listener.getsockname())
+        process = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
+            [OPENSSL, "s_client", "-connect", place, "-CAfile", files["authority"], "-tls1_2"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+        stream = None
+        try:
+            async with asyncio.timeout(30):
+                our_end, _ = await loop.run_in_executor(None, listener.accept)
+                stream = TlsStream(tcp_stream(our_end, poller), context, server_side=True)
+                await stream.handshake()
+                process.stdin.write(b"hello")
+                assert await stream.read(100) == b"hello"
+                process.stdin.write(b"R\n")
+                with pytest.raises((OSError, EOFError)):
+                    if not await stream.read(100):
+                        raise EOFError
+                complaint = await loop.run_in_executor(None, process.stderr.read)
+                assert b"no renegotiation" in complaint
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stderr.close()
+            if stream is not None:
+                stream.close()
