@@ -45,10 +45,11 @@ class Parts(NamedTuple):
             log.writer.close(0)
 
 
-def build(loaded: Loaded, held: Collection[Place]) -> Parts:
-    """All that the configuration needs beside the sockets of the places that are `held` already. Changes nothing that runs.
+def build(loaded: Loaded, listening: Collection[Place], admin: Place | None) -> Parts:
+    """All that the configuration needs beside the sockets that are there already. Changes nothing that runs.
 
-    Raises ConfigError or BindError, with nothing left open.
+    `listening` are the places of the listeners at work, `admin` that of the admin port. Raises ConfigError or BindError,
+    with nothing left open.
     """
     config = loaded.config
     source = loaded.sources[0] if loaded.sources else "built-in"
@@ -60,14 +61,29 @@ def build(loaded: Loaded, held: Collection[Place]) -> Parts:
     except LogUnusable as error:
         raise ConfigError([Problem(source, None, "access_log", str(error))]) from error
     parts = Parts(loaded, policy, contexts, logs, {})
+    own = (*listening, *([admin] if admin else ()))
     try:
         for place, client_speaks_first in places.items():
-            if place not in held:
-                parts.sockets[place] = listen(*place, client_speaks_first=client_speaks_first)
+            if place not in listening if client_speaks_first else place != admin:
+                parts.sockets[place] = _take(place, client_speaks_first, own)
     except BindError:
         parts.give_back()
         raise
     return parts
+
+
+def _take(place: Place, client_speaks_first: bool, own: Collection[Place]) -> socket.socket:
+    """A socket for a place that none of its kind holds yet. Raises BindError."""
+    try:
+        return listen(*place, client_speaks_first=client_speaks_first)
+    except BindError as error:
+        for address, port in own:
+            if port == place[1]:  # one of the other kind has it, or one with a wider or narrower address
+                raise BindError(
+                    f"cannot listen on {place[0]} port {port} while this proxy itself listens on {address} port {port};"
+                    " a reload cannot hand that over: choose another port, or restart"
+                ) from error
+        raise
 
 
 def _places(config: Config) -> dict[Place, bool]:

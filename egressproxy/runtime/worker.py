@@ -112,7 +112,7 @@ class Worker:
 
     def prepare(self) -> None:
         """Read the first configuration and bind. Raises ConfigError or BindError before anything has started."""
-        self._first = build(self._load(), held=())
+        self._first = build(self._load(), listening=(), admin=None)
 
     async def serve(self) -> int:
         """Run until told to end; the exit code."""
@@ -249,10 +249,7 @@ class Worker:
 
     def _build_again(self) -> Parts:
         """In a thread, so that a million host names do not hold up a single tunnel."""
-        held = set(self._listeners)
-        if self._admin is not None:
-            held.add(self._admin[0])
-        return build(self._load(), held)
+        return build(self._load(), set(self._listeners), self._admin[0] if self._admin is not None else None)
 
     def _reopen_logs(self) -> None:
         self._telemetry.reopen_logs()
