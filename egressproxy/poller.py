@@ -72,15 +72,16 @@ if sys.platform == "linux":
             self._loop = loop
             self._handlers: dict[int, Handler] = {}
             self._epoll = select.epoll()
+            self._poll = self._epoll.poll
             loop.add_reader(self._epoll.fileno(), self._dispatch)
 
         def __len__(self) -> int:
             return len(self._handlers)
 
         def _dispatch(self) -> None:
-            handlers = self._handlers
-            for fd, events in self._epoll.poll(0, _BATCH):
-                handler = handlers.get(fd)
+            find = self._handlers.get
+            for fd, events in self._poll(0, _BATCH):
+                handler = find(fd)
                 if handler is not None:
                     handler(events)
 

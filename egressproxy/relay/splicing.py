@@ -70,12 +70,12 @@ class SpliceFlow:
 
     def pump(self) -> bool:
         changed = False
-        if self.blocked:
-            if not self._hand_on():
+        if not self.reading:
+            if not self.blocked or not self._hand_on():
                 return False
             changed = True
-        if not self.reading:
-            return changed
+            if not self.reading:
+                return True
         moved = 0
         while moved < TURN_BYTES:
             if self._bulk:

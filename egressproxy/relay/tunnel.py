@@ -128,6 +128,10 @@ class Tunnel:
 
     def _on_client(self, events: int) -> None:
         self._quiet = 0
+        if events == READ:  # nearly always
+            if self.up.pump():
+                self._settle()
+            return
         changed = self.up.pump() if events & ~WRITE else False
         if events & ~READ:
             changed |= self.down.pump()
@@ -136,6 +140,10 @@ class Tunnel:
 
     def _on_upstream(self, events: int) -> None:
         self._quiet = 0
+        if events == READ:
+            if self.down.pump():
+                self._settle()
+            return
         changed = self.down.pump() if events & ~WRITE else False
         if events & ~READ:
             changed |= self.up.pump()
