@@ -556,9 +556,10 @@ async def test_openssl_is_told_at_once_that_there_is_no_renegotiation(poller, tm
                 process.stdin.write(b"hello")
                 assert await stream.read(100) == b"hello"
                 process.stdin.write(b"R\n")
-                with pytest.raises((OSError, EOFError)):
-                    if not await stream.read(100):
-                        raise EOFError
+                try:
+                    assert await stream.read(100) == b""
+                except OSError:
+                    pass  # it may leave with an alert of its own, or without a word
                 complaint = await loop.run_in_executor(None, process.stderr.read)
                 assert b"no renegotiation" in complaint
         finally:

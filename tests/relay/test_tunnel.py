@@ -19,6 +19,7 @@ from support.tunnels import EVERY, FASTEST, on, on_every_engine, on_every_setup,
 
 from egressproxy.model import Transfer
 from egressproxy.poller import READ
+from egressproxy.relay import copying
 from egressproxy.relay import tunnel as tunnel_module
 from egressproxy.relay.copying import CopyFlow
 from egressproxy.relay.flow import COPY_BYTES, TURN_BYTES
@@ -176,6 +177,17 @@ async def test_bytes_put_back_come_first_though_the_upstream_takes_nothing_yet(b
     assert await joined.upstream.receive(100_000) == b"A" * 50_000 + b"B" * 50_000
     await sending
     assert await end_in_order(joined) == Transfer(100_000, 0, "client", "closed")
+
+
+@on([setup for setup in EVERY if setup.engine != "splice"])
+async def test_a_flow_whose_turn_is_over_goes_on_with_what_no_event_announces(bench, monkeypatch):
+    monkeypatch.setattr(copying, "TURN_BYTES", 1)
+    joined = await bench.join()
+    payload = os.urandom(60_000)  # several TLS records, which arrive together
+    await joined.client.send(payload)
+    joined.client.wait_until_delivered()
+    assert await joined.upstream.receive(len(payload)) == payload
+    assert await end_in_order(joined) == Transfer(len(payload), 0, "client", "closed")
 
 
 # --- half-close ---------------------------------------------------------------------------------------------------
@@ -492,6 +504,38 @@ async def test_a_client_that_never_takes_what_is_under_way_is_given_up(bench, mo
 
 
 @on_every_setup
+async def test_an_orderly_end_is_passed_on_as_one_though_a_write_found_the_upstream_gone(bench):
+    """The upstream answers, ends, and leaves over unread bytes. The tunnel meets that first when it writes the next ones."""
+    joined = await bench.join()
+    await joined.client.send(b"request")
+    await until(lambda: joined.tunnel.bytes_up == 7)
+    # From here to the next `await` that waits the tunnel has no turn, and then finds the client's bytes first.
+    await joined.client.send(b"more")
+    await joined.upstream.send(b"response")
+    await joined.upstream.end()
+    joined.upstream.close()
+    assert await joined.client.receive_all() == b"response"
+    joined.client.close()
+    transfer = await joined.over()
+    assert (transfer.bytes_down, transfer.closed_by) == (8, "upstream")
+
+
+@on_every_setup
+async def test_a_client_that_reads_nothing_from_a_dead_upstream_has_the_half_close_time(bench):
+    bench.configure(half_close_s=SHORT_S)
+    joined = await bench.join(buffer=SMALL_BUFFER)
+    sending = asyncio.ensure_future(joined.upstream.send(bytes(2 * held_at_most(bench.setup))))
+    await at_rest(lambda: joined.upstream.sent)
+    assert joined.tunnel.down.blocked
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    joined.upstream.reset()
+    await joined.client.send(b"a")  # the upstream is not read at the moment: only a write can find out
+    await until(lambda: joined.tunnel.up.broken or joined.task.done())
+    assert await joined.over() == Transfer(0, joined.tunnel.bytes_down, "proxy", "half_close_timeout")
+
+
+@on_every_setup
 async def test_an_upstream_that_stops_reading_does_not_cut_the_response_short(bench):
     joined = await bench.join()
     await joined.client.send(b"request")
@@ -746,6 +790,29 @@ async def test_a_cancelled_tunnel_leaves_nothing(bench, busy):
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
+
+
+@on([setup for setup in EVERY if setup.engine != "splice"])
+async def test_a_cancelled_tunnel_that_was_about_to_go_on_leaves_nothing(bench, monkeypatch):
+    """A flow that ended its turn early goes on in the next turn of the loop, without an event."""
+    monkeypatch.setattr(copying, "TURN_BYTES", 1)
+    joined = await bench.join()
+    payload = bytes(4 * 1024 * 1024)
+    tasks = [
+        asyncio.ensure_future(joined.client.send(payload)),
+        asyncio.ensure_future(joined.upstream.receive(len(payload))),
+    ]
+    await until(lambda: joined.tunnel.bytes_up)
+    while not joined.tunnel.up.more():  # noqa: ASYNC110 - the very next turn of the loop matters
+        await asyncio.sleep(0)
+    joined.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joined.over()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @on([setup for setup in EVERY if setup.engine != "tls-both"])  # a TLS upstream is closed by the tunnel's task itself
