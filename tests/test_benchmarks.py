@@ -85,7 +85,7 @@ def test_prints_and_keeps_a_table_beside_squid(name, figures, tmp_path):
     ("arguments", "expected"),
     [
         (["--only", "tunnel"], "--only: expected some of tunnels, bulk, ping_pong, idle, got tunnel"),
-        (["--peers", "sqid"], "--peers: expected some of egressproxy, squid, direct, got sqid"),
+        (["--peers", "sqid"], "--peers: expected some of egressproxy, squid, floor, direct, got sqid"),
         (["--rounds", "0"], "--rounds and --seconds must be above 0"),
     ],
 )

@@ -123,7 +123,8 @@ class Proxy(ABC):
                 raise RuntimeError(
                     f"{self.name} did not start (exit status {status}, last answer: {error}). It printed:\n{printed}"
                 ) from error
-        self.wait_until_logged(answered + 1)
+        if self.judges:
+            self.wait_until_logged(answered + 1)
 
     def stop(self) -> None:
         """End it and its helpers, by process id."""
@@ -346,6 +347,22 @@ coredump_dir {self.folder}
         self.folder.parent.chmod(0o755)
 
 
+class Floor(Proxy):
+    """The least a proxy in Python can do, without any of the work (`floor.py`): the kernel's part and the language's."""
+
+    name = "floor"
+    judges = False
+
+    @classmethod
+    def version(cls) -> str:
+        """That of the interpreter."""
+        return f"bare epoll loop, Python {sys.version.split()[0]}"
+
+    def prepare(self) -> list[str]:
+        """No configuration."""
+        return [sys.executable, "-m", "benchmarks.support.floor", str(self.port)]
+
+
 class Direct(Proxy):
     """No proxy at all: how far load and origin get alone. A rate near this one is theirs and not the proxy's."""
 
@@ -369,7 +386,7 @@ class Direct(Proxy):
         return Route(("127.0.0.1", port), b"", b"")
 
 
-PROXIES: dict[str, type[Proxy]] = {proxy.name: proxy for proxy in (EgressProxy, Squid, Direct)}
+PROXIES: dict[str, type[Proxy]] = {proxy.name: proxy for proxy in (EgressProxy, Squid, Floor, Direct)}
 
 
 def free_port() -> int:
