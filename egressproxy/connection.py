@@ -114,7 +114,13 @@ async def secure(tcp: TcpStream, context: ssl.SSLContext) -> TlsStream:
     stream = TlsStream(tcp, context, server_side=True)
     try:
         await stream.handshake()
+    except StreamExpired as error:
+        raise ClientTlsFailed("the TLS handshake was not complete within timeouts.head_s") from error
     except OSError as error:  # ssl.SSLError is one
+        try:
+            tcp.end_writing()  # who does not speak TLS waits for more than an alert
+        except OSError:
+            pass  # gone
         cause = getattr(error, "reason", None) or error.strerror or str(error)
         raise ClientTlsFailed(f"TLS handshake: {cause}") from error
     return stream

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.clients import CountingWire, ask, connect_head, open_tunnel, receive, reset, run
+from support.clients import CountingWire, ask, connect_head, dial, open_tunnel, receive, reset, run
 from support.dns import DnsServer, Reply
 from support.origin import NAME, TITLE, TcpOrigin, TlsOrigin
 from support.proxy import ROOT, Proxy, free_port
@@ -29,7 +30,9 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, open_config: dict[str, Any])
         {"name": "closed", "action": "deny", "hosts": ["closed.example.test"]},
         {"name": "open", "action": "allow", "hosts": [NAME]},
     ]
-    with Proxy(tmp_path_factory.mktemp("proxy"), {**open_config, "rules": rules}) as proxy:
+    with Proxy(
+        tmp_path_factory.mktemp("proxy"), {**open_config, "rules": rules, "timeouts": {"connect_s": 0.5}}
+    ) as proxy:
         yield proxy
 
 
@@ -311,6 +314,33 @@ def test_a_standard_output_that_nobody_reads_never_holds_up_traffic(
         os.close(reader)
         if writer >= 0:
             os.close(writer)
+
+
+def test_a_client_that_leaves_while_its_name_is_looked_up_leaves_one_line(
+    proxy: Proxy, dns: DnsServer, echo_origin: TcpOrigin
+) -> None:
+    dns.add("held.example.test", "A", "127.0.0.1")
+    dns.script("held.example.test", "*", Reply(hold=True))
+    with dial(proxy) as client:
+        client.sendall(connect_head(f"held.example.test:{echo_origin.port}"))
+        dns.wait_asked("held.example.test")
+        reset(client)
+    dns.release()
+    (record,) = proxy.settled().records
+    assert (record["closed_by"], record["bytes_up"], record["bytes_down"]) == ("client", 0, 0)
+    assert record["outcome"] in ("client_gone", "client_reset")
+
+
+def test_an_upstream_that_never_answers_is_a_504(proxy: Proxy) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, socket.socket() as one, socket.socket() as other:
+        for filler in (one, other):  # its queue is full now: the kernel answers nobody else
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        reply = ask(proxy, connect_head(f"127.0.0.1:{deaf.getsockname()[1]}"))
+    assert (reply.status, reply.slug) == (504, "connect_timeout")
+    logged = proxy.settled()
+    assert " TCP_TUNNEL/504 0 CONNECT 127.0.0.1:" in logged.squid[0]
+    assert logged.records[0]["duration_ms"] >= 500
 
 
 def test_a_name_server_that_is_slow_shows_in_the_resolve_phase(proxy: Proxy, dns: DnsServer) -> None:

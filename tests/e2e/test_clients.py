@@ -9,14 +9,14 @@ import subprocess
 import sys
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from support import certificates
-from support.clients import Done, installed, run
+from support.clients import Done, installed, receive_all, run
 from support.origin import NAME, PAGE, TITLE, TlsOrigin
 from support.proxy import Logged, Proxy, free_port
 
@@ -80,7 +80,7 @@ def _new_lines_only(proxy: Proxy) -> None:
 
 def port_of(proxy: Proxy, listener: str) -> int:
     (port,) = (each["port"] for each in proxy.config["listeners"] if each["name"] == listener)
-    return port
+    return int(port)
 
 
 def the_one_tunnel(proxy: Proxy, target: str, **expected: object) -> Logged:
@@ -112,7 +112,7 @@ def test_curl_takes_the_proxy_from_a_flag_and_sends_a_long_head(
     proxy: Proxy, origin: TlsOrigin, ca_file: Path, tmp_path: Path
 ) -> None:
     field = "X-Long: " + "x" * 12_000
-    options = ["--proxy-header", field, "--proxy-user", "someone:secret", "--cacert", ca_file]
+    options: list[str | Path] = ["--proxy-header", field, "--proxy-user", "someone:secret", "--cacert", ca_file]
     done = run("curl", "-sS", "-x", proxy.url, *options, origin.url(), folder=tmp_path)
     assert TITLE in done.out
     the_one_tunnel(proxy, origin.target)
@@ -130,7 +130,7 @@ def test_curl_with_a_head_beyond_the_limit_gets_431(
 
 def test_curl_fetches_and_posts_megabytes(proxy: Proxy, origin: TlsOrigin, ca_file: Path, tmp_path: Path) -> None:
     size = 16 * 1024 * 1024
-    options = ["-sS", "-x", proxy.url, "--cacert", ca_file, "-w", "%{size_download} %{http_code}"]
+    options: list[str | Path] = ["-sS", "-x", proxy.url, "--cacert", ca_file, "-w", "%{size_download} %{http_code}"]
     done = run("curl", *options, "-o", tmp_path / "big", origin.url(f"/big/{size}"), folder=tmp_path)
     assert done.out == f"{size} 200"
     assert (tmp_path / "big").read_bytes() == b"0123456789abcdef" * (size // 16)
@@ -229,6 +229,21 @@ def test_plain_http_to_a_tls_listener_is_a_failed_handshake(proxy: Proxy, origin
     run("curl", "-sS", "-x", url, origin.url(), folder=tmp_path, code=56)
     (record,) = proxy.settled().records
     assert (record["outcome"], record["detail"]) == ("client_tls_failed", "TLS handshake: HTTPS_PROXY_REQUEST")
+    assert record["duration_ms"] < 900, "the client is told at once, not when the proxy has lingered long enough"
+
+
+def test_a_handshake_that_is_never_completed_is_not_answered_in_plain_text(
+    start: Callable[..., Proxy], open_config: dict[str, Any], files: dict[str, Path]
+) -> None:
+    tls = {"certificate": str(files["proxy"]), "key": str(files["proxy_key"])}
+    port = free_port()
+    listeners = [{"protocol": "http-proxy", "address": "127.0.0.1", "port": port, "tls": tls}]
+    proxy = start({**open_config, "listeners": listeners, "timeouts": {"head_s": 0.3}})
+    with socket.create_connection(("127.0.0.1", port), 15) as client:
+        client.sendall(bytes.fromhex("1603010200"))
+        assert receive_all(client) == b""
+    (record,) = proxy.settled().records
+    assert (record["outcome"], record["status"], record["reply_bytes"]) == ("client_tls_failed", None, 0)
 
 
 # --- Python -------------------------------------------------------------------------------------------------------
@@ -339,21 +354,25 @@ def test_openssl_says_connect_in_http_1_0(proxy: Proxy, origin: TlsOrigin, ca_fi
 def test_a_program_that_only_carries_bytes_opens_a_tunnel_in_http_1_0(
     proxy: Proxy, origin: TlsOrigin, trust: ssl.SSLContext, program: str
 ) -> None:
+    command: list[str]
     if installed(program) == "ncat":
         command = ["ncat", "--proxy-type", "http", "--proxy", f"127.0.0.1:{proxy.port}", NAME, f"{origin.port}"]
     else:
         command = ["socat", "-", f"PROXY:127.0.0.1:{NAME}:{origin.port},proxyport={proxy.port}"]
     ours, theirs = socket.socketpair()
     ours.settimeout(15)
-    with ours, theirs, subprocess.Popen(command, stdin=theirs, stdout=theirs) as process:
+    with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno()) as process:
         theirs.close()
-        with trust.wrap_socket(ours, server_hostname=NAME) as tls:
-            tls.sendall(f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
-            answer = b""
-            while not answer.endswith(PAGE):
-                answer += (more := tls.recv(65_536))
-                assert more, answer
-        process.wait(15)  # its standard input has ended, and with it the tunnel
+        try:
+            with trust.wrap_socket(ours, server_hostname=NAME) as tls:
+                tls.sendall(f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+                answer = b""
+                while not answer.endswith(PAGE):
+                    answer += (more := tls.recv(65_536))
+                    assert more, answer
+            process.wait(15)  # its standard input has ended, and with it the tunnel
+        finally:
+            process.kill()
     the_one_tunnel(proxy, origin.target, http_version="1.0")
 
 
@@ -362,7 +381,6 @@ const [host, port, proxyPort, ca] = process.argv.slice(1);
 const http = require('http'), https = require('https'), fs = require('fs');
 http.request({host: '127.0.0.1', port: proxyPort, method: 'CONNECT', path: `${host}:${port}`})
   .on('connect', (response, socket) => {
-    const agent = new https.Agent({socket, keepAlive: false});
     https.get({host, port, path: '/', socket, agent: false, servername: host, ca: fs.readFileSync(ca)}, (page) => {
       page.pipe(process.stdout);
     });

@@ -156,6 +156,16 @@ def test_a_head_byte_by_byte_opens_the_same_tunnel(proxy: Proxy) -> None:
 # --- half-close ---------------------------------------------------------------------------------------------------
 
 
+def test_a_client_that_ends_its_half_behind_the_head_still_gets_what_comes(proxy: Proxy) -> None:
+    with TcpOrigin() as origin, dial(proxy) as client:
+        client.sendall(connect_head(origin.target) + b"question")
+        client.shutdown(socket.SHUT_WR)
+        with origin.take() as server:
+            assert receive_all(server) == b"question"
+            server.sendall(b"answer")
+        assert receive_all(client) == ESTABLISHED + b"answer"
+
+
 @pytest.mark.parametrize("first", ["client", "upstream"])
 @pytest.mark.parametrize("size", [0, 1, 8 * MIB])
 def test_one_half_may_end_long_before_the_other(proxy: Proxy, first: str, size: int) -> None:
@@ -228,6 +238,19 @@ def test_sixty_four_mebibytes_go_both_ways_at_once(proxy: Proxy) -> None:
     with TcpOrigin() as origin:
         assert swap(proxy, origin, size) == [expected_digest(size)] * 2
     assert proxy.rss_kib() - rss_kib < 4096
+
+
+def test_a_thousand_tunnels_leave_nothing_in_memory(proxy: Proxy, echo_origin: TcpOrigin) -> None:
+    def come_and_go(times: int) -> int:
+        for _ in range(times):
+            with open_tunnel(proxy, echo_origin.target) as client:
+                client.send(b"x")
+                assert client.recv(1) == b"x"
+        proxy.settled()
+        return proxy.rss_kib()
+
+    before = come_and_go(200)
+    assert come_and_go(1000) - before < 1024
 
 
 def test_tunnels_side_by_side_do_not_mix(proxy: Proxy, echo_origin: TcpOrigin) -> None:

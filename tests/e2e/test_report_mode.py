@@ -12,7 +12,7 @@ from support.origin import NAME, TcpOrigin
 from support.proxy import Proxy
 
 CLOSED = {"name": "closed", "action": "deny", "hosts": [NAME]}
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "everything": {"report": True, "outbound": "registry_only", "rules": [CLOSED]},
     "one rule": {"rules": [{**CLOSED, "report": True}, {"name": "rest", "action": "deny"}]},
 }

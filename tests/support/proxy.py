@@ -271,7 +271,7 @@ class Proxy:
             ended = self._sum(text, "connections_total", {})
             closed = sum(record["event"] == "close" for record in logged.records)
             assert max(closed, len(logged.squid)) <= ended, f"{ended:g} connections ended, and more are in the logs"
-            return closed == len(logged.squid) == ended
+            return bool(closed == len(logged.squid) == ended)
 
         eventually(all_are_in, "every connection has ended and is in both logs")
         logged = self.logged()
