@@ -253,7 +253,7 @@ def _resolve(settings: Dns, host: str) -> tuple[str, ...]:
     """The addresses of a name, as the proxy would find them. Ends the process if there are none."""
     import asyncio
 
-    from egressproxy.resolve import Resolver
+    from egressproxy.resolve.resolver import Resolver
 
     async def look_up() -> tuple[str, ...]:
         resolver = Resolver(settings)

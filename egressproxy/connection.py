@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from egressproxy.model import Target
     from egressproxy.policy.policy import Policy
     from egressproxy.relay.relay import Relay
-    from egressproxy.resolve import Resolver
+    from egressproxy.resolve.resolver import Resolver
     from egressproxy.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from egressproxy.frontends.connect import ConnectFrontend
 from egressproxy.model import Endpoint, Problem
 from egressproxy.poller import create_poller
 from egressproxy.relay.relay import Relay
-from egressproxy.resolve import Resolver
+from egressproxy.resolve.resolver import Resolver
 from egressproxy.runtime.parts import Parts, Place, build
 from egressproxy.runtime.sockets import BindError, raise_descriptor_limit
 from egressproxy.tasks import Tasks
