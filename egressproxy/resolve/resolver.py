@@ -166,10 +166,16 @@ class Resolver:
 
     def _answered(self, pending: _Pending, answer: Answer) -> None:
         """The end of a lookup, or news after it."""
-        host = pending.host
         if pending.lookup is None:
             self._keep_late(pending, answer)
-            return
+        else:
+            self._conclude(pending, answer)
+        if pending.host in self._hosts.value:
+            self._cache.forget(pending.host)  # it came into the hosts file meanwhile, and that goes first
+
+    def _conclude(self, pending: _Pending, answer: Answer) -> None:
+        """Remember what came of it, and tell those who wait."""
+        host = pending.host
         pending.lookup = None  # it knows `pending`: this leaves no cycle behind
         del self._pending[host]
         if answer.status == "found":

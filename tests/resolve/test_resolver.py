@@ -357,6 +357,24 @@ async def test_a_name_that_enters_the_hosts_file_leaves_the_cache(
     assert await resolver.resolve(NAME) == ("10.0.0.1",)
 
 
+@pytest.mark.parametrize("how", [Reply(hold=True), Reply(hold=True, rcode="NXDOMAIN")], ids=["found", "not found"])
+async def test_a_name_that_enters_the_hosts_file_while_the_servers_are_asked_is_not_taken_back_by_them(
+    dns: DnsServer, resolver: Resolver, files: Files, clock: Clock, how: Reply
+) -> None:
+    dns.add(NAME, "A", "192.0.2.1", ttl=300)
+    dns.script(NAME, "*", how)
+    asking = asyncio.ensure_future(resolver.resolve(NAME))
+    await dns.asked(NAME, "A")
+    await dns.asked(NAME, "AAAA")
+    files.write(files.hosts, f"10.0.0.1 {NAME}\n")
+    clock.advance(FILE_CHECK_S)
+    await resolver.resolve("localhost")  # looks at the files
+    dns.release()
+    await asyncio.wait([asking])
+    assert asking.exception() is not None or asking.result() == ("192.0.2.1",), "it asked before"
+    assert await resolver.resolve(NAME) == ("10.0.0.1",)
+
+
 @pytest.mark.parametrize("name", ["localhost", "a.localhost", "b.a.localhost"])
 async def test_localhost_is_loopback_and_never_asked_for(
     dns: DnsServer, make: Callable[..., Resolver], files: Files, name: str
