@@ -426,7 +426,8 @@ async def test_without_a_version_in_common_both_are_told(poller):
     peer_end, our_end = socket_pair()
     stream = TlsStream(tcp_stream(our_end, poller), server_context(TLS_1_3), server_side=True)
     peer = TlsPeer(peer_end, client_context(TLS_1_2), server_side=False)
-    failures = await asyncio.gather(stream.handshake(), peer.handshake(), return_exceptions=True)
+    async with asyncio.timeout(20):
+        failures = await asyncio.gather(stream.handshake(), peer.handshake(), return_exceptions=True)
     assert all(isinstance(failure, ssl.SSLError) for failure in failures), failures
     assert "PROTOCOL_VERSION" in failures[1].reason, "the alert came through"
     stream.close()
