@@ -91,6 +91,8 @@ def _carry(line: Line, ends: list[_End]) -> dict[int, Ended]:
         if line.hear(TELL_S) is not None:
             for end in ends:
                 end.go_on.set()
+        for end in ends:
+            end.check()
     return {end.number: end.ended() for end in ends}
 
 
@@ -119,17 +121,19 @@ class _End:
 
     @property
     def at_work(self) -> bool:
-        if self._failures:
-            raise self._failures[0]
         return any(thread.is_alive() for thread in self._threads)
 
     @property
     def progress(self) -> Progress:
         return Progress(self._sent, self._received, self._stalled)
 
-    def ended(self) -> Ended:
+    def check(self) -> None:
+        """Raise what went wrong in one of its threads."""
         if self._failures:
             raise self._failures[0]
+
+    def ended(self) -> Ended:
+        self.check()
         self._sock.close()
         return Ended(self._hashes["sent"], self._hashes["received"])
 

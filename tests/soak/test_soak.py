@@ -233,7 +233,7 @@ def test_keeps_8_000_tunnels_open_in_little_memory_and_without_work(start: Start
         )
         assert memory / tunnels < most_kib
         assert idle < 5 * IDLE_S, "it works while nothing happens"
-    assert rss_kib[3] - rss_kib[2] < 2048, "the third crowd needed memory that the second had not given back"
+    assert rss_kib[3] - rss_kib[2] < tunnels // 2, "the third crowd needed memory that the second had not given back"
     served = 3 * tunnels + warm_up
     assert len(proxy.settled().records) == served
     origin.tell("stop")
@@ -289,7 +289,7 @@ def test_leaves_nothing_of_100_000_short_tunnels_but_a_line_each(
         f" {cpu / connections * 1e3:.0f} µs CPU each"
     )
 
-    soaked.check_back(growth_kib=4096)
+    soaked.check_back(growth_kib=2048)
     idle = idle_cpu_ms(proxy, IDLE_S)
     assert idle < 5 * IDLE_S, f"{idle:.1f} ms CPU in {IDLE_S:g} s of nothing"
     records = [json.loads(line) for line in proxy.json_log.read_text().splitlines()]
