@@ -9,7 +9,7 @@ from egressproxy.deadlines import DeadlineQueue
 from egressproxy.relay.copying import CopyFlow
 from egressproxy.relay.pipes import PipePool
 from egressproxy.relay.splicing import SpliceFlow
-from egressproxy.relay.tunnel import LINGER_CHECK_S, PERIODS, Tunnel
+from egressproxy.relay.tunnel import LINGER_CHECK_S, Tunnel
 from egressproxy.stream import Stream, TcpStream
 
 if TYPE_CHECKING:
@@ -19,27 +19,53 @@ if TYPE_CHECKING:
     from egressproxy.relay.flow import Flow
 
 
-class Relay:
-    """Opens tunnels, and holds their timers and pipes.
+PERIODS = 8
+"""Looks at every tunnel within the shorter of the idle and half-close times: one that is quiet ends that much late at most."""
 
-    tunnels  those that are open
+
+class Relay:
+    """Opens tunnels, and holds what they share.
+
+    tunnels               those that are open
+    idle_s, half_close_s  how long one may be quiet, whole or half-closed
+    linger                those of which one side is dead and the other has not got everything yet
     """
 
     def __init__(self, poller: Poller, loop: asyncio.AbstractEventLoop, idle_s: float, half_close_s: float) -> None:
         self.poller = poller
         self.loop = loop
-        self.idle = DeadlineQueue("idle_timeout", idle_s / PERIODS, loop)
-        self.half_close = DeadlineQueue("half_close_timeout", half_close_s / PERIODS, loop)
+        self.idle_s = idle_s
+        self.half_close_s = half_close_s
         self.linger = DeadlineQueue("linger", LINGER_CHECK_S, loop)
         self.pipes = PipePool()
         self.tunnels: set[Tunnel] = set()
+        self._next_look: asyncio.TimerHandle | None = None
 
     def configure(self, idle_s: float, half_close_s: float) -> None:
-        """Change the times of tunnels to come; open ones keep theirs."""
-        if idle_s / PERIODS != self.idle.delay_s:
-            self.idle = DeadlineQueue("idle_timeout", idle_s / PERIODS, self.loop)
-        if half_close_s / PERIODS != self.half_close.delay_s:
-            self.half_close = DeadlineQueue("half_close_timeout", half_close_s / PERIODS, self.loop)
+        """Change the times, for open tunnels too."""
+        self.idle_s = idle_s
+        self.half_close_s = half_close_s
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._look_later()
+
+    def enter(self, tunnel: Tunnel) -> None:
+        """The tunnel runs. Hot: once per tunnel."""
+        self.tunnels.add(tunnel)
+        if self._next_look is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        period_s = min(self.idle_s, self.half_close_s) / PERIODS
+        self._next_look = self.loop.call_later(period_s, self._look, period_s)
+
+    def _look(self, passed_s: float) -> None:
+        """At all tunnels at once: a timer for each would cost more when they open and close than all the looking."""
+        self._next_look = None
+        if self.tunnels:
+            for tunnel in tuple(self.tunnels):
+                tunnel.look(passed_s)
+            self._look_later()
 
     def open(self, client: Stream, upstream: Stream) -> Tunnel:
         """Join the two; nothing moves before the tunnel's `run`."""
@@ -60,7 +86,8 @@ class Relay:
 
     def close(self) -> None:
         """Give timers and pipes back, once no tunnel is open."""
-        self.idle.close()
-        self.half_close.close()
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         self.linger.close()
         self.pipes.close()

@@ -8,8 +8,8 @@ end: a reset after a reset, an end after an end. What it sends meanwhile is for 
 closing into a reset that destroys what is on its way to it. The kernel reports a reset once, to a read or to a write: the
 stream remembers it for both.
 
-**Timers.** No byte either way for `idle_s`: over. Once one direction has ended, `half_close_s` instead. An event only sets
-a counter back; a timer looks at it eight times within that time, so a tunnel ends at most an eighth too late.
+**Quiet.** No byte either way for `idle_s`: over. Once one direction has ended, `half_close_s` instead. An event only sets a
+counter back; the relay looks at it every now and then.
 """
 
 from __future__ import annotations
@@ -22,12 +22,9 @@ from egressproxy.poller import READ, WRITE
 if TYPE_CHECKING:
     import asyncio
 
-    from egressproxy.deadlines import DeadlineQueue
     from egressproxy.relay.relay import Relay
     from egressproxy.stream import Stream
 
-PERIODS = 8
-"""Parts of the idle and half-close time after which a tunnel is looked at."""
 LINGER_S = 5.0
 """How long a living side may take to get what is on its way to it, when the other side is dead."""
 LINGER_CHECK_S = 0.05
@@ -44,12 +41,12 @@ class Tunnel:
         "_client",
         "_client_interest",
         "_closed_by",
+        "_half_closed",
         "_lingered_s",
         "_over",
-        "_quiet",
+        "_quiet_s",
         "_relay",
         "_result",
-        "_timer",
         "_upstream",
         "_upstream_interest",
         "down",
@@ -64,10 +61,12 @@ class Tunnel:
         self.down = relay.flow(upstream, client)
         self._client_interest = READ
         self._upstream_interest = READ
-        self._timer = relay.idle
-        self._quiet = 0
-        self._lingered_s = 0.0
-        self._closed_by: str | None = None
+        self._quiet_s = 0.0
+        self._lingered_s: float | None = (
+            None  # a number while one side is dead and the other has not got everything yet
+        )
+        self._half_closed = False
+        self._closed_by: str | None = None  # who ended first in order, and the other side was told
         self._over: asyncio.Future[None] | None = None
         self._result: tuple[str, str] | None = None
 
@@ -85,10 +84,9 @@ class Tunnel:
         """Carry until both directions have ended or the tunnel is cut. Cancelling it leaves nothing behind."""
         relay = self._relay
         poller = relay.poller
-        relay.tunnels.add(self)
+        relay.enter(self)
         try:
             self._over = relay.loop.create_future()
-            self._timer.start(self)
             poller.watch(self._upstream.fd, READ, self._on_upstream)
             poller.watch(self._client.fd, READ, self._on_client)
             if self.up.blocked or self.down.blocked or self.up.more() or self.down.more():
@@ -100,7 +98,8 @@ class Tunnel:
             return Transfer(self.up.carried, self.down.carried, closed_by, end)
         finally:
             relay.tunnels.discard(self)
-            self._timer.stop(self)
+            if self._lingered_s is not None:
+                relay.linger.stop(self)
             if self._result is None:  # cancelled: a `_resume` on its way finds nothing to do
                 self._result = ("proxy", "cut")
             for stream in (self._client, self._upstream):
@@ -113,21 +112,26 @@ class Tunnel:
         """End it now, from outside; `end` says why."""
         self._finish("proxy", end)
 
+    def look(self, passed_s: float) -> None:
+        """`passed_s` seconds have passed since the relay looked last, or less since the tunnel opened or moved a byte."""
+        self._quiet_s += passed_s
+        if self._lingered_s is None:
+            relay, half = self._relay, self._half_closed
+            if self._quiet_s - passed_s >= (relay.half_close_s if half else relay.idle_s):
+                self._finish("proxy", "half_close_timeout" if half else "idle_timeout")
+
     def expire(self) -> None:
-        """A part of the idle, half-close or linger time has passed; called by the queue."""
-        self._quiet += 1
-        if self._timer is self._relay.linger:
-            self._lingered_s += LINGER_CHECK_S
-            self._wind_down()
-        elif self._quiet > PERIODS:
-            self._finish("proxy", self._timer.name)
+        """Look whether the living side has everything; called by the linger queue."""
+        assert self._lingered_s is not None
+        self._lingered_s += LINGER_CHECK_S
+        self._wind_down()
         if self._result is None:
-            self._timer.start(self)
+            self._relay.linger.start(self)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
     def _on_client(self, events: int) -> None:
-        self._quiet = 0
+        self._quiet_s = 0.0
         if events == READ:  # nearly always
             if self.up.pump():
                 self._settle()
@@ -139,7 +143,7 @@ class Tunnel:
             self._settle()
 
     def _on_upstream(self, events: int) -> None:
-        self._quiet = 0
+        self._quiet_s = 0.0
         if events == READ:
             if self.down.pump():
                 self._settle()
@@ -172,7 +176,8 @@ class Tunnel:
         elif (up.done or down.done) and self._closed_by is None:
             self._closed_by = "client" if up.done else "upstream"
             (up if up.done else down).tell_end(closing=False)
-            self._change_timer(self._relay.half_close)
+            self._half_closed = True
+            self._quiet_s = 0.0
         if self._result is None:
             self._watch()
             if up.more() or down.more():
@@ -187,28 +192,22 @@ class Tunnel:
             dead, last, lost, living = "upstream", down, up, self._client
         if lost.broken is None:
             lost.abandon()
-        if last.broken == "sink":
-            self._finish(dead, f"{dead}_reset")  # both are dead
-        elif not last.done:
-            self._change_timer(self._relay.half_close)
-        elif self._timer is not self._relay.linger:
-            self._change_timer(self._relay.linger)
+        if last.broken == "sink":  # both are dead
+            self._finish(dead, f"{dead}_reset")
+            return
+        if not last.done:
+            self._half_closed = True
+            return
+        if self._lingered_s is None:
+            self._lingered_s = 0.0
+            self._relay.linger.start(self)
             if self._closed_by != dead:  # else it was told when the dead one ended, before it died
                 last.tell_end(closing=False)
-            self._wind_down()
-        elif not living.unsent_bytes():
-            if last.broken == "source":
-                living.abort()
+        unsent = living.unsent_bytes()
+        if not unsent and last.broken == "source":
+            living.abort()
+        if not unsent or self._lingered_s >= LINGER_S:
             self._finish(dead, f"{dead}_reset")
-        elif self._lingered_s >= LINGER_S:
-            self._finish(dead, f"{dead}_reset")
-
-    def _change_timer(self, timer: DeadlineQueue) -> None:
-        if self._timer is not timer:
-            self._timer.stop(self)
-            self._timer = timer
-            self._quiet = 0
-            timer.start(self)
 
     def _watch(self) -> None:
         up, down = self.up, self.down

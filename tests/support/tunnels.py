@@ -86,11 +86,10 @@ class Bench:
         self.poller = (EpollPoller if setup.poller == "epoll" else LoopPoller)(self.loop)
         self.relay = (Relay if setup.engine == "splice" else CopyingRelay)(self.poller, self.loop, LONG_S, LONG_S)
         self._joined: list[Joined] = []
-        self._queues = {self.relay.idle, self.relay.half_close, self.relay.linger}
+        self._queues = [self.relay.linger]
 
     def configure(self, *, idle_s: float = LONG_S, half_close_s: float = LONG_S) -> None:
         self.relay.configure(idle_s, half_close_s)
-        self._queues |= {self.relay.idle, self.relay.half_close}
 
     async def join(
         self,
