@@ -29,6 +29,8 @@ BATCH = 64
 """Clients taken in one turn of the event loop."""
 PAUSE_S = 0.1
 """How long a listener looks away when there is no capacity for one more client."""
+TELL_S = 60.0
+"""How often it tells of that. Each pause told would fill a pipe that nobody reads within a minute, and then the proxy waits."""
 _OUT_OF_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _THAT_CLIENT_ONLY = frozenset(
     {
@@ -65,6 +67,7 @@ class Listener:
         self._tasks = tasks
         self._loop = loop
         self._pause: asyncio.TimerHandle | None = None
+        self._tell_again_at = 0.0  # by the loop's clock
         self.pauses = 0
 
     def __repr__(self) -> str:
@@ -121,7 +124,12 @@ class Listener:
     def _rest(self, why: str) -> None:
         if self._pause is None and self.sock.fileno() >= 0:
             self.pauses += 1
-            logger.warning("%s: not accepting for %g s: %s", self.entrance.label, PAUSE_S, why)
+            now = self._loop.time()
+            if now >= self._tell_again_at:
+                self._tell_again_at = now + TELL_S
+                logger.warning(
+                    "%s: not accepting for %g s: %s (told once in %g s)", self.entrance.label, PAUSE_S, why, TELL_S
+                )
             self._loop.remove_reader(self.sock.fileno())
             self._pause = self._loop.call_later(PAUSE_S, self._go_on)
 

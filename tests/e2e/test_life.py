@@ -397,11 +397,10 @@ def test_at_the_descriptor_limit_it_pauses_without_spinning_and_recovers(
     assert re.search(r"limits\.max_tunnels 9000 needs 18128 .*64 are allowed", proxy.stderr)
     descriptors = proxy.descriptors()
     tunnels, waiting = fill_up(proxy, echo_origin.target)
-    pauses, cpu_s, begun = proxy.stderr.count(PAUSE), proxy.cpu_s(), time.monotonic()
-    eventually(lambda: proxy.stderr.count(PAUSE) >= pauses + 6, "it goes on to pause")
-    passed = time.monotonic() - begun
-    assert passed > 0.3, "a pause is a pause"
-    assert proxy.cpu_s() - cpu_s < 0.2 * passed
+    cpu_s, begun = proxy.cpu_s(), time.monotonic()
+    eventually(lambda: time.monotonic() - begun > 0.6, "several pauses pass")
+    assert proxy.cpu_s() - cpu_s < 0.2 * (time.monotonic() - begun)
+    assert proxy.stderr.count(PAUSE) == 1, "it does not tell of every pause"
     for tunnel in tunnels:
         still_works(tunnel)
         tunnel.close()

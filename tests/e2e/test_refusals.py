@@ -300,6 +300,12 @@ def test_bad_input_is_never_looked_up_nor_brought_to_an_origin(answers: Answers)
     assert (answers.queries, answers.contacts) == (0, 0)
 
 
+def test_a_refused_client_sees_the_end_at_once(answers: Answers) -> None:
+    refused = [answers.records[row.name][0] for row in ROWS if row.status not in (0, 408)]
+    durations_ms = sorted(record["duration_ms"] for record in refused)
+    assert durations_ms[len(refused) // 2] < 500, "and not when the proxy has lingered long enough"
+
+
 def test_bad_input_leaves_nothing_behind(proxy: Proxy, target: TcpOrigin, answers: Answers) -> None:
     quick = 3  # rounds without the rows that wait for a deadline
 
