@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from egressproxy.deadlines import DeadlineQueue
 from egressproxy.relay.copying import CopyFlow
 from egressproxy.relay.pipes import PipePool
 from egressproxy.relay.splicing import SpliceFlow
-from egressproxy.relay.tunnel import LINGER_CHECK_S, Tunnel
+from egressproxy.relay.tunnel import Tunnel
 from egressproxy.stream import Stream, TcpStream
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ class Relay:
 
     tunnels               those that are open
     idle_s, half_close_s  how long one may be quiet, whole or half-closed
-    linger                those of which one side is dead and the other has not got everything yet
     """
 
     def __init__(self, poller: Poller, loop: asyncio.AbstractEventLoop, idle_s: float, half_close_s: float) -> None:
@@ -36,7 +34,6 @@ class Relay:
         self.loop = loop
         self.idle_s = idle_s
         self.half_close_s = half_close_s
-        self.linger = DeadlineQueue("linger", LINGER_CHECK_S, loop)
         self.pipes = PipePool()
         self.tunnels: set[Tunnel] = set()
         self._next_look: asyncio.TimerHandle | None = None
@@ -89,5 +86,4 @@ class Relay:
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
-        self.linger.close()
         self.pipes.close()

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 LINGER_S = 5.0
 """How long a living side may take to get what is on its way to it, when the other side is dead."""
+LINGER_FIRST_S = 0.002
 LINGER_CHECK_S = 0.05
-"""How often it is looked whether it has."""
+"""How soon it is looked whether it has: first, and at most. Its system may hold an acknowledgement back for 40 ms."""
 
 
 class Tunnel:
@@ -42,6 +43,7 @@ class Tunnel:
         "_client_interest",
         "_closed_by",
         "_half_closed",
+        "_linger_timer",
         "_lingered_s",
         "_over",
         "_quiet_s",
@@ -65,6 +67,7 @@ class Tunnel:
         self._lingered_s: float | None = (
             None  # a number while one side is dead and the other has not got everything yet
         )
+        self._linger_timer: asyncio.TimerHandle | None = None
         self._half_closed = False
         self._closed_by: str | None = None  # who ended first in order, and the other side was told
         self._over: asyncio.Future[None] | None = None
@@ -98,8 +101,8 @@ class Tunnel:
             return Transfer(self.up.carried, self.down.carried, closed_by, end)
         finally:
             relay.tunnels.discard(self)
-            if self._lingered_s is not None:
-                relay.linger.stop(self)
+            if self._linger_timer is not None:
+                self._linger_timer.cancel()
             if self._result is None:  # cancelled: a `_resume` on its way finds nothing to do
                 self._result = ("proxy", "cut")
             for stream in (self._client, self._upstream):
@@ -119,14 +122,6 @@ class Tunnel:
             relay, half = self._relay, self._half_closed
             if self._quiet_s - passed_s >= (relay.half_close_s if half else relay.idle_s):
                 self._finish("proxy", "half_close_timeout" if half else "idle_timeout")
-
-    def expire(self) -> None:
-        """Look whether the living side has everything; called by the linger queue."""
-        assert self._lingered_s is not None
-        self._lingered_s += LINGER_CHECK_S
-        self._wind_down()
-        if self._result is None:
-            self._relay.linger.start(self)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +195,6 @@ class Tunnel:
             return
         if self._lingered_s is None:
             self._lingered_s = 0.0
-            self._relay.linger.start(self)
             if self._closed_by != dead:  # else it was told when the dead one ended, before it died
                 last.tell_end(closing=False)
         unsent = living.unsent_bytes()
@@ -208,6 +202,15 @@ class Tunnel:
             living.abort()
         if not unsent or self._lingered_s >= LINGER_S:
             self._finish(dead, f"{dead}_reset")
+        elif self._linger_timer is None:
+            pause_s = min(max(LINGER_FIRST_S, self._lingered_s), LINGER_CHECK_S)  # doubling
+            self._linger_timer = self._relay.loop.call_later(pause_s, self._linger_on, pause_s)
+
+    def _linger_on(self, passed_s: float) -> None:
+        assert self._lingered_s is not None
+        self._lingered_s += passed_s
+        self._linger_timer = None
+        self._wind_down()
 
     def _watch(self) -> None:
         up, down = self.up, self.down

@@ -554,7 +554,6 @@ async def test_an_upstream_that_stops_reading_does_not_cut_the_response_short(be
 
 @on_every_engine
 async def test_bytes_for_nobody_are_read_for_a_bounded_time(bench):
-    bench.relay.linger.delay_s = SHORT_S
     joined = await bench.join()
     await joined.upstream.send(b"all there is")
     await joined.upstream.end()
@@ -591,7 +590,6 @@ def test_whatever_peers_do_nothing_is_made_up_and_nothing_is_left(setup, monkeyp
     monkeypatch.setattr(tunnel_module, "LINGER_S", SHORT_S)
 
     async def story(bench):
-        bench.relay.linger.delay_s = SHORT_S
         joined = await bench.join(buffer=SMALL_BUFFER)
         people = {"client": Player(joined.client), "upstream": Player(joined.upstream)}
         for who, (act, number) in acts:

@@ -86,7 +86,6 @@ class Bench:
         self.poller = (EpollPoller if setup.poller == "epoll" else LoopPoller)(self.loop)
         self.relay = (Relay if setup.engine == "splice" else CopyingRelay)(self.poller, self.loop, LONG_S, LONG_S)
         self._joined: list[Joined] = []
-        self._queues = [self.relay.linger]
 
     def configure(self, *, idle_s: float = LONG_S, half_close_s: float = LONG_S) -> None:
         self.relay.configure(idle_s, half_close_s)
@@ -127,7 +126,9 @@ class Bench:
         """Every tunnel is over by now; check that none has left anything behind."""
         assert all(joined.task.done() for joined in self._joined), "a tunnel is still open at the end of its test"
         assert len(self.poller) == 0, "descriptors are still watched"
-        assert [queue.name for queue in self._queues if len(queue)] == []
+        assert all(
+            joined.tunnel._linger_timer is None or joined.tunnel._linger_timer.cancelled() for joined in self._joined
+        )
         assert self.relay.tunnels == set()
         self.give_up()
         assert self.relay.pipes.made == 0, "a pipe was not given back"
@@ -137,8 +138,6 @@ class Bench:
             joined.task.cancel()
             joined.client.close()
             joined.upstream.close()
-        for queue in self._queues:
-            queue.close()
         self.relay.close()
         self.poller.close()
 
