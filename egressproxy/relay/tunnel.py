@@ -190,7 +190,9 @@ class Tunnel:
         if last.broken == "sink":  # both are dead
             self._finish(dead, f"{dead}_reset")
             return
-        if not last.done:
+        if (
+            not last.done and self._lingered_s is None
+        ):  # while lingering it may wait to tell the end, which must not last
             self._half_closed = True
             return
         if self._lingered_s is None:

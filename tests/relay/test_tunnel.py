@@ -520,6 +520,28 @@ async def test_an_orderly_end_is_passed_on_as_one_though_a_write_found_the_upstr
     assert (transfer.bytes_down, transfer.closed_by) == (8, "upstream")
 
 
+@on([setup for setup in EVERY if setup.tls])
+async def test_a_close_notify_that_never_fits_does_not_keep_a_dead_tunnel(bench, monkeypatch):
+    """As above, but the client takes the answer and not a byte more."""
+    monkeypatch.setattr(tunnel_module, "LINGER_S", SHORT_S)
+    narrow = None
+
+    def wrap(client, _upstream):
+        nonlocal narrow
+        narrow = client.tcp.sock = Narrow(client.tcp.sock)
+
+    joined = await bench.join(before=wrap)
+    await joined.client.send(b"request")
+    await until(lambda: joined.tunnel.bytes_up == 7)
+    narrow.room = 5 + 8 + 1 + 16  # one record of TLS 1.3: header, "response", its type, tag
+    await joined.client.send(b"more")
+    await joined.upstream.send(b"response")
+    await joined.upstream.end()
+    joined.upstream.close()
+    transfer = await joined.over()
+    assert (transfer.bytes_down, transfer.closed_by) == (8, "upstream")
+
+
 @on_every_setup
 async def test_a_client_that_reads_nothing_from_a_dead_upstream_has_the_half_close_time(bench):
     bench.configure(half_close_s=SHORT_S)
