@@ -85,8 +85,8 @@ class Transfer(NamedTuple):
     bytes_up    client to upstream, payload only
     bytes_down  upstream to client, payload only
     closed_by   who ended it first: `client`, `upstream` or `proxy`
-    end         a slug: `closed` (orderly), `client_reset`, `upstream_reset`, `idle_timeout`, `half_close_timeout`,
-                `drained`, `cut`
+    end         a slug: `closed` (in order, or reset behind one's own orderly end), `client_reset`, `upstream_reset`,
+                `idle_timeout`, `half_close_timeout`, `drained`, `cut`
     """
 
     bytes_up: int

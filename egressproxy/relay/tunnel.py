@@ -203,7 +203,8 @@ class Tunnel:
         if not unsent and last.broken == "source":
             living.abort()
         if not unsent or self._lingered_s >= LINGER_S:
-            self._finish(dead, f"{dead}_reset")
+            # A reset behind its own orderly end is how a peer closes that does not wait for the other's last words.
+            self._finish(dead, f"{dead}_reset" if last.broken else "closed")
         elif self._linger_timer is None:
             pause_s = min(max(LINGER_FIRST_S, self._lingered_s), LINGER_CHECK_S)  # doubling
             self._linger_timer = self._relay.loop.call_later(pause_s, self._linger_on, pause_s)
