@@ -151,7 +151,7 @@ def check(configs: _Configs) -> None:
             if listener.tls is not None:
                 listener_context(listener.tls)
         except TlsSettingsError as error:
-            faults.append(f"{configs[0]}: listeners[{index}].tls: {error}")
+            faults.append(loaded.problem(("listeners", index, "tls"), str(error)))
     if faults:
         _fail(faults)
     told = {note.message for note in loaded.notes}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import socket
 import subprocess
@@ -112,7 +114,17 @@ def test_check_finds_a_key_that_is_not_the_certificates(tmp_path: Path) -> None:
     file.write_text("listeners: [{protocol: http-proxy, port: 1, tls: {certificate: a.pem, key: b.key}}]\n")
     done = egressproxy("check", str(file))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"{file}: listeners[0].tls: {tmp_path}/a.pem with key {tmp_path}/b.key: ")
+    assert done.stderr.startswith(f"{file}:1: listeners[0].tls: {tmp_path}/a.pem with key {tmp_path}/b.key: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_check_notes_a_log_that_this_user_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir(mode=0o500)
+    file = tmp_path / "c.yaml"
+    file.write_text(L + "allow: [a.example]\naccess_log: [{path: logs/a.log}]\n")
+    done = egressproxy("check", str(file))
+    assert done.returncode == 0
+    assert f"{file}:3: access_log[0].path: note: {tmp_path}/logs/a.log cannot be written" in done.stdout
 
 
 # --- explain ------------------------------------------------------------------------------------------------------
@@ -164,8 +176,19 @@ def test_explain_without_a_configuration_explains_the_built_in_one() -> None:
 def test_explain_has_the_address_guards_word_on_an_address() -> None:
     done = egressproxy("explain", "--to", "10.0.0.1:443", "--json")
     told = json.loads(done.stdout)
-    assert (done.returncode, told["allowed"], told["verdict"]["allowed"]) == (3, False, True)
+    assert (done.returncode, told["allowed"], told["decided_by"]) == (3, False, "address_denied")
+    assert told["by_name"]["allowed"]
     assert [(finding["address"], finding["class"]) for finding in told["addresses"]] == [("10.0.0.1", "private")]
+
+
+def test_explain_says_the_last_word_first_and_what_to_do_without_a_configuration() -> None:
+    done = egressproxy("explain", "--to", "10.0.0.1:443")
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[1:3] == [
+        "deny (address_denied): 10.0.0.1 is private (10.0.0.0/8, RFC 1918); to open it write a configuration with a rule "
+        "that names this host and has private_addresses: true",
+        "  by name: allow (built-in): allowed by rule built-in",
+    ]
 
 
 def test_explain_knows_its_own_listener(policy: str) -> None:
@@ -245,6 +268,17 @@ def test_run_refuses_a_bad_configuration(tmp_path: Path) -> None:
     done = egressproxy("run", str(file))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{file}:1: expected settings like listeners and allow, got an empty file\n"
+
+
+def test_run_names_the_log_that_it_cannot_open(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    loop = tmp_path / "loop.log"
+    loop.symlink_to(loop)
+    file.write_text(L + "access_log:\n- {path: '-'}\n- {path: loop.log}\n")
+    done = egressproxy("run", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    words = os.strerror(errno.ELOOP)
+    assert f"{file}:4: access_log[1].path: {loop} cannot be written: {words}\n" in done.stderr
 
 
 def test_run_says_that_its_port_is_taken(tmp_path: Path) -> None:

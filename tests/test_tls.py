@@ -14,7 +14,7 @@ from support.peers import TlsPeer, socket_pair, tcp_stream
 from egressproxy.config.schema import ListenerTls
 from egressproxy.poller import create_poller
 from egressproxy.stream import TlsStream
-from egressproxy.tls import TlsSettingsError, listener_context
+from egressproxy.tls import TlsSettingsError, handshake_problem, listener_context
 
 
 @pytest.fixture
@@ -162,6 +162,45 @@ def test_with_client_ca_each_connection_shows_its_certificate_anew(settings_with
     assert not resume(listener_context(settings_with_clients), known)
 
 
+# --- handshakes that fail, in words
+
+
+async def problem_of(settings, client):
+    ours, _, _ = await shake_hands(listener_context(settings), client)
+    return handshake_problem(ours)
+
+
+async def test_a_client_without_a_certificate_is_told_as_one(settings_with_clients):
+    assert (
+        await problem_of(settings_with_clients, fresh_client())
+        == "the client showed no certificate, and client_ca asks for one"
+    )
+
+
+async def test_a_client_of_another_authority_is_told_as_one(settings_with_clients):
+    said = await problem_of(settings_with_clients, fresh_client(other_authority().issue_cert("c.example.test")))
+    assert said.startswith("the client's certificate is not one that client_ca vouches for")
+
+
+@pytest.mark.parametrize("line", [b"GET http://a.example/ HTTP/1.1\r\n\r\n", b"CONNECT a.example:443 HTTP/1.1\r\n\r\n"])
+def test_plain_http_on_a_tls_listener_is_told_as_that(settings, line):
+    incoming = ssl.MemoryBIO()
+    incoming.write(line)
+    tls = listener_context(settings).wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
+    with pytest.raises(ssl.SSLError) as caught:
+        tls.do_handshake()
+    assert handshake_problem(caught.value) == (
+        "the client spoke plain HTTP to a TLS listener; its proxy URL must begin with https://"
+    )
+
+
+def test_other_failures_are_told_in_lower_case_or_in_the_systems_words():
+    odd = ssl.SSLError(1, "[SSL: BAD_THING] bad thing (_ssl.c:1)")
+    odd.reason = "BAD_THING"
+    assert handshake_problem(odd) == "bad thing"
+    assert handshake_problem(ConnectionResetError(104, "Connection reset by peer")) == "Connection reset by peer"
+
+
 # --- files that cannot be used ------------------------------------------------------------------------------------
 
 
@@ -203,7 +242,15 @@ def test_an_encrypted_key_is_refused_without_asking_for_a_passphrase(settings, f
 @pytest.mark.parametrize("content", [b"", b"not PEM at all\n"])
 def test_a_file_with_something_else_in_it_is_named(settings, files, which, content):
     files[which].write_bytes(content)
-    assert str(files[which]) in refused(settings)
+    what = {"certificate": "certificate", "key": "private key"}[which]
+    assert refused(settings).startswith(f"{files[which]}: holds no {what} in PEM form")
+
+
+def test_a_damaged_file_is_told_without_openssls_words(settings, files):
+    files["certificate"].write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    said = refused(settings)
+    assert said.startswith(f"{files['certificate']} with key {files['key']}: ")
+    assert "_ssl.c" not in said
 
 
 @pytest.mark.parametrize("which", ["certificate", "key"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ from egressproxy.errors import ConfigError
 from egressproxy.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from egressproxy.config.faults import Way
 
@@ -50,11 +50,18 @@ class Loaded:
 
     notes    what is worth knowing about it, in file order
     sources  the files it came from, as they were opened; none for the built-in default
+    places   file and line of the settings that name files, which only those who open them can judge
     """
 
     config: Config
     notes: tuple[Problem, ...]
     sources: tuple[str, ...]
+    places: Mapping[Way, tuple[str, int]] = field(default_factory=dict)
+
+    def problem(self, way: Way, message: str) -> Problem:
+        """What turned out to be wrong with a setting when it was put to use, with the place it is written in."""
+        file, line = self.places.get(way, (self.sources[0] if self.sources else "built-in", None))
+        return Problem(file, line, path_text(way), message)
 
 
 def load(paths: Sequence[str]) -> Loaded:
@@ -71,7 +78,13 @@ def load(paths: Sequence[str]) -> Loaded:
     if config is None or reading.faults:
         raise ConfigError(reading.problems(reading.faults))
     reading.note_what_is_allowed(config)
-    return Loaded(config=config, notes=reading.problems(reading.notes), sources=tuple(reading.opened))
+    reading.note_unwritable_logs()
+    return Loaded(
+        config=config,
+        notes=reading.problems(reading.notes),
+        sources=tuple(reading.opened),
+        places=reading.places_of_files(),
+    )
 
 
 class _Reading:
@@ -213,6 +226,24 @@ class _Reading:
             what = "there is no allow rule, no allow entry and no service, and outbound is registry_only"
             self.notes.append(Fault(0, (), f"nothing is allowed: {what}"))
 
+    def note_unwritable_logs(self) -> None:
+        """Say so where this user could not write a log. Another one may run the proxy, so it is no fault."""
+        for way, holder, key in _file_settings(self._data):
+            name = holder[key]
+            if way[0] == "access_log" and not os.access(
+                name if os.path.lexists(name) else os.path.dirname(name), os.W_OK
+            ):
+                message = (
+                    f"{_printable(name)} cannot be written by the user who asks; the one who runs it must be able to"
+                )
+                self.notes.append(Fault(place_of(way, self._places), way, message))
+
+    def places_of_files(self) -> dict[Way, tuple[str, int]]:
+        """Where the settings that name files are written, and the `tls` around them."""
+        ways = {part for way, _, _ in _file_settings(self._data) for part in (way, way[:3])}
+        marks = {way: unmark(place_of(way, self._places)) for way in ways}
+        return {way: (_printable(self._names[source]), line) for way, (source, line) in marks.items() if line}
+
     def problems(self, faults: list[Fault]) -> tuple[Problem, ...]:
         """The faults with the names of their files, in file order, and not more than anybody reads."""
         faults.sort(key=lambda fault: fault.mark)
@@ -280,7 +311,8 @@ def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str]]:
             yield way, f"expected the name of a file, got {shown(name, _SHOWN_NAME)}"
         elif way[0] == "access_log":
             if not os.path.isdir(folder):
-                yield way, f"expected a file in a folder that exists, got the folder {shown(folder, _SHOWN_NAME)}"
+                what = "does not exist: create it" if not os.path.lexists(folder) else "is not a folder: make it one"
+                yield way, f"the folder {_printable(folder)} {what}, writable by the user who runs egressproxy"
             elif os.path.isdir(name):
                 yield way, f"expected a file, got the folder {shown(name, _SHOWN_NAME)}"
         elif not os.path.isfile(name):

@@ -526,9 +526,13 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
+BUILT_IN = "built-in"
+"""Name of the one rule of the built-in default, which stands in no file."""
+
+
 def built_in() -> dict[str, Any]:
     """The safe default without any configuration: loopback only, public addresses on 80 and 443, guard on."""
     return {
         "listeners": [{"protocol": "http-proxy", "address": "127.0.0.1", "port": 3128}],
-        "rules": [{"name": "built-in", "action": "allow", "ports": [80, 443]}],
+        "rules": [{"name": BUILT_IN, "action": "allow", "ports": [80, 443]}],
     }

@@ -7,6 +7,7 @@ refused, since a setting without effect would be a promise that nothing keeps.
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,12 @@ _LATER_KEYS: dict[Way, frozenset[str]] = {
     ("services", "ports"): frozenset({"target_port"}),
 }
 _LATER_WORDS: dict[Way, frozenset[str]] = {
-    ("listeners", "protocol"): frozenset({"sni", "http"}),
+    ("listeners", "protocol"): frozenset({"sni", "http", "auto"}),
     ("services", "ports", "protocol"): frozenset({"HTTP", "HTTP2", "GRPC"}),
     ("access_log", "format"): frozenset({"nginx-stream", "istio"}),
 }
+
+_ERA = re.compile(r"-[0-9][0-9.]*\Z")  # `istio-1.7`: the format of an era
 
 _Schema = dict[str, Any]
 
@@ -116,9 +119,9 @@ def _unexpected(way: Way, value: object) -> str:
     if not isinstance(value, str):
         return message + _hint(way, value)
     words = [str(word) for word in schema.get("enum", [schema.get("const", "")]) if word]
-    if any(value == word or value.startswith(f"{word}-") for word in _LATER_WORDS.get(_pattern(way), ())):
+    if _ERA.sub("", value) in _LATER_WORDS.get(_pattern(way), ()):
         return f"{message}; this version does not have it yet"
-    close = get_close_matches(value[:60].lower(), words, n=1) if len(words) > 1 else []
+    close = get_close_matches(value[:60].lower(), words, n=1)
     if close:
         return f"{message}; did you mean {close[0]}?"
     if schema.get("type") in ("integer", "number", "boolean") and value:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from egressproxy.errors import AddressDenied, LoopDetected
+
 if TYPE_CHECKING:
     from egressproxy.model import Intent, Verdict
     from egressproxy.policy.addresses import AddressClass
@@ -19,12 +21,16 @@ class NearMiss(NamedTuple):
 
 
 class AddressFinding(NamedTuple):
-    """One address: its class (None: ordinary and public), whether it would be dialled, and why or why not."""
+    """One address: its class (None: ordinary and public), whether it would be dialled, and why or why not.
+
+    own  a connection there would come back to this proxy, which refuses the target whatever its other addresses are
+    """
 
     address: str
     special: AddressClass | None
     dialled: bool
     reason: str
+    own: bool = False
 
 
 class Explanation(NamedTuple):
@@ -44,16 +50,30 @@ class Explanation(NamedTuple):
     @property
     def allowed(self) -> bool:
         """Allowed by name, and by address as far as addresses are known."""
-        return self.verdict.allowed and (not self.addresses or any(finding.dialled for finding in self.addresses))
+        return self.verdict.allowed and self._closed() is None
+
+    def _closed(self) -> tuple[str, AddressFinding] | None:
+        """The slug and the address that decide where the addresses refuse what the name was allowed."""
+        for finding in self.addresses:
+            if finding.own:
+                return LoopDetected.slug, finding
+        if self.addresses and not any(finding.dialled for finding in self.addresses):
+            return AddressDenied.slug, self.addresses[0]
+        return None
 
     def lines(self) -> tuple[str, ...]:
         """For people."""
         intent, verdict = self.intent, self.verdict
         word = "allow, report only" if verdict.reported else "allow" if verdict.allowed else "deny"
-        lines = [
-            f"{intent.method} {intent.target} from {intent.client}",
-            f"{word} ({verdict.rule}): {verdict.reason}",
-        ]
+        by_name = f"{word} ({verdict.rule}): {verdict.reason}"
+        lines = [f"{intent.method} {intent.target} from {intent.client}"]
+        closed = self._closed() if verdict.allowed else None
+        if closed is None:
+            lines.append(by_name)
+        else:
+            slug, finding = closed
+            reason = finding.reason if finding.own else f"{finding.address} is {finding.reason}"
+            lines += [f"deny ({slug}): {reason}", f"  by name: {by_name}"]
         lines += [f"  close: {miss.rule}: {'; '.join(miss.failed)}" for miss in self.near]
         if self.asks_dns:
             lines.append(f"DNS is asked for {intent.target.host}")
@@ -65,8 +85,12 @@ class Explanation(NamedTuple):
         ]
         return tuple(lines)
 
+    def _decided_by(self) -> str:
+        closed = self._closed() if self.verdict.allowed else None
+        return self.verdict.rule if closed is None else closed[0]
+
     def as_dict(self) -> dict[str, Any]:
-        """For programs: only what JSON can hold."""
+        """For programs: only what JSON can hold. `allowed` is the last word, `by_name` what came before the addresses."""
         intent, verdict = self.intent, self.verdict
         return {
             "target": str(intent.target),
@@ -74,7 +98,8 @@ class Explanation(NamedTuple):
             "listener": intent.listener,
             "method": intent.method,
             "allowed": self.allowed,
-            "verdict": {
+            "decided_by": self._decided_by(),
+            "by_name": {
                 "allowed": verdict.allowed,
                 "reported": verdict.reported,
                 "rule": verdict.rule,

@@ -11,6 +11,7 @@ from heapq import merge
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from egressproxy.config.schema import BUILT_IN
 from egressproxy.errors import AddressDenied, LoopDetected
 from egressproxy.model import Endpoint
 from egressproxy.policy.addresses import AddressClass, judge
@@ -159,7 +160,7 @@ class Policy:
         special, _, aliases = judge(address)
         port = intent.target.port
         if self._is_own(address, port) or self._owns_one_of(aliases, port):
-            return AddressFinding(address, special, False, "it is this proxy itself")
+            return AddressFinding(address, special, False, "it is this proxy itself", own=True)
         if special is None:
             return AddressFinding(address, None, verdict.allowed, "public" if verdict.allowed else "refused by name")
         if not guard_lets_pass(verdict, address, self._guard):
@@ -206,5 +207,7 @@ def _next_step(verdict: Verdict, address: str, special: AddressClass) -> str:
         return f"to open it name {address} itself in the hosts of a rule with private_addresses: true"
     if verdict.rule in (ALLOW, OUTBOUND):
         return "to open it write a rule for this host with private_addresses: true"
+    if verdict.rule == BUILT_IN:
+        return "to open it write a configuration with a rule that names this host and has private_addresses: true"
     where = "the service" if verdict.rule == SERVICE else f"rule {verdict.rule}"
     return f"to open it set private_addresses: true on {where}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.errors import ConfigError
-from egressproxy.model import Problem
 from egressproxy.policy.policy import Policy
 from egressproxy.runtime.sockets import BindError, OwnPorts, listen
 from egressproxy.telemetry.log_writer import LogUnusable
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from egressproxy.config.load import Loaded
     from egressproxy.config.schema import Config
+    from egressproxy.model import Problem
 
 Place = tuple[str, int]
 """Address and port that is listened on."""
@@ -52,14 +52,15 @@ def build(loaded: Loaded, listening: Collection[Place], admin: Place | None) -> 
     with nothing left open.
     """
     config = loaded.config
-    source = loaded.sources[0] if loaded.sources else "built-in"
-    contexts = _contexts(config, source)
+    contexts = _contexts(loaded)
     places = _places(config)
     policy = Policy.from_config(config, OwnPorts(set(places)))
     try:
         logs = open_logs(config.access_log)
     except LogUnusable as error:
-        raise ConfigError([Problem(source, None, "access_log", str(error))]) from error
+        index = next((n for n, log in enumerate(config.access_log) if log.path == error.filename), 0)
+        message = f"{error.filename} cannot be written: {error.strerror}"
+        raise ConfigError([loaded.problem(("access_log", index, "path"), message)]) from error
     parts = Parts(loaded, policy, contexts, logs, {})
     own = (*listening, *([admin] if admin else ()))
     try:
@@ -94,15 +95,15 @@ def _places(config: Config) -> dict[Place, bool]:
     return places
 
 
-def _contexts(config: Config, source: str) -> dict[Place, ssl.SSLContext]:
+def _contexts(loaded: Loaded) -> dict[Place, ssl.SSLContext]:
     contexts: dict[Place, ssl.SSLContext] = {}
     problems: list[Problem] = []
-    for number, listener in enumerate(config.listeners):
+    for number, listener in enumerate(loaded.config.listeners):
         if listener.tls is not None:
             try:
                 contexts[listener.address, listener.port] = listener_context(listener.tls)
             except TlsSettingsError as error:
-                problems.append(Problem(source, None, f"listeners[{number}].tls", str(error)))
+                problems.append(loaded.problem(("listeners", number, "tls"), str(error)))
     if problems:
         raise ConfigError(problems)
     return contexts

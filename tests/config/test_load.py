@@ -235,7 +235,8 @@ def test_files_that_are_not_there_are_told_with_all_other_problems(tmp_path: Pat
         f"{a}:3: listeners[0].port: expected an integer from 1 to 65535, got 0",
         f"{a}:5: listeners[0].tls.certificate: expected a file that exists, got '{tmp_path}/none.pem'",
         f"{a}:6: listeners[0].tls.key: expected a file that exists, got '{tmp_path}/.'",
-        f"{a}:8: access_log[0].path: expected a file in a folder that exists, got the folder '{tmp_path}/none'",
+        f"{a}:8: access_log[0].path: the folder {tmp_path}/none does not exist: create it, "
+        "writable by the user who runs egressproxy",
         f"{a}:9: access_log[1].path: expected a file, got the folder '{tmp_path}/.'",
     ]
 

@@ -244,6 +244,10 @@ TABLE = [
         [":1: listeners[0].protocol: expected http-proxy, got 'sni'; this version does not have it yet"],
     ),
     (
+        "listeners: [{protocol: http-prox, port: 1}]\n",
+        [":1: listeners[0].protocol: expected http-proxy, got 'http-prox'; did you mean http-proxy?"],
+    ),
+    (
         L + "access_log: [{format: istio-1.7}]\n",
         [
             ":2: access_log[0].format: expected squid or squid-5 or json, got 'istio-1.7'; this version does not have it yet"

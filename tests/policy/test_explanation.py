@@ -107,6 +107,22 @@ def test_a_rule_that_refuses_is_not_advised_to_lift_the_guard():
     assert finding.reason == "private (10.0.0.0/8, RFC 1918); and the target is refused by name"
 
 
+def test_the_first_word_is_the_last_one_where_the_guard_refuses_every_address():
+    explanation = explain("api.github.com:443", "10.0.0.1", "10.0.0.2")
+    told = explanation.lines()
+    assert told[1].startswith(
+        "deny (address_denied): 10.0.0.1 is private (10.0.0.0/8, RFC 1918); to open it write a rule"
+    )
+    assert told[2] == "  by name: allow (allow): allowed by an entry of allow"
+    assert (explanation.as_dict()["allowed"], explanation.as_dict()["decided_by"]) == (False, "address_denied")
+
+
+def test_a_target_that_leads_back_here_is_refused_whatever_its_other_addresses():
+    explanation = explain("git.corp.example:3128", "1.1.1.1", "127.0.0.1", outbound="allow_any")
+    assert explanation.lines()[1] == "deny (loop_detected): it is this proxy itself"
+    assert (explanation.allowed, explanation.as_dict()["decided_by"]) == (False, "loop_detected")
+
+
 def test_a_reported_refusal_is_told_as_one():
     explanation = explain("other:443", report=True)
     assert explanation.lines()[1].startswith("allow, report only (outbound): no rule")
@@ -115,7 +131,7 @@ def test_a_reported_refusal_is_told_as_one():
 def test_the_dictionary_is_json():
     told = json.loads(json.dumps(explain("a.pypi.org:80", "10.0.0.1").as_dict()))
     assert told["allowed"] is False
-    assert told["verdict"]["rule"] == "outbound"
+    assert told["by_name"]["rule"] == "outbound"
     assert told["near"][0] == {"rule": "ci", "failed": ["port 80 is not among 443"]}
     assert told["addresses"][0]["class"] == "private"
     assert told["addresses"][0]["source"] == "RFC 1918"

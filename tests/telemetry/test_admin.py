@@ -156,9 +156,9 @@ async def test_long_lists_of_the_configuration_are_cut_and_said_to_be(pages, sta
 
 async def test_explain_says_which_rule_decides(pages):
     allowed = json.loads((await pages.ask("/explain?to=files.pypi.org:443&client=10.1.2.3"))[2])
-    assert (allowed["allowed"], allowed["verdict"]["rule"], allowed["listener"]) == (True, "ci", "front")
+    assert (allowed["allowed"], allowed["by_name"]["rule"], allowed["listener"]) == (True, "ci", "front")
     denied = json.loads((await pages.ask("/explain?to=files.pypi.org:443&client=10.2.2.3&method=GET"))[2])
-    assert (denied["allowed"], denied["verdict"]["rule"], denied["method"]) == (False, "rest", "GET")
+    assert (denied["allowed"], denied["by_name"]["rule"], denied["method"]) == (False, "rest", "GET")
 
 
 async def test_explain_judges_addresses_it_is_given(pages):
