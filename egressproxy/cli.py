@@ -29,8 +29,6 @@ FAILED = 1
 MISUSED = 2
 DENIED = 3
 
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*).*", re.DOTALL)
-_URL_PORTS = {"https": 443, "http": 80}
 _METHOD = re.compile(r"[A-Za-z-]{1,32}")
 
 app = typer.Typer(
@@ -217,16 +215,10 @@ def explain(
 
 def _target(text: str) -> Target:
     """The target of `HOST:PORT` or a URL. Ends the process on anything else."""
-    from egressproxy.hostport import parse_authority
+    from egressproxy.hostport import parse_target
 
-    url = _URL.fullmatch(text)
     try:
-        if url is None:
-            return parse_authority(text)
-        port = _URL_PORTS.get(url["scheme"].lower())
-        if port is None:
-            raise MalformedTarget(f"expected an http or https URL, got the scheme {_shown(url['scheme'])}")
-        return parse_authority(url["authority"].rpartition("@")[2], port)
+        return parse_target(text)
     except MalformedTarget as error:
         _fail([f"--to: {error}"], MISUSED)
 

@@ -73,6 +73,21 @@ def parse_authority(text: str, default_port: int | None = None) -> Target:
     return Target(host, port, is_address)
 
 
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*).*", re.DOTALL)
+_URL_PORTS = {"https": 443, "http": 80}
+
+
+def parse_target(text: str) -> Target:
+    """The target that a person names: `host:port`, or an http or https URL. Raises MalformedTarget."""
+    url = _URL.fullmatch(text)
+    if url is None:
+        return parse_authority(text)
+    port = _URL_PORTS.get(url["scheme"].lower())
+    if port is None:
+        raise MalformedTarget(f"expected an http or https URL, got the scheme {_shown(url['scheme'])}")
+    return parse_authority(url["authority"].rpartition("@")[2], port)
+
+
 def _split_authority(text: str) -> tuple[str, str | None]:
     """Host without brackets, and the port as text or None. Raises MalformedTarget."""
     if text[:1] == "[":

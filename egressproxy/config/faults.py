@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Longest piece of a value that a message repeats: enough to find it again, and one line on a terminal.
-_SHOWN_CHARACTERS = 60
+_SHOWN_CHARACTERS = 40
 
 # Faults kept of one load. The first few are read; a million wrong lines must not take gigabytes to say so.
 MAX_FAULTS = 1000

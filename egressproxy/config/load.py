@@ -38,6 +38,9 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 # Times that a folder is read again because Kubernetes swapped its files meanwhile.
 _SWAP_TRIES = 3
 
+# Problems told; who has more has given the wrong file, and its content should not fill the terminal.
+_MAX_TOLD = 50
+
 # File names are shown whole: Linux has none that is longer.
 _SHOWN_NAME = 4096
 
@@ -248,11 +251,12 @@ class _Reading:
         """The faults with the names of their files, in file order, and not more than anybody reads."""
         faults.sort(key=lambda fault: fault.mark)
         found = []
-        for fault in faults[:MAX_FAULTS]:
+        for fault in faults[:_MAX_TOLD]:
             source, line = unmark(fault.mark)
             found.append(Problem(_printable(self._names[source]), line or None, path_text(fault.path), fault.message))
-        if len(faults) >= MAX_FAULTS:
-            found.append(Problem(found[-1].file, None, "", "there may be more problems; these are the first"))
+        if len(faults) > _MAX_TOLD:
+            more = f"and {len(faults) - _MAX_TOLD}{' problems or' if len(faults) >= MAX_FAULTS else ''} more"
+            found.append(Problem(found[-1].file, None, "", more))
         return tuple(found)
 
     def _where(self, place: int) -> str:

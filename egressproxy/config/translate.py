@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.faults import Fault, Misplaced, shown
 from egressproxy.config.native import REFUSED, Places
-from egressproxy.config.schema import Config
+from egressproxy.config.schema import Config, Rule
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -35,6 +35,8 @@ _LATER_WORDS: dict[Way, frozenset[str]] = {
     ("services", "ports", "protocol"): frozenset({"HTTP", "HTTP2", "GRPC"}),
     ("access_log", "format"): frozenset({"nginx-stream", "istio"}),
 }
+
+_RULE_KEYS = frozenset(Rule.model_fields)
 
 _ERA = re.compile(r"-[0-9][0-9.]*\Z")  # `istio-1.7`: the format of an era
 
@@ -105,6 +107,8 @@ def _unknown_key(way: Way) -> str:
     known = list(_schema_at(way[:-1]).get("properties", {}))
     if key.partition(":")[0] in known:
         return "no such setting; put a space behind the colon"
+    if key in _RULE_KEYS and _pattern(way[:-1]) in ((), ("services",)):
+        return "no such setting here; it belongs in a rule, below rules"
     close = get_close_matches(key[:60], known, n=1)
     if close:
         return f"no such setting; did you mean {close[0]}?"
@@ -141,6 +145,8 @@ def _hint(way: Way, value: object) -> str:
     if _schema_at(way).get("type") != "string":
         return ""
     if isinstance(value, (int, float)):
+        if "examples" in _schema_at(way):  # text of a form that no number has: quoted it would be as wrong
+            return ""
         return "; quote it to make it text"
     if isinstance(value, dict) and len(value) == 1:
         ((key, inner),) = value.items()

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from egressproxy.errors import MalformedTarget
-from egressproxy.hostport import parse_authority
+from egressproxy.hostport import parse_target
 from egressproxy.model import Intent
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ MAX_TUNNELS_SHOWN = 1000
 MAX_LISTED = 1000
 """Entries shown of one list of the configuration, and MAX_LISTED_WITHIN of a list inside such an entry."""
 MAX_LISTED_WITHIN = 50
+
+_QUESTIONS = frozenset({"to", "client", "method", "listener", "address"})
 
 MAX_ADDRESSES = 16
 """Addresses that one /explain judges."""
@@ -203,6 +205,9 @@ class _Pages:
     async def explain(self, request: web.Request) -> web.Response:
         state, query = self._state, request.query
         try:
+            unknown = sorted(set(query) - _QUESTIONS)
+            if unknown:
+                raise ValueError(f"expected only {', '.join(sorted(_QUESTIONS))}, got {', '.join(unknown)[:80]!a}")
             if "to" not in query:
                 raise ValueError("expected ?to=HOST:PORT, as in /explain?to=api.example.com:443")
             addresses = query.getall("address", [])
@@ -212,7 +217,7 @@ class _Pages:
                 client=query.get("client", "127.0.0.1"),
                 listener=query.get("listener", state.config.listeners[0].label),
                 method=query.get("method", "CONNECT"),
-                target=parse_authority(query["to"]),
+                target=parse_target(query["to"]),
             )
             explanation = state.policy.explain(intent, addresses)
         except (ValueError, MalformedTarget) as error:

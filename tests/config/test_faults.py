@@ -14,7 +14,7 @@ from egressproxy.config.faults import path_text, shown
     [
         ("text", "'text'"),
         ("a\n\x1b[31mb\ud800", r"'a\n\x1b[31mb\ud800'"),
-        ("x" * 61, f"'{'x' * 57}...'"),
+        ("x" * 41, f"'{'x' * 37}...'"),
         (443, "443"),
         (1.5, "1.5"),
         (True, "true"),

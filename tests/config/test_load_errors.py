@@ -95,7 +95,7 @@ TABLE = [
     (
         L + "allow: !!python/object/apply:os.system [id]\n",
         [
-            ":2: allow: expected a plain value, got the tag 'tag:yaml.org,2002:python/object/apply:os.system'; "
+            ":2: allow: expected a plain value, got the tag 'tag:yaml.org,2002:python/object/apply...'; "
             "leave the tag out",
         ],
     ),
@@ -144,6 +144,12 @@ TABLE = [
         ],
     ),
     # --- values
+    (L + "allow: [443]\n", [":2: allow[0]: expected HOST:PORT like api.example.com:443, got 443"]),
+    (L + "hosts: [a.example]\n", [":2: hosts: no such setting here; it belongs in a rule, below rules"]),
+    (
+        L + "services: [{hosts: [a.example], ports: [{number: 1}], clients: [10.0.0.0/8]}]\n",
+        [":2: services[0].clients: no such setting here; it belongs in a rule, below rules"],
+    ),
     (
         "listeners: [{protocol: http-proxy, port: x}]\n",
         [":1: listeners[0].port: expected an integer from 1 to 65535, got 'x'"],
@@ -178,7 +184,7 @@ TABLE = [
     (L + "access_log: [{path: 7}]\n", [":2: access_log[0].path: expected text, got 7; quote it to make it text"]),
     (
         L + "dns: {servers: [10.1]}\n",
-        [":2: dns.servers[0]: expected a name server like 10.96.0.10:53, got 10.1; quote it to make it text"],
+        [":2: dns.servers[0]: expected a name server like 10.96.0.10:53, got 10.1"],
     ),
     (
         L + "admin: {address: localhost}\n",
@@ -194,7 +200,7 @@ TABLE = [
         [":3: allow[0]: expected a host name or an address, got 'a.example b.example'"],
     ),
     (L + 'allow: ["a\\nb:443"]\n', [r":2: allow[0]: expected a host name or an address, got 'a\nb'"]),
-    (L + f"outbound: {'x' * 5000}\n", [f":2: outbound: expected registry_only or allow_any, got '{'x' * 57}...'"]),
+    (L + f"outbound: {'x' * 5000}\n", [f":2: outbound: expected registry_only or allow_any, got '{'x' * 37}...'"]),
     # --- nothing behind a key never means "any" or "the default"
     (L + "rules:\n- action: allow\n  hosts:\n", [":4: rules[0].hosts: expected a list, got nothing"]),
     (
@@ -327,8 +333,8 @@ def test_a_list_of_nothing_but_mistakes_is_told_up_to_a_bound(tmp_path: Path) ->
     file.write_text(L + "allow:\n" + "- 'a b'\n" * 20_000)
     with pytest.raises(ConfigError) as caught:
         load([str(file)])
-    assert len(caught.value.problems) == 1001
-    assert caught.value.problems[-1].message == "there may be more problems; these are the first"
+    assert len(caught.value.problems) == 51
+    assert caught.value.problems[-1].message == "and 950 problems or more"
 
 
 def test_a_mapping_of_nothing_but_unknown_keys_is_told_up_to_a_bound(tmp_path: Path) -> None:

@@ -161,6 +161,16 @@ async def test_explain_says_which_rule_decides(pages):
     assert (denied["allowed"], denied["by_name"]["rule"], denied["method"]) == (False, "rest", "GET")
 
 
+async def test_explain_takes_a_url_as_the_command_line_does(pages):
+    told = json.loads((await pages.ask("/explain?to=https://files.pypi.org/simple&client=10.1.2.3"))[2])
+    assert (told["target"], told["allowed"]) == ("files.pypi.org:443", True)
+
+
+async def test_explain_names_a_parameter_that_it_does_not_know(pages):
+    status, _, body = await pages.ask("/explain?to=a.example:443&clinet=10.1.2.3")
+    assert (status, body) == (400, "expected only address, client, listener, method, to, got 'clinet'\n")
+
+
 async def test_explain_judges_addresses_it_is_given(pages):
     path = "/explain?to=files.pypi.org:443&client=10.1.2.3&address=169.254.169.254"
     assert json.loads((await pages.ask(path))[2])["allowed"] is False
