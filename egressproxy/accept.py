@@ -114,7 +114,8 @@ class Listener:
             if error.errno in _OUT_OF_CAPACITY:
                 self._rest(error.strerror or "no descriptor left")
                 return False
-            raise
+            self._rest(f"unexpected: {error}")
+            return False
         sock = _socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
         sock.setblocking(False)
         stream = TcpStream(sock, self._poller, plain_address(peer[0]), peer[1])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from egressproxy.errors import ClientTlsFailed, Draining, EgressError, HeadTimeout, InternalError
 from egressproxy.model import Endpoint
 from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
+from egressproxy.tls import handshake_problem
 
 if TYPE_CHECKING:
     import ssl
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LINGER_BYTES = 1024 * 1024
-"""Read and thrown away after a refusal, at most."""
+LINGER_READS = 64
 LINGER_READ_BYTES = 16_384
+"""Read and thrown away after a refusal, at most."""
 
 
 class Entrance(NamedTuple):
@@ -66,7 +67,8 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
     try:
         services.head_deadlines.start(tcp)
         if entrance.tls is not None:
-            client = await secure(tcp, entrance.tls)
+            client = secured = TlsStream(tcp, entrance.tls, server_side=True)
+            await shake_hands(secured)
         intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
         services.head_deadlines.stop(tcp)
         draft.head_at = now()
@@ -109,21 +111,18 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         draft.error = None  # its traceback holds this frame, which holds the draft: a cycle, unless cut here
 
 
-async def secure(tcp: TcpStream, context: ssl.SSLContext) -> TlsStream:
-    """Speak TLS with the client from here on. Raises ClientTlsFailed."""
-    stream = TlsStream(tcp, context, server_side=True)
+async def shake_hands(client: TlsStream) -> None:
+    """Complete the TLS handshake with the client. Raises ClientTlsFailed."""
     try:
-        await stream.handshake()
+        await client.handshake()
     except StreamExpired as error:
         raise ClientTlsFailed("the TLS handshake was not complete within timeouts.head_s") from error
     except OSError as error:  # ssl.SSLError is one
         try:
-            tcp.end_writing()  # who does not speak TLS waits for more than an alert
+            client.tcp.end_writing()  # who does not speak TLS waits for more than an alert
         except OSError:
             pass  # gone
-        cause = getattr(error, "reason", None) or error.strerror or str(error)
-        raise ClientTlsFailed(f"TLS handshake: {cause}") from error
-    return stream
+        raise ClientTlsFailed(f"TLS handshake: {handshake_problem(error)}") from error
 
 
 async def find(target: Target, resolver: Resolver) -> tuple[str, ...]:
@@ -140,9 +139,9 @@ async def linger(client: Stream, deadlines: DeadlineQueue) -> None:
     """
     deadlines.start(client)
     try:
-        left = LINGER_BYTES
-        while left > 0 and (data := await client.read(LINGER_READ_BYTES)):
-            left -= len(data)
+        for _ in range(LINGER_READS):
+            if not await client.read(LINGER_READ_BYTES):
+                break
     except (OSError, StreamExpired):
         pass
     finally:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from egressproxy.poller import Poller
 
 TLS_CHUNK_BYTES = 65_536
-"""Ciphertext read, and plaintext encrypted, at a time. A TLS record holds at most 16 KiB."""
+"""Plaintext encrypted at a time. A TLS record holds at most 16 KiB."""
+MAX_OWED_BYTES = 4 * TLS_CHUNK_BYTES
+"""Ciphertext that may wait for the peer. A write takes one chunk at most; more than a few are answers it makes us give."""
+TLS_READ_BYTES = 16_384
+"""Ciphertext read at a time. It may be hundreds of records that hold nothing: so much work is one turn."""
 
 _LINGER_FOR_NOTHING = struct.pack("ii", 1, 0)
 """struct linger: on, for 0 seconds. Closing then sends a reset."""
@@ -236,7 +240,7 @@ class TlsStream:
                 self._engine.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
-                data = await self.tcp.read(TLS_CHUNK_BYTES)
+                data = await self.tcp.read(TLS_READ_BYTES)
                 if not data:
                     raise ConnectionResetError("the peer closed the connection during the TLS handshake") from None
                 self._incoming.write(data)
@@ -249,29 +253,43 @@ class TlsStream:
 
     def try_read(self, size: int) -> bytes | None:
         if self._plaintext:
-            data, self._plaintext = self._plaintext[:size], self._plaintext[size:]
-            return data
+            ahead, self._plaintext = self._plaintext[:size], self._plaintext[size:]
+            return ahead
         if self._peer_ended:
             return b""
-        while True:
-            try:
-                data = self._engine.read(size)
-            except ssl.SSLWantReadError:
-                received = self.tcp.try_read(TLS_CHUNK_BYTES)
-                if received is None:
-                    self.try_flush()  # an answer the engine itself has to give, as to a key update
-                    return None
-                if received:
-                    self._incoming.write(received)
-                    continue
+        data = self._decrypt(size)
+        if data is None:
+            # One read of the socket and no more, whether it holds data or not: a peer could send records without any for
+            # ever. The poller tells of the rest.
+            received = self.tcp.try_read(TLS_READ_BYTES)
+            if received:
+                self._incoming.write(received)
+                data = self._decrypt(size)
+            elif received is not None:
                 # The end without a close_notify. Many clients leave so; what is inside the tunnel has its own guard.
-                self._peer_ended = True
-                return b""
-            except ssl.SSLZeroReturnError:
                 data = b""
-            if not data:
-                self._peer_ended = True
-            return data
+            self._answer()
+        if data == b"":
+            self._peer_ended = True
+        return data
+
+    def _answer(self) -> None:
+        """Send what the engine itself owes the peer, as after a key update. Raises when the peer reads none of it."""
+        try:
+            sent = self.try_flush()
+        except OSError:
+            return  # broken for writing; what there is to read still counts
+        if not sent and len(self._ciphertext) > MAX_OWED_BYTES:
+            raise ConnectionAbortedError("the peer makes TLS answer and does not read the answers")
+
+    def _decrypt(self, size: int) -> bytes | None:
+        """What the engine has of data: empty at the peer's close_notify, None when it needs more."""
+        try:
+            return self._engine.read(size)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
 
     def try_write(self, data: bytes | memoryview) -> int:
         if not self.try_flush():

@@ -378,6 +378,9 @@ class Dns(_Settings):
     """Name servers to ask instead of those in resolv.conf, `ADDRESS` or `ADDRESS:PORT`."""
     ipv6: Flag = True
     """Ask for AAAA records as well as A."""
+    search: Flag = False
+    """Complete names with the search domains of resolv.conf. Rules judge the name that was asked for: with this on, one that
+    refuses `*.corp.example` does not catch `db`, which may become `db.corp.example`."""
     timeout_s: Seconds = 2.0
     """Wait for one server's answer before the next try."""
     tries: Annotated[Count, Field(ge=1, le=10)] = 3

@@ -81,10 +81,13 @@ class ConnectFrontend:
         if error.status is None or draft.status is not None:
             return
         reply = refusal(error)
+        try:
+            client.try_write(reply)  # the first bytes to this client: they fit its empty send buffer
+        except OSError:
+            return  # gone, or its TLS handshake is not complete: it has heard nothing
         draft.status = error.status
         draft.reply_bytes = len(reply)
         try:
-            client.try_write(reply)  # the first bytes to this client: they fit its empty send buffer
             client.end_writing()
         except OSError:
-            pass  # gone; the record tells what it would have heard
+            pass  # gone now

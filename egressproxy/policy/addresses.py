@@ -118,6 +118,8 @@ _UNASSIGNED_V6 = AddressClass("reserved", "outside 2000::/3", "RFC 4291 section 
 
 METADATA = {
     "169.254.169.254": "metadata of AWS, Azure, Google and others",
+    "169.254.42.42": "metadata of Scaleway",
+    "169.254.0.23": "metadata of Tencent Cloud",
     "169.254.170.2": "credentials of AWS ECS tasks",
     "169.254.170.23": "credentials of AWS EKS pods",
     "100.100.100.200": "metadata of Alibaba Cloud",
@@ -126,6 +128,8 @@ METADATA = {
     "fd00:ec2::254": "metadata of AWS",
     "fd00:ec2::23": "credentials of AWS EKS pods",
     "fd20:ce::254": "metadata of Google Cloud",
+    "fd00:42::42": "metadata of Scaleway",
+    "fd00:c1::a9fe:a9fe": "metadata of Oracle Cloud",
 }
 
 _Row = tuple[int, int, AddressClass]  # bits below the prefix, the prefix as a number, what it means

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egressproxy.relay.flow import COPY_BYTES, TURN_BYTES
+from egressproxy.relay.flow import COPY_BYTES, TURN_READS
 
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
@@ -46,7 +46,7 @@ class CopyFlow:
     def pump(self) -> bool:
         if self.done:
             return False
-        moved = 0
+        reads = 0
         self._more = False
         while True:
             if not self._hand_on():
@@ -54,7 +54,7 @@ class CopyFlow:
             if self._source_ended:
                 self.done = True
                 return True
-            if moved >= TURN_BYTES:
+            if reads >= TURN_READS:
                 self._more = True
                 return True
             try:
@@ -67,7 +67,7 @@ class CopyFlow:
             if data is None:
                 return True
             if data:
-                moved += len(data)
+                reads += 1
                 if self.broken != "sink":
                     self._pending = memoryview(data)
             else:

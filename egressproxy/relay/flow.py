@@ -12,6 +12,8 @@ COPY_BYTES = 65_536
 """Read at a time when copying. A read that fills it hints that more is waiting."""
 TURN_BYTES = 4 * 1024 * 1024
 """Moved for one flow in one event at most; then the other tunnels get their turn."""
+TURN_READS = 64
+"""Reads for one flow in one event at most. A peer may put every single byte into a TLS record of its own."""
 
 
 class Flow(Protocol):

@@ -39,9 +39,13 @@ class Relay:
         self._next_look: asyncio.TimerHandle | None = None
 
     def configure(self, idle_s: float, half_close_s: float) -> None:
-        """Change the times, for open tunnels too."""
+        """Change the times, for open tunnels too: their quiet time is counted from now, so that none ends by the change."""
+        if (idle_s, half_close_s) == (self.idle_s, self.half_close_s):
+            return
         self.idle_s = idle_s
         self.half_close_s = half_close_s
+        for tunnel in self.tunnels:
+            tunnel.count_anew()
         if self._next_look is not None:
             self._next_look.cancel()
             self._look_later()

@@ -123,6 +123,10 @@ class Tunnel:
             if self._quiet_s - passed_s >= (relay.half_close_s if half else relay.idle_s):
                 self._finish("proxy", "half_close_timeout" if half else "idle_timeout")
 
+    def count_anew(self) -> None:
+        """Forget how long it has been quiet."""
+        self._quiet_s = 0.0
+
     # --- events ---------------------------------------------------------------------------------------------------
 
     def _on_client(self, events: int) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 A, AAAA = pycares.QUERY_TYPE_A, pycares.QUERY_TYPE_AAAA
 
-MAX_ADDRESSES = 256
+MAX_ADDRESSES = 16
 """Addresses of one family that are kept. A DNS message has room for 4,000; the cache needs a bound in bytes too."""
 
 Status = Literal["found", "no_address", "no_name", "failed", "timeout"]

@@ -155,7 +155,7 @@ class Resolver:
         joined = pending.join()  # first: the lookup may come to its end before it has quite begun
         pending.lookup = Lookup(
             host,
-            self._resolv_conf.value.names_for(host),
+            self._resolv_conf.value.names_for(host) if self._settings.search else (host,),
             (A, AAAA) if self._settings.ipv6 else (A,),
             self._open_servers,
             partial(self._answered, pending),

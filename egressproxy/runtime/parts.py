@@ -27,12 +27,14 @@ Place = tuple[str, int]
 class Parts(NamedTuple):
     """Bound, opened and read, but not in use.
 
+    notes     what is worth knowing about the configuration; finding out takes seconds when it is very large
     contexts  TLS of the listeners that have it
     sockets   for the places that were not listened on before
     """
 
     loaded: Loaded
     policy: Policy
+    notes: Sequence[str]
     contexts: dict[Place, ssl.SSLContext]
     logs: Sequence[Log]
     sockets: dict[Place, socket.socket]
@@ -61,11 +63,12 @@ def build(loaded: Loaded, listening: Collection[Place], admin: Place | None) -> 
         index = next((n for n, log in enumerate(config.access_log) if log.path == error.filename), 0)
         message = f"{error.filename} cannot be written: {error.strerror}"
         raise ConfigError([loaded.problem(("access_log", index, "path"), message)]) from error
-    parts = Parts(loaded, policy, contexts, logs, {})
+    parts = Parts(loaded, policy, (*map(str, loaded.notes), *policy.notes()), contexts, logs, {})
     own = (*listening, *([admin] if admin else ()))
     try:
         for place, client_speaks_first in places.items():
-            if place not in listening if client_speaks_first else place != admin:
+            there_already = place in listening if client_speaks_first else place == admin
+            if not there_already:
                 parts.sockets[place] = _take(place, client_speaks_first, own)
     except BindError:
         parts.give_back()

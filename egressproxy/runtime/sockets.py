@@ -59,18 +59,20 @@ _CANNOT_TELL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 
 
 def is_local_address(address: str) -> bool:
-    """Whether a connection to the address would end on this host: a datagram socket can be bound only to such an address.
+    """Whether a connection to the address would end on this host: then the kernel picks that very address for its own side.
 
-    True as well when no descriptor is left to find out.
+    Nothing is sent: a datagram socket is only asked. True as well when no descriptor is left to find out.
     """
-    if ipaddress.ip_address(address).is_unspecified:
+    parsed = ipaddress.ip_address(address)
+    if parsed.is_unspecified or parsed.is_loopback:
         return True
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))
+            probe.connect((address, 9))  # the discard port; any would do
+            own = probe.getsockname()[0]
     except OSError as error:
         return error.errno in _CANNOT_TELL
-    return True
+    return ipaddress.ip_address(own) == parsed
 
 
 class OwnPorts:

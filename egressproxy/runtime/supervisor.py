@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-import sys
+import signal
 from typing import TYPE_CHECKING
 
+from egressproxy.runtime.own_log import OwnLog
 from egressproxy.runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -24,13 +24,19 @@ def run(load: Callable[[], Loaded]) -> int:
 
     Raises ConfigError when the first configuration cannot be used, and BindError when an address cannot be listened on.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for early in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(early, signal.SIG_IGN)  # until the worker takes them: their default is to end the process
     loop_factory = event_loop_factory()
     worker = Worker(load, loop_factory.__module__.partition(".")[0])
     worker.prepare()
     gc.set_threshold(*GC_THRESHOLDS)
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(worker.serve())
+    own_log = OwnLog()
+    own_log.start()
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(worker.serve())
+    finally:
+        own_log.close()
 
 
 def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -3,7 +3,7 @@
 **Reload.** SIGHUP reads the configuration again and builds everything that is new beside what runs (`parts`). Only when
 all of that has worked is it put in place, in one step of the event loop; otherwise it is given back, the errors are logged
 and shown on /config, and the old configuration stays. A connection is served to its end by the configuration it was
-accepted under; open tunnels are not touched.
+accepted under; open tunnels go on, and only their idle times follow the new one.
 
 **End.** SIGTERM or SIGINT: not ready any more, listeners closed, no new tunnels; open ones may go on for `drain_s` and are
 then cut. A second SIGINT stops at once.
@@ -50,10 +50,10 @@ logger = logging.getLogger("egressproxy")
 
 SPARE_DESCRIPTORS = 128
 """Beside two for each tunnel: listeners, logs, resolver, pipes, admin connections."""
-LINGER_S = 1.0
+REFUSED_LINGER_S = 1.0
 """How long a refused client is given to take its answer and close."""
-RETIRED_RESOLVER_S = 120.0
-"""A replaced resolver is closed after this: longer than any look-up it still has under way."""
+RETIRED_RESOLVER_S = 600.0
+"""A replaced resolver is closed after this. A look-up of its that is still under way fails then."""
 LAST_RECORDS_S = 0.25
 """How long connections that were cut may take to write their records."""
 LAST_LINES_S = 2.0
@@ -154,7 +154,7 @@ class Worker:
     async def _put_in_place(self, parts: Parts) -> None:
         """From here on new connections are served by this configuration."""
         config = parts.loaded.config
-        for note in (*parts.loaded.notes, *parts.policy.notes()):
+        for note in parts.notes:
             logger.warning("%s", note)
         warn_of_descriptors(config)
         await self._change_admin(config, parts)
@@ -169,13 +169,14 @@ class Worker:
         self.metrics.config_loaded(self.generation, self.loaded_at_unix_s)
         for log in replaced_logs:
             await self._loop.run_in_executor(None, log.writer.close, LAST_LINES_S)
+        self.metrics.logs_closed([log.writer for log in replaced_logs])
 
     def _new_services(self, config: Config, parts: Parts) -> Services:
         old, timeouts = self._services, config.timeouts
         if old is None:
             dialer = Dialer(self._poller, self._loop, timeouts.connect_s)
             relay = Relay(self._poller, self._loop, timeouts.idle_s, timeouts.half_close_s)
-            linger = DeadlineQueue("linger", LINGER_S, self._loop)
+            linger = DeadlineQueue("linger", REFUSED_LINGER_S, self._loop)
         else:
             dialer, relay, linger = old.dialer, old.relay, old.linger_deadlines
             dialer.configure(timeouts.connect_s)
@@ -243,6 +244,9 @@ class Worker:
                 for problem in problems:
                     logger.error("%s", problem)
                 logger.error("reload refused: the configuration of before stays in force")
+                return
+            if self.ready == "draining":  # since the files were read
+                parts.give_back()
                 return
             await self._put_in_place(parts)
             logger.info("reloaded: configuration %d is in force", self.generation)

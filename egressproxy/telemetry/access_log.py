@@ -20,6 +20,7 @@ from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.errors import AddressDenied, LoopDetected, RuleDenied
+from egressproxy.wire.replies import CONTENT_TYPE, ESTABLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ class Format(NamedTuple):
 
 # --- Squid --------------------------------------------------------------------------------------------------------
 
-TUNNEL_HEAD_BYTES = len(b"HTTP/1.1 200 Connection established\r\n\r\n")
+TUNNEL_HEAD_BYTES = len(ESTABLISHED)
 
 _SQUID_FIELDS = 10
 _DENIED = frozenset({RuleDenied.slug, AddressDenied.slug, LoopDetected.slug})
@@ -73,7 +74,7 @@ def squid_line(record: ConnectionRecord, failed: str = "TCP_TUNNEL") -> str:
 def _squid_careful(record: ConnectionRecord, failed: str) -> str:
     """`squid_line` for all that is not an opened tunnel, every field escaped."""
     size = record.reply_bytes
-    media_type = "text/html" if size else "-"
+    media_type = CONTENT_TYPE if size else "-"
     hierarchy = f"HIER_DIRECT/{_field(record.upstream.address)}" if record.upstream is not None else "HIER_NONE/-"
     if record.opened:
         code = "TCP_TUNNEL"
@@ -82,7 +83,7 @@ def _squid_careful(record: ConnectionRecord, failed: str) -> str:
     elif record.outcome in _DENIED:
         code = "TCP_DENIED" if size else "TCP_DENIED_ABORTED"
         hierarchy = "HIER_NONE/-"
-        media_type = "text/html"
+        media_type = CONTENT_TYPE
     elif record.rule is not None:
         code = failed
         size = 0

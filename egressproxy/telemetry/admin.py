@@ -6,6 +6,8 @@ bounded, because the event loop that serves it carries the tunnels too.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from egressproxy.telemetry.metrics import Metrics
     from egressproxy.telemetry.record import RecordDraft
 
+logger = logging.getLogger(__name__)
+
 TUNNELS_SHOWN = 100
 MAX_TUNNELS_SHOWN = 1000
 """At most this many in one answer: some 10 ms of the event loop."""
@@ -34,6 +38,9 @@ MAX_TUNNELS_SHOWN = 1000
 MAX_LISTED = 1000
 """Entries shown of one list of the configuration, and MAX_LISTED_WITHIN of a list inside such an entry."""
 MAX_LISTED_WITHIN = 50
+
+MAX_CONNECTIONS = 64
+"""Open at once; one more is closed."""
 
 _QUESTIONS = frozenset({"to", "client", "method", "listener", "address"})
 
@@ -99,12 +106,14 @@ class AdminState(Protocol):
 class AdminServer:
     """The admin port at work. `close` ends it and closes its socket."""
 
-    def __init__(self, runner: web.AppRunner) -> None:
+    def __init__(self, runner: web.AppRunner, listening: asyncio.Server) -> None:
         """See `start_admin`."""
         self._runner = runner
+        self._listening = listening
 
     async def close(self) -> None:
         """Stop serving; requests under way have a second. Safe to call again."""
+        self._listening.close()
         await self._runner.cleanup()
 
 
@@ -121,8 +130,24 @@ async def start_admin(state: AdminState, sock: socket.socket) -> AdminServer:
         max_field_size=_MAX_LINE_BYTES,
     )
     await runner.setup()
-    await web.SockSite(runner, sock).start()
-    return AdminServer(runner)
+    # What clients get wrong is answered 400; aiohttp would also log each with a traceback.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    server = runner.server
+    assert server is not None, "setup() makes it"
+
+    def admit() -> asyncio.BaseProtocol:
+        return server() if len(server.connections) < MAX_CONNECTIONS else _TurnedAway()
+
+    listening = await asyncio.get_running_loop().create_server(admit, sock=sock)
+    return AdminServer(runner, listening)
+
+
+class _TurnedAway(asyncio.Protocol):
+    """One connection too many: closed at once, so that those to the admin port never take the tunnels' descriptors."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 def _application(state: AdminState) -> web.Application:
@@ -149,7 +174,13 @@ async def _reading_only(
 ) -> web.StreamResponse:
     if request.method not in _READ_METHODS:
         raise web.HTTPMethodNotAllowed(request.method[:32], _READ_METHODS, text="only GET and HEAD\n")
-    return await handler(request)
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception:
+        logger.exception("a defect, on the admin page %s", request.path)
+        raise web.HTTPInternalServerError(text="a defect; the proxy's own log has the details\n") from None
 
 
 async def _say_how_to_treat_it(_request: web.Request, response: web.StreamResponse) -> None:

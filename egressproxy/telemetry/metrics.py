@@ -90,6 +90,7 @@ class Metrics(Collector):
         self._earlier_dials: dict[str, int] = {}
         self._earlier_attempts = 0
         self._earlier_drops: dict[tuple[str, str], int] = {}
+        self._closing_logs: list[LogCounts] = []
         self._generation = 0
         self._loaded_at_unix_s = 0.0
         self._last_reload_ok = True
@@ -156,8 +157,16 @@ class Metrics(Collector):
 
     def watch_logs(self, logs: Sequence[LogCounts]) -> None:
         """Count what these logs drop from now on, in place of those before, whose counts are kept."""
-        self._earlier_drops = self._drops()
+        self._closing_logs += self.logs
         self.logs = logs
+
+    def logs_closed(self, logs: Sequence[LogCounts]) -> None:
+        """These logs, replaced before, are closed now: what they dropped to the last is kept."""
+        for log in logs:
+            for reason, count in log.dropped.items():
+                key = (log.path, reason)
+                self._earlier_drops[key] = self._earlier_drops.get(key, 0) + count
+        self._closing_logs = [log for log in self._closing_logs if log not in logs]
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
@@ -274,7 +283,7 @@ class Metrics(Collector):
 
     def _drops(self) -> dict[tuple[str, str], int]:
         drops = dict(self._earlier_drops)
-        for log in self.logs:
+        for log in (*self._closing_logs, *self.logs):
             for reason, count in log.dropped.items():
                 drops[log.path, reason] = drops.get((log.path, reason), 0) + count
         return drops

@@ -88,7 +88,7 @@ TABLE = [
         L + "guard: &g {allow: []}\ndns: {<<: *g}\n",
         [
             ":3: dns: expected a key, got << to merge another mapping; write its keys out",
-            ":3: dns.'<<': no such setting; expected one of servers, ipv6, timeout_s, tries, min_ttl_s, max_ttl_s, "
+            ":3: dns.'<<': no such setting; expected one of servers, ipv6, search, timeout_s, tries, min_ttl_s, max_ttl_s, "
             "negative_ttl_s, stale_s, cache_entries",
         ],
     ),

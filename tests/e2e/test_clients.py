@@ -228,7 +228,10 @@ def test_plain_http_to_a_tls_listener_is_a_failed_handshake(proxy: Proxy, origin
     url = f"http://127.0.0.1:{port_of(proxy, 'tls')}"
     run("curl", "-sS", "-x", url, origin.url(), folder=tmp_path, code=56)
     (record,) = proxy.settled().records
-    assert (record["outcome"], record["detail"]) == ("client_tls_failed", "TLS handshake: HTTPS_PROXY_REQUEST")
+    assert (record["outcome"], record["detail"]) == (
+        "client_tls_failed",
+        "TLS handshake: the client spoke plain HTTP to a TLS listener; its proxy URL must begin with https://",
+    )
     assert record["duration_ms"] < 900, "the client is told at once, not when the proxy has lingered long enough"
 
 

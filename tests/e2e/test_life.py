@@ -170,7 +170,7 @@ BROKEN = {
     ),
     "a log in no folder": (
         LISTENER + "access_log: [{path: /nowhere/access.log}]\n",
-        r":2: access_log\[0\]\.path: .*'/nowhere'",
+        r":2: access_log\[0\]\.path: .*/nowhere does not exist",
     ),
 }
 

@@ -22,7 +22,7 @@ from egressproxy.poller import READ
 from egressproxy.relay import copying
 from egressproxy.relay import tunnel as tunnel_module
 from egressproxy.relay.copying import CopyFlow
-from egressproxy.relay.flow import COPY_BYTES, TURN_BYTES
+from egressproxy.relay.flow import COPY_BYTES, TURN_BYTES, TURN_READS
 from egressproxy.relay.pipes import PIPE_BYTES, PipePool
 from egressproxy.relay.splicing import SpliceFlow
 from egressproxy.stream import TcpStream
@@ -181,7 +181,7 @@ async def test_bytes_put_back_come_first_though_the_upstream_takes_nothing_yet(b
 
 @on([setup for setup in EVERY if setup.engine != "splice"])
 async def test_a_flow_whose_turn_is_over_goes_on_with_what_no_event_announces(bench, monkeypatch):
-    monkeypatch.setattr(copying, "TURN_BYTES", 1)
+    monkeypatch.setattr(copying, "TURN_READS", 1)
     joined = await bench.join()
     payload = os.urandom(60_000)  # several TLS records, which arrive together
     await joined.client.send(payload)
@@ -697,6 +697,31 @@ class Player:
         await asyncio.gather(*self.sending)
 
 
+@on([setup for setup in FASTEST if setup.engine == "tls-client"])
+async def test_a_flood_of_tiny_records_leaves_the_loop_to_others(bench):
+    """Each byte is a TLS record of its own, and all of them lie in the socket before the first is read."""
+    joined = await bench.join()
+    engine, tiny = joined.client.tls, 4000
+    for _ in range(tiny):
+        engine.write(b".")
+    turns = 0
+
+    def another_turn():
+        nonlocal turns
+        turns += 1
+        if not counted.done():
+            bench.loop.call_soon(another_turn)
+
+    counted = bench.loop.create_future()
+    another_turn()
+    sending = asyncio.ensure_future(joined.client._push())
+    assert await joined.upstream.receive(tiny) == b"." * tiny
+    counted.set_result(None)
+    assert turns >= tiny // TURN_READS
+    await sending
+    assert (await end_in_order(joined)).bytes_up == tiny
+
+
 # --- time ---------------------------------------------------------------------------------------------------------
 
 
@@ -753,8 +778,11 @@ async def test_activity_moves_the_half_close_timeout(bench):
 @on_every_engine
 async def test_new_times_hold_for_open_tunnels_too(bench):
     joined = await bench.join()
+    await asyncio.sleep(1.5 * SHORT_S)  # longer than the new time: it does not end by the change itself
+    started = bench.loop.time()
     bench.configure(idle_s=SHORT_S)
     assert (await joined.over()).end == "idle_timeout"
+    assert bench.loop.time() - started >= SHORT_S * 0.9
     bench.configure()
     other = await bench.join()
     await asyncio.sleep(2 * SHORT_S)
@@ -818,7 +846,7 @@ async def test_a_cancelled_tunnel_leaves_nothing(bench, busy):
 @on([setup for setup in EVERY if setup.engine != "splice"])
 async def test_a_cancelled_tunnel_that_was_about_to_go_on_leaves_nothing(bench, monkeypatch):
     """A flow that ended its turn early goes on in the next turn of the loop, without an event."""
-    monkeypatch.setattr(copying, "TURN_BYTES", 1)
+    monkeypatch.setattr(copying, "TURN_READS", 1)
     joined = await bench.join()
     payload = bytes(4 * 1024 * 1024)
     tasks = [

@@ -37,6 +37,7 @@ def make(dns: DnsServer, clock: Clock, files: Files) -> Iterator[Callable[..., R
     def make_resolver(**settings: Any) -> Resolver:
         settings.setdefault("servers", (dns.address,))
         settings.setdefault("tries", 1)
+        settings.setdefault("search", True)
         resolver = Resolver(
             Dns(**settings), resolv_conf=str(files.resolv_conf), hosts_file=str(files.hosts), clock=clock
         )

@@ -154,6 +154,17 @@ async def test_a_question_that_was_given_up_goes_to_the_servers_that_resolv_conf
 # --- search domains -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("host", ["db", "db.prod"])
+async def test_search_domains_are_not_used_unless_asked_for(
+    dns: DnsServer, make: Callable[..., Resolver], files: Files, host: str
+) -> None:
+    files.write(files.resolv_conf, "search corp.test\noptions ndots:5\n")
+    dns.add(f"{host}.corp.test", "A", "192.0.2.1")
+    with pytest.raises(NameNotFound):
+        await make(search=False).resolve(host)
+    assert dns.asked_names() == {host}
+
+
 async def test_a_name_that_exists_is_never_searched_for(dns: DnsServer, resolver: Resolver, files: Files) -> None:
     files.write(files.resolv_conf, "search evil.test\noptions ndots:5\n")
     dns.add(NAME, "A", "192.0.2.1")
