@@ -1,9 +1,9 @@
 """Deadlines by the thousand: one queue per duration, one loop timer per queue.
 
 Every connection waits for the same few durations (head, connect, the last words after a refusal). Deadlines that all lie
-equally far ahead fall due in the order in which they were set, so a queue is an ordered dict and needs no heap: setting, moving and
-clearing one costs a tenth of a microsecond, where a timer of the event loop for each costs several. The queue's own timer
-is set for the oldest deadline and nothing runs while the queue is empty.
+equally far ahead fall due in the order in which they were set, so a queue is an ordered dict and needs no heap: setting,
+moving and clearing one costs a tenth of a microsecond, where a timer of the event loop for each costs several. The
+queue's own timer is set for the oldest deadline and nothing runs while the queue is empty.
 """
 
 from __future__ import annotations
