@@ -49,6 +49,7 @@ class Tunnel:
         "_quiet_s",
         "_relay",
         "_result",
+        "_resume_due",
         "_upstream",
         "_upstream_interest",
         "down",
@@ -68,6 +69,7 @@ class Tunnel:
             None  # a number while one side is dead and the other has not got everything yet
         )
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._resume_due = False
         self._half_closed = False
         self._closed_by: str | None = None  # who ended first in order, and the other side was told
         self._over: asyncio.Future[None] | None = None
@@ -155,6 +157,7 @@ class Tunnel:
 
     def _resume(self) -> None:
         """Go on with what no event will announce: bytes read with the head, or inside a TLS engine."""
+        self._resume_due = False
         if self._result is None:
             self.up.pump()
             self.down.pump()
@@ -179,7 +182,8 @@ class Tunnel:
             self._quiet_s = 0.0
         if self._result is None:
             self._watch()
-            if up.more() or down.more():
+            if (up.more() or down.more()) and not self._resume_due:
+                self._resume_due = True
                 self._relay.loop.call_soon(self._resume)
 
     def _wind_down(self) -> None:

@@ -220,7 +220,7 @@ def test_a_log_that_was_rotated_away_is_begun_anew(
     if signalled:
         proxy.signal(signal.SIGUSR1)
         eventually(proxy.json_log.exists, "the log is there again, before any new line")
-        assert "access logs reopened" in proxy.stderr
+        eventually(lambda: "access logs reopened" in proxy.stderr, "it says so")
 
     def new_log_has_a_line() -> bool:
         with open_tunnel(proxy, echo_origin.target):

@@ -204,6 +204,7 @@ def test_a_file_that_cannot_be_used_is_refused_whole_and_the_old_one_stays(
         complaint = path + place
     with open_tunnel(proxy, echo_origin.target) as tunnel:
         assert not proxy.reload_as_written()
+        eventually(lambda: "reload refused" in proxy.stderr[said_before:], "the refusal is told")
         said = proxy.stderr[said_before:]
         assert re.search(complaint, said), said
         assert "reload refused: the configuration of before stays in force" in said
@@ -394,7 +395,7 @@ def test_at_the_descriptor_limit_it_pauses_without_spinning_and_recovers(
     start: Start, open_config: dict[str, Any], echo_origin: TcpOrigin
 ) -> None:
     proxy = start(open_config, descriptors=DESCRIPTORS)
-    assert re.search(r"limits\.max_tunnels 9000 needs 18128 .*64 are allowed", proxy.stderr)
+    eventually(lambda: re.search(r"limits\.max_tunnels 9000 needs 18128 .*64 are allowed", proxy.stderr), "it warns")
     descriptors = proxy.descriptors()
     tunnels, waiting = fill_up(proxy, echo_origin.target)
     cpu_s, begun = proxy.cpu_s(), time.monotonic()
