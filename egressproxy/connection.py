@@ -89,7 +89,7 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
     except EgressError as error:
         draft.error = error
         frontend.refuse(client, error, draft)
-        await linger(client, services.linger_deadlines)
+        await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
     except StreamExpired:
         draft.error = HeadTimeout(f"no complete request head within {services.head_deadlines.delay_s:g} s")
         frontend.refuse(client, draft.error, draft)

@@ -59,6 +59,7 @@ class OwnLog:
     def close(self) -> None:
         """Write what waits, for LAST_LINES_S at most, and give the root logger back."""
         logging.getLogger().removeHandler(self._door)
+        logging.lastResort = None  # it would write to standard error itself, and wait
         try:
             self._waiting.put(None, timeout=LAST_LINES_S)
         except queue.Full:

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import sys
+from pathlib import Path
 
 BACKLOG = 4096
 """Clients that may wait in the kernel's queue; net.core.somaxconn caps it (4096 on today's kernels)."""
@@ -59,20 +60,39 @@ _CANNOT_TELL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 
 
 def is_local_address(address: str) -> bool:
-    """Whether a connection to the address would end on this host: then the kernel picks that very address for its own side.
+    """Whether a connection to the address would end on this host.
 
-    Nothing is sent: a datagram socket is only asked. True as well when no descriptor is left to find out.
+    Then the kernel lets a datagram socket be bound to it, unless it lets one be bound to anything (ip_nonlocal_bind), or picks
+    that very address for its own side. Nothing is sent. True as well when no descriptor is left to find out.
     """
     parsed = ipaddress.ip_address(address)
     if parsed.is_unspecified or parsed.is_loopback:
         return True
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if _binds_only_its_own(family):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((address, 0))
+        except OSError as error:
+            if error.errno in _CANNOT_TELL:
+                return True
+        else:
+            return True
     try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((address, 9))  # the discard port; any would do
             own = probe.getsockname()[0]
     except OSError as error:
         return error.errno in _CANNOT_TELL
     return ipaddress.ip_address(own) == parsed
+
+
+def _binds_only_its_own(family: socket.AddressFamily) -> bool:
+    version = "ipv6" if family == socket.AF_INET6 else "ipv4"
+    try:
+        return Path(f"/proc/sys/net/{version}/ip_nonlocal_bind").read_text().strip() == "0"
+    except OSError:
+        return True  # not Linux
 
 
 class OwnPorts:

@@ -27,12 +27,12 @@ def run(load: Callable[[], Loaded]) -> int:
     for early in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(early, signal.SIG_IGN)  # until the worker takes them: their default is to end the process
     loop_factory = event_loop_factory()
-    worker = Worker(load, loop_factory.__module__.partition(".")[0])
-    worker.prepare()
-    gc.set_threshold(*GC_THRESHOLDS)
     own_log = OwnLog()
     own_log.start()
     try:
+        worker = Worker(load, loop_factory.__module__.partition(".")[0])
+        worker.prepare()
+        gc.set_threshold(*GC_THRESHOLDS)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(worker.serve())
     finally:

@@ -295,6 +295,8 @@ class Worker:
         """Close whatever is still open, with a bound on every wait."""
         for number in self._signals():
             self._loop.remove_signal_handler(number)
+        for late in (signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(late, signal.SIG_IGN)  # their default would end the process before its last lines are written
         for listener in self._listeners.values():
             listener.stop()
         self._cut_tunnels("cut")

@@ -146,8 +146,7 @@ class _TurnedAway(asyncio.Protocol):
     """One connection too many: closed at once, so that those to the admin port never take the tunnels' descriptors."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        transport.close()
 
 
 def _application(state: AdminState) -> web.Application:

@@ -19,10 +19,10 @@ several processes can share one standard output.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import stat
-import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = "-"
 
@@ -76,7 +78,7 @@ class LogWriter:
         self.dropped = dict.fromkeys(("buffer_full", "no_space", "io_error", "closed_pipe", "cannot_open", "closed"), 0)
         self._room = buffer_lines
         self._lines: deque[str] = deque()
-        self._say = _say_on_stderr if say is None else say
+        self._say = _say if say is None else say
         self._asleep = False
         self._wake = threading.Event()
         self._ended = threading.Event()
@@ -298,9 +300,5 @@ class LogWriter:
             self._say(f"access log {self.path}: written again; {lost} lines were lost")
 
 
-def _say_on_stderr(text: str) -> None:
-    try:
-        sys.stderr.write(f"egressproxy: {text}\n")
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):  # no standard error, or a broken or closed one: nobody to tell
-        pass
+def _say(text: str) -> None:
+    logger.warning("%s", text)

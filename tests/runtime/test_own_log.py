@@ -76,9 +76,10 @@ def test_the_root_logger_is_given_back():
     from egressproxy.runtime.own_log import OwnLog
 
     before = list(logging.getLogger().handlers)
-    level = logging.getLogger().level
+    level, last_resort = logging.getLogger().level, logging.lastResort
     log = OwnLog()
     log.start()
     log.close()
     logging.getLogger().setLevel(level)
+    logging.lastResort = last_resort
     assert logging.getLogger().handlers == before

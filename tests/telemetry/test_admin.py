@@ -13,7 +13,7 @@ import pytest_asyncio
 from egressproxy.config.schema import Config
 from egressproxy.model import Endpoint, Intent, Problem, Target, Verdict
 from egressproxy.policy.policy import Policy
-from egressproxy.telemetry.admin import MAX_LISTED, MAX_LISTED_WITHIN, MAX_TUNNELS_SHOWN, start_admin
+from egressproxy.telemetry.admin import MAX_CONNECTIONS, MAX_LISTED, MAX_LISTED_WITHIN, MAX_TUNNELS_SHOWN, start_admin
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.record import RecordDraft
 
@@ -251,3 +251,33 @@ async def test_closing_frees_the_port_twice_over_and_leaves_signals_alone(state)
     await server.close()
     await server.close()
     assert sock.fileno() == -1
+
+
+def test_one_connection_too_many_is_closed_and_the_others_go_on():
+    """Under uvloop too, whose transports are classes of their own."""
+    import uvloop
+
+    async def story():
+        sock = socket.create_server(("127.0.0.1", 0))
+        server = await start_admin(State(CONFIG), sock)
+        address = sock.getsockname()
+        held = [await asyncio.open_connection(*address) for _ in range(MAX_CONNECTIONS)]
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        try:
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        except ConnectionResetError:
+            pass
+        first_reader, first_writer = held[0]
+        first_writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await asyncio.wait_for(first_reader.readline(), 5)).startswith(b"HTTP/1.1 200")
+        for _, one in [*held, (reader, writer)]:
+            one.close()
+        await asyncio.sleep(0)
+        await server.close()
+
+    problems = []
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        runner.run(story())
+    assert problems == []

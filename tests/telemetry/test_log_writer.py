@@ -447,7 +447,7 @@ def test_standard_output_whose_reader_has_left_is_told_once_and_counted():
         err = child.stderr.read()
         assert child.wait(timeout=PATIENCE_S) == 0
     first, last = err.splitlines()
-    assert first.startswith("egressproxy: access log -: ")
+    assert first.startswith("access log -: ")
     assert last == "5 ['closed_pipe']"
 
 
