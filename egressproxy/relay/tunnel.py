@@ -65,9 +65,7 @@ class Tunnel:
         self._client_interest = READ
         self._upstream_interest = READ
         self._quiet_s = 0.0
-        self._lingered_s: float | None = (
-            None  # a number while one side is dead and the other has not got everything yet
-        )
+        self._lingered_s: float | None = None  # a number while one side is dead and the other has not got everything
         self._linger_timer: asyncio.TimerHandle | None = None
         self._resume_due = False
         self._half_closed = False
@@ -198,9 +196,8 @@ class Tunnel:
         if last.broken == "sink":  # both are dead
             self._finish(dead, f"{dead}_reset")
             return
-        if (
-            not last.done and self._lingered_s is None
-        ):  # while lingering it may wait to tell the end, which must not last
+        if not last.done and self._lingered_s is None:
+            # While it lingers it may be not done again: the end is told in bytes that wait. That must not last.
             self._half_closed = True
             return
         if self._lingered_s is None:
