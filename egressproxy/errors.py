@@ -3,9 +3,11 @@
 - EgressError: ends a connection
     - ClientError: the client broke the protocol, was too slow, or left
         - MalformedRequest 400, MalformedTarget 400, HeadTooLarge 431, TargetTooLong 414, HeadTimeout 408,
-          MethodNotImplemented 501, ClientGone, ClientTlsFailed
+          MethodNotImplemented 501, ClientGone, ClientTlsFailed, MalformedProxyHeader
+        - HelloError, of the first TLS message: NotTls 400, MalformedHello 400, HelloTooLarge 400, SniMissing 400,
+          HelloTimeout 408
     - PolicyError: understood, and refused
-        - RuleDenied 403, AddressDenied 403, LoopDetected 508
+        - RuleDenied 403, AddressDenied 403, LoopDetected 508, SniMismatch 403, EchDenied 403, AnnouncerDenied
     - UpstreamError: allowed, and could not be reached
         - NameNotFound 503, ResolverFailed 503, ResolverTimeout 504, ConnectRefused 503, ConnectFailed 503,
           ConnectTimeout 504
@@ -13,12 +15,13 @@
         - TunnelLimit 503, OutOfDescriptors 503, Draining 503, InternalError 500
 - ConfigError: a configuration that is not used, with every problem found in it
 
-Each leaf carries what the peer hears and one slug, the same word in the reply, the log and the metric. The message holds
+Each leaf carries what the peer hears (an HTTP status, or a TLS alert where it speaks TLS) and one slug, the same word in the reply, the log and the metric. The message holds
 the facts (host, address, limit, what arrived). Code that raises does not log: the connection records its error once.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -27,17 +30,32 @@ if TYPE_CHECKING:
     from egressproxy.model import Endpoint, Problem
 
 
+class TlsAlert(IntEnum):
+    """What a client that speaks TLS is told (RFC 8446 section 6.2; unrecognized_name: RFC 6066 section 3)."""
+
+    UNEXPECTED_MESSAGE = 10
+    RECORD_OVERFLOW = 22
+    ACCESS_DENIED = 49
+    DECODE_ERROR = 50
+    INTERNAL_ERROR = 80
+    USER_CANCELED = 90
+    MISSING_EXTENSION = 109
+    UNRECOGNIZED_NAME = 112
+
+
 class EgressError(Exception):
     """Ends a connection.
 
     slug          the stable word for this cause
     status        HTTP status of the reply; None where the client can no longer be answered
     proxy_status  the error type registered for it by RFC 9209 section 2.3
+    alert         the TLS alert for a client whose TLS is forwarded and not ended here
     """
 
     slug: ClassVar[str]
     status: ClassVar[int | None]
     proxy_status: ClassVar[str]
+    alert: ClassVar[TlsAlert] = TlsAlert.INTERNAL_ERROR
 
 
 # --- the client ---------------------------------------------------------------------------------------------------
@@ -106,6 +124,55 @@ class ClientTlsFailed(ClientError):
     proxy_status = "tls_protocol_error"
 
 
+class MalformedProxyHeader(ClientError):
+    """The listener asks for a PROXY protocol header, and what came is none, or is broken, or came too late."""
+
+    slug = "malformed_proxy_header"
+    status = None
+
+
+class HelloError(ClientError):
+    """The first TLS message of a client cannot be judged, or did not come."""
+
+    status = 400
+    alert = TlsAlert.DECODE_ERROR
+
+
+class NotTls(HelloError):
+    """The first bytes are not a TLS handshake."""
+
+    slug = "not_tls"
+    alert = TlsAlert.UNEXPECTED_MESSAGE
+
+
+class MalformedHello(HelloError):
+    """The ClientHello is not as RFC 8446 section 4.1.2 and RFC 6066 section 3 write it, or could be read twice."""
+
+    slug = "malformed_hello"
+
+
+class HelloTooLarge(HelloError):
+    """The ClientHello has more bytes than the limit."""
+
+    slug = "hello_too_large"
+    alert = TlsAlert.RECORD_OVERFLOW
+
+
+class SniMissing(HelloError):
+    """The ClientHello names no server."""
+
+    slug = "no_sni"
+    alert = TlsAlert.MISSING_EXTENSION
+
+
+class HelloTimeout(HelloError):
+    """No complete ClientHello in time."""
+
+    slug = "hello_timeout"
+    status = 408
+    alert = TlsAlert.USER_CANCELED
+
+
 # --- policy -------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +181,7 @@ class PolicyError(EgressError):
 
     status = 403
     proxy_status = "http_request_denied"
+    alert = TlsAlert.ACCESS_DENIED
 
 
 class RuleDenied(PolicyError):
@@ -137,6 +205,26 @@ class LoopDetected(PolicyError):
     proxy_status = "proxy_loop_detected"
 
 
+class SniMismatch(PolicyError):
+    """The TLS inside a tunnel asks for another server than the tunnel was granted for."""
+
+    slug = "sni_mismatch"
+    alert = TlsAlert.UNRECOGNIZED_NAME
+
+
+class EchDenied(PolicyError):
+    """The ClientHello may hide the name it asks for (Encrypted Client Hello), and `ech` is `deny`."""
+
+    slug = "ech_denied"
+
+
+class AnnouncerDenied(PolicyError):
+    """A PROXY protocol listener was reached from an address that may not announce clients."""
+
+    slug = "announcer_denied"
+    status = None
+
+
 # --- upstream -----------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +243,7 @@ class NameNotFound(UpstreamError):
 
     slug = "name_not_found"
     proxy_status = "dns_error"
+    alert = TlsAlert.UNRECOGNIZED_NAME
 
 
 class ResolverFailed(UpstreamError):

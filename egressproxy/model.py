@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from egressproxy.errors import RuleDenied
+from egressproxy.errors import EchDenied, RuleDenied
 
 
 class Target(NamedTuple):
@@ -33,13 +33,18 @@ class Intent(NamedTuple):
 
     client    the client's address, standard spelling; a mapped IPv4 address already unmapped
     listener  name of the listener it came in by
+    method    `CONNECT` for every tunnel, also one that a ClientHello asks for
+    dialled   address and port that a captured client was on its way to
+    ech       the ClientHello may hide another name than the one in the target (Encrypted Client Hello)
     """
 
     client: str
     listener: str
     method: str
     target: Target
-    http_version: str = "1.1"
+    http_version: str | None = "1.1"
+    dialled: tuple[str, int] | None = None
+    ech: bool = False
 
 
 class Verdict(NamedTuple):
@@ -53,6 +58,12 @@ class Verdict(NamedTuple):
     reported           it would have been refused, but `report` lets it pass
     private_addresses  the address guard lets addresses of private and other special ranges pass
     named_addresses    address literals that the rule itself names: the only way to a metadata address
+    sni_check          whether the TLS inside a CONNECT tunnel must ask for the tunnel's host: `enforce`, `report` or `off`;
+                       None: `enforce` on port 443, `off` elsewhere
+    require_tls        whether what is inside must be TLS; None: where `sni_check` says `enforce`
+    ech                a ClientHello with Encrypted Client Hello may pass, judged by its outer name
+    proxy_protocol     version of the PROXY protocol header that the upstream gets; 0: none
+    dials_original     a captured connection goes on to the address it was on its way to, whatever the name stands for
     """
 
     allowed: bool
@@ -61,11 +72,18 @@ class Verdict(NamedTuple):
     reported: bool = False
     private_addresses: bool = False
     named_addresses: frozenset[str] = frozenset()
+    sni_check: str | None = None
+    require_tls: bool | None = None
+    ech: bool = True
+    proxy_protocol: int = 0
+    dials_original: bool = False
 
     def enforce(self, intent: Intent) -> None:
-        """Raise RuleDenied unless allowed."""
+        """Raise RuleDenied unless allowed, EchDenied for a hidden name that is not."""
         if not self.allowed:
             raise RuleDenied(f"{self.reason}: {intent.target}")
+        if intent.ech and not self.ech:
+            raise EchDenied(f"the ClientHello for {intent.target} may hide another name, and ech is deny ({self.rule})")
 
 
 class Endpoint(NamedTuple):
@@ -101,11 +119,14 @@ class ConnectionRecord(NamedTuple):
     Times are seconds. A phase that was not reached is None; phases follow each other, each from the end of the one before.
     `outcome` is `closed` for a tunnel that ended in order, the relay's end or the error's slug otherwise.
     `method`, `target_text` and `detail` may hold anything a client sent: formats escape and cap them.
+
+    A refused client of an `sni` listener gets an alert and no status: `status` is then the one that the same refusal has in
+    HTTP, and 200 for a tunnel that opened.
     """
 
     number: int  # counts the connections of this worker
     listener: str
-    protocol: str  # the front end: `http-proxy`
+    protocol: str  # the front end: `http-proxy` or `sni`; `auto` where it could not be told
     client: str
     client_port: int
     ended_at_unix_s: float
@@ -132,6 +153,13 @@ class ConnectionRecord(NamedTuple):
     head_s: float | None
     resolve_s: float | None
     connect_s: float | None
+    server_name: str | None = None  # SNI as the client sent it, letter case kept; None where no ClientHello was read
+    sni_check: str | None = (
+        None  # what the check of the TLS inside a tunnel found, see `policy.agreement`; None: not checked
+    )
+    preread_bytes: int = (
+        0  # bytes read from the client before the tunnel opened that went into it: the ClientHello of `sni`
+    )
 
 
 class Problem(NamedTuple):

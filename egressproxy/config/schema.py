@@ -220,6 +220,8 @@ Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Port = Annotated[Count, Field(ge=1, le=65535)]
+SniCheck = Literal["enforce", "report", "off"]
+Ech = Literal["allow", "deny"]
 Seconds = Annotated[Number, Field(gt=0, le=30 * 86400)]
 
 
@@ -270,11 +272,19 @@ class ListenerTls(_Settings):
     """PEM file with authorities; set, a client must show a certificate that one of them signed."""
 
 
+class ListenerProxyProtocol(_Settings):
+    """Each client is announced by a PROXY protocol header (version 1 or 2), as a load balancer in front sends it."""
+
+    announcers: Annotated[tuple[Network, ...], Field(alias="from", min_length=1, max_length=MAX_ENTRIES)]
+    """Networks that may announce clients. A connection from elsewhere, or without a header, is closed."""
+
+
 class Listener(_Settings):
     """One address and port that clients connect to."""
 
-    protocol: Literal["http-proxy"]
-    """`http-proxy`: CONNECT, as HTTPS_PROXY and `curl -x` speak it."""
+    protocol: Literal["http-proxy", "sni", "auto"]
+    """`http-proxy`: CONNECT, as HTTPS_PROXY and `curl -x` speak it. `sni`: TLS, forwarded undecrypted to the server that
+    its ClientHello names. `auto`: either, told apart by the first byte."""
     name: Name | None = None
     """Word for logs and metrics. Default: the protocol and the port, as `http-proxy:3128`."""
     address: Address = "0.0.0.0"  # noqa: S104 - a proxy with written rules serves its network; the default without any configuration is loopback
@@ -282,12 +292,37 @@ class Listener(_Settings):
     port: Port
     """TCP port."""
     tls: ListenerTls | None = None
-    """Set, clients speak TLS to the proxy."""
+    """http-proxy only: set, clients speak TLS to the proxy."""
+    service_port: Port = 443
+    """sni and auto: the port of the server that is dialled, and that rules see."""
+    transparent: Literal["redirect", "tproxy"] | None = None
+    """sni and auto: clients are captured by the kernel (nftables REDIRECT or TPROXY, see `egressproxy redirect`). The port
+    they were on their way to then takes the place of `service_port`."""
+    proxy_protocol: ListenerProxyProtocol | None = None
+    """Set, every client must be announced by a PROXY protocol header; its address there is the one that rules and logs see."""
 
     @property
     def label(self) -> str:
         """The word for this listener in logs and metrics."""
         return self.name or f"{self.protocol}:{self.port}"
+
+    @model_validator(mode="after")
+    def _check(self) -> Listener:
+        found: list[Finding] = []
+        if self.protocol == "http-proxy":
+            found += [
+                (
+                    (key,),
+                    "belongs on a listener with protocol sni or auto: an http-proxy client says where it wants to go",
+                )
+                for key in ("service_port", "transparent")
+                if key in self.model_fields_set
+            ]
+        elif self.tls is not None:
+            found.append(
+                (("tls",), f"belongs on an http-proxy listener: {self.protocol} forwards TLS and does not end it")
+            )
+        return _together(self, found)
 
 
 # --- policy -------------------------------------------------------------------------------------------------------
@@ -313,6 +348,15 @@ class Rule(_Settings):
     address must still be named, as a literal, in `hosts`."""
     report: Flag = False
     """On a deny rule: log and count what it would refuse, and let it pass. For trying a rule out."""
+    sni_check: SniCheck | None = None
+    """For the tunnels this rule allows; see the setting of the same name at the top level. Absent: as that says."""
+    require_tls: Flag | None = None
+    """Whether what is inside a tunnel must be TLS. Absent: yes where `sni_check` is `enforce`. `false` lets protocols pass
+    that are not TLS from the first byte (SMTP, SSH), and the server may speak first; TLS is still checked."""
+    ech: Ech | None = None
+    """See the setting of the same name at the top level. Absent: as that says."""
+    proxy_protocol: Literal["v1", "v2"] | None = None
+    """The upstream gets a PROXY protocol header of this version first, with the client's address."""
 
     @model_validator(mode="after")
     def _check(self) -> Rule:
@@ -325,6 +369,12 @@ class Rule(_Settings):
             found.append((("report",), "belongs on a deny rule, or at the top level for all that is refused"))
         if self.private_addresses and self.action == "deny":
             found.append((("private_addresses",), "belongs on an allow rule"))
+        if self.action == "deny":
+            found += [
+                ((key,), "belongs on an allow rule")
+                for key in ("sni_check", "require_tls", "ech", "proxy_protocol")
+                if getattr(self, key) is not None
+            ]
         return _together(self, found)
 
 
@@ -346,6 +396,10 @@ class Service(_Settings):
     """Ports of the service."""
     private_addresses: Flag = False
     """As on a rule: its addresses may be private."""
+    resolution: Literal["dns", "none"] = "dns"
+    """How a captured connection (a listener with `transparent`) finds its server. `dns`: by its name; the address that the
+    client dialled is ignored. `none`: at the very address that the client dialled, so that whoever writes an allowed name
+    into a ClientHello reaches any public address. Other connections are resolved by DNS either way."""
 
     @model_validator(mode="after")
     def _check(self) -> Service:
@@ -407,7 +461,7 @@ class Timeouts(_Settings):
     """How long the proxy waits for others."""
 
     head_s: Seconds = 10.0
-    """For a complete request head, TLS handshake included. Then 408."""
+    """For a complete request head, TLS handshake included; then 408. For a complete ClientHello; then an alert."""
     connect_s: Seconds = 10.0
     """For a connection to the target, over all its addresses. Then 504."""
     idle_s: Seconds = 3600.0
@@ -429,13 +483,17 @@ class Limits(_Settings):
     """Fields in a request head. Then 431."""
     max_target_bytes: Annotated[Count, Field(ge=64, le=65_536)] = 8192
     """Bytes in a request target. Then 414."""
+    max_hello_bytes: Annotated[Count, Field(ge=512, le=65_536)] = 65_536
+    """Bytes in a ClientHello. Then an alert."""
 
 
 class AccessLog(_Settings):
     """One access log: one line per connection, written when it ends."""
 
-    format: Literal["squid", "squid-5", "json"] = "squid"
-    """`squid`: Squid's native format with the result codes of Squid 6 and 7; `squid-5`: with those of Squid 5."""
+    format: Literal["squid", "squid-5", "json", "nginx-stream", "nginx-stream-1.22"] = "squid"
+    """`squid`: Squid's native format with the result codes of Squid 6 and 7; `squid-5`: with those of Squid 5.
+    `nginx-stream`: the `log_stream` line of NGINX as an SNI proxy; `nginx-stream-1.22`: of NGINX up to 1.25.4, which did not
+    count the ClientHello among the bytes received."""
     path: str = "-"
     """File to append to; `-` is standard output. Reopened on SIGUSR1 and when it was rotated away."""
     decisions: Flag = False
@@ -482,6 +540,13 @@ class Config(_Settings):
     """The registry of known destinations."""
     report: Flag = False
     """Log and count all that rules and `outbound` would refuse, and let it pass. The address guard still holds."""
+    sni_check: SniCheck | None = None
+    """Whether the TLS inside a CONNECT tunnel must ask for the host that the tunnel was granted for. `enforce`: if not, it is
+    closed before the origin sees a byte; `report`: logged and counted only; `off`: not looked at. Absent: `enforce` on port
+    443 and `off` on other ports. Set, it holds for every port of every rule that does not say otherwise."""
+    ech: Ech = "allow"
+    """A ClientHello with Encrypted Client Hello (browsers send a dummy of it to every site): `allow` judges its outer name;
+    `deny` closes, dummies included, which nothing on the path can tell from the real thing."""
     guard: Guard = Guard()
     """The address guard."""
     dns: Dns = Dns()

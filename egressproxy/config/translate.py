@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 # Keys and words that are fixed for later versions, by the list or mapping they belong to.
 _LATER_KEYS: dict[Way, frozenset[str]] = {
-    (): frozenset({"secrets", "sni_check", "workers"}),
-    ("listeners",): frozenset({"service_port", "transparent", "proxy_protocol"}),
-    ("rules",): frozenset({"paths", "require_tls", "sni_check", "parent", "users"}),
-    ("services",): frozenset({"resolution", "endpoints", "addresses", "tls", "timeout_s", "aliases", "set_headers"}),
+    (): frozenset({"secrets", "workers"}),
+    ("rules",): frozenset({"paths", "parent", "users"}),
+    ("services",): frozenset({"endpoints", "addresses", "tls", "timeout_s", "aliases", "set_headers"}),
     ("services", "ports"): frozenset({"target_port"}),
 }
 _LATER_WORDS: dict[Way, frozenset[str]] = {
-    ("listeners", "protocol"): frozenset({"sni", "http", "auto"}),
+    ("listeners", "protocol"): frozenset({"http"}),
+    ("services", "resolution"): frozenset({"static"}),
     ("services", "ports", "protocol"): frozenset({"HTTP", "HTTP2", "GRPC"}),
-    ("access_log", "format"): frozenset({"nginx-stream", "istio"}),
+    ("access_log", "format"): frozenset({"istio"}),
 }
 
 _RULE_KEYS = frozenset(Rule.model_fields)

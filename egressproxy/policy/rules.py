@@ -64,16 +64,16 @@ def clauses_of(config: Config) -> Iterator[tuple[Sequence[HostPattern], Clause]]
             interned.bounds(rule.ports),
             None if rule.methods is None else frozenset(rule.methods),
             interned.networks(rule.clients),
-            _rule_verdict(rule, rule_name(rule, position + 1), config.report),
+            _rule_verdict(rule, rule_name(rule, position + 1), config),
         )
         yield _named(rule.hosts or ()), clause
     position = len(config.rules)
-    for hosts, ports, verdict in _allow_parts(config.allow):
+    for hosts, ports, verdict in _allow_parts(config):
         yield _named(hosts), Clause(position, interned.bounds((ports,)), None, None, verdict)
     for service in config.services:
         position += 1
         numbers = tuple(PortRange(port.number, port.number) for port in service.ports)
-        yield service.hosts, Clause(position, interned.bounds(numbers), None, None, _service_verdict(service))
+        yield service.hosts, Clause(position, interned.bounds(numbers), None, None, _service_verdict(service, config))
     yield (), Clause(position + 1, None, None, None, _outbound_verdict(config))
 
 
@@ -110,6 +110,7 @@ def guard_lets_pass(verdict: Verdict, address: str, guard: NetworkSet) -> bool:
     return verdict.private_addresses or all(subject in guard for subject in subjects)
 
 
+_PROXY_PROTOCOLS = {None: 0, "v1": 1, "v2": 2}
 _NO_ADDRESSES: frozenset[str] = frozenset()  # CPython makes each empty one anew, 216 bytes
 
 
@@ -148,7 +149,8 @@ def _addresses(hosts: Iterable[HostPattern]) -> frozenset[str]:
     return frozenset(found) if found else _NO_ADDRESSES
 
 
-def _rule_verdict(rule: Rule, name: str, report_all: bool) -> Verdict:
+def _rule_verdict(rule: Rule, name: str, config: Config) -> Verdict:
+    ech = (rule.ech or config.ech) == "allow"
     if rule.action == "allow":
         return Verdict(
             allowed=True,
@@ -156,39 +158,59 @@ def _rule_verdict(rule: Rule, name: str, report_all: bool) -> Verdict:
             reason=f"allowed by rule {name}",
             private_addresses=rule.private_addresses,
             named_addresses=_addresses(rule.hosts or ()),
+            sni_check=rule.sni_check or config.sni_check,
+            require_tls=rule.require_tls,
+            ech=ech,
+            proxy_protocol=_PROXY_PROTOCOLS[rule.proxy_protocol],
         )
-    reported = rule.report or report_all
-    return Verdict(allowed=reported, rule=name, reason=f"refused by rule {name}", reported=reported)
+    reported = rule.report or config.report
+    reason = f"refused by rule {name}"
+    return Verdict(allowed=reported, rule=name, reason=reason, reported=reported, sni_check=config.sni_check, ech=ech)
 
 
-def _allow_parts(entries: Iterable[str]) -> Iterator[tuple[list[HostPattern], PortRange, Verdict]]:
+def _allow_parts(config: Config) -> Iterator[tuple[list[HostPattern], PortRange, Verdict]]:
     """The `allow` shorthand by ports, which few entries differ in. One verdict for all."""
     by_ports: dict[PortRange, list[HostPattern]] = {}
-    for entry in entries:
+    for entry in config.allow:
         pattern, ports = parse_allow_entry(entry)
         by_ports.setdefault(ports, []).append(pattern)
     named = _addresses(pattern for hosts in by_ports.values() for pattern in hosts)
-    verdict = Verdict(allowed=True, rule=ALLOW, reason="allowed by an entry of allow", named_addresses=named)
+    verdict = Verdict(
+        allowed=True,
+        rule=ALLOW,
+        reason="allowed by an entry of allow",
+        named_addresses=named,
+        sni_check=config.sni_check,
+        ech=config.ech == "allow",
+    )
     for ports, hosts in by_ports.items():
         yield hosts, ports, verdict
 
 
-def _service_verdict(service: Service) -> Verdict:
+def _service_verdict(service: Service, config: Config) -> Verdict:
     return Verdict(
         allowed=True,
         rule=SERVICE,
         reason="registered as a service",
         private_addresses=service.private_addresses,
         named_addresses=_addresses(service.hosts),
+        sni_check=config.sni_check,
+        ech=config.ech == "allow",
+        dials_original=service.resolution == "none",
     )
 
 
 def _outbound_verdict(config: Config) -> Verdict:
-    if config.outbound == "allow_any":
-        return Verdict(allowed=True, rule=OUTBOUND, reason="no rule decides, and outbound is allow_any")
+    registry = config.outbound == "registry_only"
     return Verdict(
-        allowed=config.report,
+        allowed=config.report or not registry,
         rule=OUTBOUND,
-        reason="no rule, allow entry or service lets this host and port pass",
-        reported=config.report,
+        reason=(
+            "no rule, allow entry or service lets this host and port pass"
+            if registry
+            else "no rule decides, and outbound is allow_any"
+        ),
+        reported=config.report and registry,
+        sni_check=config.sni_check,
+        ech=config.ech == "allow",
     )

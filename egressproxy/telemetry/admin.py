@@ -219,7 +219,9 @@ class _Pages:
         state = self._state
         not_shown: dict[str, int] = {}
         config = _shortened(state.config, "", MAX_LISTED, not_shown)
-        shown = config.model_dump(mode="json", exclude_none=True)  # in the native form what is not set is left out,
+        shown = config.model_dump(
+            mode="json", exclude_none=True, by_alias=True
+        )  # in the native form what is not set is left out,
         shown.setdefault("admin", None)  # and null is a word of the admin port only
         return web.json_response(
             {
