@@ -14,6 +14,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from egressproxy.connection import handle_connection
+from egressproxy.hostport import plain_address
 from egressproxy.stream import TcpStream
 
 if TYPE_CHECKING:
@@ -144,12 +145,3 @@ class Listener:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-
-
-def plain_address(text: str) -> str:
-    """A client's address in standard spelling: an IPv4 client of a dual-stack socket as IPv4, no zone."""
-    if ":" in text:
-        text = text.partition("%")[0]
-        if text.startswith("::ffff:") and "." in text:
-            return text[7:]
-    return text

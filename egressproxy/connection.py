@@ -1,6 +1,6 @@
 """START HERE: the life of one connection, from accept to record.
 
-Two kinds of connection will live here. A tunnel (CONNECT, now; SNI, later) carries one intent. Plain HTTP will carry many, each
+Two kinds of connection will live here. A tunnel (CONNECT or SNI) carries one intent. Plain HTTP will carry many, each
 judged by itself. Both are told top to bottom, and no way out skips the record.
 """
 
@@ -9,12 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from egressproxy.errors import ClientTlsFailed, Draining, EgressError, HeadTimeout, InternalError
+from egressproxy.agreement import Agreement, is_due
+from egressproxy.capture import original_destination
+from egressproxy.errors import (
+    AnnouncerDenied,
+    ClientGone,
+    ClientTlsFailed,
+    ConnectFailed,
+    Draining,
+    EgressError,
+    InternalError,
+    MalformedProxyHeader,
+)
+from egressproxy.hostport import plain_address
 from egressproxy.model import Endpoint
+from egressproxy.policy.networks import parse_client
 from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
 from egressproxy.tls import handshake_problem
+from egressproxy.wire.proxy_protocol import parse_proxy_header, proxy_header
 
 if TYPE_CHECKING:
     import ssl
@@ -23,25 +37,35 @@ if TYPE_CHECKING:
     from egressproxy.deadlines import DeadlineQueue
     from egressproxy.dial import Dialer
     from egressproxy.frontends.frontend import Frontend
-    from egressproxy.model import Target
+    from egressproxy.model import Intent, Verdict
+    from egressproxy.policy.networks import NetworkSet
     from egressproxy.policy.policy import Policy
     from egressproxy.relay.relay import Relay
     from egressproxy.resolve.resolver import Resolver
+    from egressproxy.telemetry.record import RecordDraft
     from egressproxy.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
+ANNOUNCEMENT_READ_BYTES = 4096
 LINGER_READS = 64
 LINGER_READ_BYTES = 16_384
 """Read and thrown away after a refusal, at most."""
 
 
 class Entrance(NamedTuple):
-    """How clients of one listener come in. `tls`: the listener itself speaks TLS."""
+    """How clients of one listener come in.
+
+    tls          the listener itself speaks TLS
+    transparent  they are captured on their way to somewhere else: `redirect` or `tproxy`
+    announcers   each is announced by a PROXY protocol header, from one of these networks
+    """
 
     label: str
     frontend: Frontend
-    tls: ssl.SSLContext | None
+    tls: ssl.SSLContext | None = None
+    transparent: Literal["redirect", "tproxy"] | None = None
+    announcers: NetworkSet | None = None
 
 
 class Services(NamedTuple):
@@ -55,6 +79,7 @@ class Services(NamedTuple):
     admission: Admission
     head_deadlines: DeadlineQueue
     linger_deadlines: DeadlineQueue
+    max_hello_bytes: int
 
 
 async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Services) -> None:
@@ -66,6 +91,10 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
     draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, now())
     try:
         services.head_deadlines.start(tcp)
+        if entrance.announcers is not None:
+            await take_announcement(tcp, entrance.announcers, draft)
+        if entrance.transparent is not None:
+            draft.dialled = original_destination(tcp.sock, entrance.transparent)
         if entrance.tls is not None:
             client = secured = TlsStream(tcp, entrance.tls, server_side=True)
             await shake_hands(secured)
@@ -75,23 +104,33 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         services.admission.admit()
         verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
         verdict.enforce(intent)
-        addresses = await find(intent.target, services.resolver)  # resolve
+        addresses = await find(intent, verdict, services.resolver)  # resolve
         draft.resolved_at = now()
         endpoints = services.policy.screen(intent, verdict, addresses)  # decide, by address
         upstream = await services.dialer.dial(endpoints)  # dial
         draft.connected_at = now()
         draft.upstream = Endpoint(upstream.address, upstream.port)
         draft.connected = True
+        if verdict.proxy_protocol:
+            await introduce(tcp, upstream, intent, verdict.proxy_protocol)
         await frontend.grant(client, draft)
         tunnel = draft.relay = services.relay.open(client, upstream)
+        if draft.server_name is None and is_due(verdict, intent.target.port):  # decide, by the name inside
+            tunnel.hold(
+                Agreement(intent, verdict, services.policy, draft, services.max_hello_bytes), services.head_deadlines
+            )
         services.telemetry.opened(draft)
         draft.transfer = await tunnel.run()  # relay
     except EgressError as error:
         draft.error = error
         frontend.refuse(client, error, draft)
+        if upstream is not None:
+            upstream.close()
         await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
     except StreamExpired:
-        draft.error = HeadTimeout(f"no complete request head within {services.head_deadlines.delay_s:g} s")
+        draft.error = frontend.too_slow(
+            f"the client did not say what it wants within {services.head_deadlines.delay_s:g} s"
+        )
         frontend.refuse(client, draft.error, draft)
     except asyncio.CancelledError:
         draft.error = Draining("the proxy shut down before the tunnel was ready")
@@ -125,8 +164,47 @@ async def shake_hands(client: TlsStream) -> None:
         raise ClientTlsFailed(f"TLS handshake: {handshake_problem(error)}") from error
 
 
-async def find(target: Target, resolver: Resolver) -> tuple[str, ...]:
+async def take_announcement(client: TcpStream, announcers: NetworkSet, draft: RecordDraft) -> None:
+    """Read the PROXY protocol header; from here on the client's address is the announced one.
+
+    Raises AnnouncerDenied, MalformedProxyHeader or ClientGone.
+    """
+    if parse_client(client.address) not in announcers:
+        raise AnnouncerDenied(f"{client.address} may not announce clients here (proxy_protocol.from)")
+    data = b""
+    while (announced := parse_proxy_header(data)) is None:
+        try:
+            received = await client.read(ANNOUNCEMENT_READ_BYTES)
+        except StreamExpired as error:
+            raise MalformedProxyHeader("no complete PROXY protocol header within timeouts.head_s") from error
+        except OSError as error:
+            raise ClientGone("the connection broke before a complete PROXY protocol header") from error
+        if not received:
+            raise ClientGone(f"the connection ended after {len(data)} bytes of a PROXY protocol header")
+        data += received
+    client.unread(data[announced.length :])
+    if announced.source is not None:
+        client.address, client.port = draft.client, draft.client_port = announced.source
+
+
+async def introduce(client: TcpStream, upstream: TcpStream, intent: Intent, version: Literal[1, 2]) -> None:
+    """Write the PROXY protocol header of the client. Raises ConnectFailed."""
+    try:
+        here = client.sock.getsockname()
+        destination = intent.dialled or (plain_address(here[0]), here[1])
+        await upstream.write(proxy_header(version, (client.address, client.port), destination))
+    except OSError as error:
+        endpoint = Endpoint(upstream.address, upstream.port)
+        raise ConnectFailed(
+            f"{endpoint}: broke at the PROXY protocol header: {error.strerror}", endpoint=endpoint
+        ) from error
+
+
+async def find(intent: Intent, verdict: Verdict, resolver: Resolver) -> tuple[str, ...]:
     """The target's addresses; an address literal is its own. Raises what `Resolver.resolve` raises."""
+    target = intent.target
+    if verdict.dials_original and intent.dialled is not None:
+        return (intent.dialled[0],)
     if target.is_address:
         return (target.host,)
     return resolver.cached(target.host) or await resolver.resolve(target.host)

@@ -179,7 +179,7 @@ class HelloTimeout(HelloError):
 class PolicyError(EgressError):
     """The request was understood and is refused."""
 
-    status = 403
+    status: ClassVar[int | None] = 403
     proxy_status = "http_request_denied"
     alert = TlsAlert.ACCESS_DENIED
 

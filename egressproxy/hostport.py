@@ -40,6 +40,18 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PORT_RANGE = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})")
 
 
+# --- addresses, from the kernel -----------------------------------------------------------------------------------
+
+
+def plain_address(text: str) -> str:
+    """The address of a socket in standard spelling: an IPv4 peer of a dual-stack socket as IPv4, no zone. Hot."""
+    if ":" in text:
+        text = text.partition("%")[0]
+        if text.startswith("::ffff:") and "." in text:
+            return text[7:]
+    return text
+
+
 # --- hosts and targets, from clients ------------------------------------------------------------------------------
 
 

@@ -6,9 +6,13 @@ dataclass assigns each field through `object.__setattr__`, three times the cost,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from egressproxy.errors import EchDenied, RuleDenied
+
+
+TLS_PORT = 443
+"""Where a tunnel is expected to carry TLS, and an `sni` listener forwards to, unless the configuration says otherwise."""
 
 
 class Target(NamedTuple):
@@ -75,8 +79,12 @@ class Verdict(NamedTuple):
     sni_check: str | None = None
     require_tls: bool | None = None
     ech: bool = True
-    proxy_protocol: int = 0
+    proxy_protocol: Literal[0, 1, 2] = 0
     dials_original: bool = False
+
+    def check_on(self, port: int) -> str:
+        """`enforce`, `report` or `off` for a tunnel to this port."""
+        return self.sni_check or ("enforce" if port == TLS_PORT else "off")
 
     def enforce(self, intent: Intent) -> None:
         """Raise RuleDenied unless allowed, EchDenied for a hidden name that is not."""

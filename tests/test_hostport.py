@@ -15,6 +15,7 @@ from egressproxy.hostport import (
     parse_authority,
     parse_host_pattern,
     parse_port_range,
+    plain_address,
 )
 from egressproxy.model import Target
 
@@ -361,3 +362,18 @@ def test_an_allow_entry_is_a_pattern_and_ports(text, pattern, ports):
 def test_a_wrong_allow_entry_is_a_value_error(text):
     with pytest.raises(ValueError, match="expected"):
         parse_allow_entry(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("::ffff:0:1", "::ffff:0:1"),  # no mapped address: the kernel would write that one with dots
+        ("::", "::"),
+    ],
+)
+def test_addresses_are_shown_in_their_plain_form(text, plain):
+    assert plain_address(text) == plain

@@ -293,8 +293,8 @@ class Listener(_Settings):
     """TCP port."""
     tls: ListenerTls | None = None
     """http-proxy only: set, clients speak TLS to the proxy."""
-    service_port: Port = 443
-    """sni and auto: the port of the server that is dialled, and that rules see."""
+    service_port: Port | None = None
+    """sni and auto: the port of the server that is dialled, and that rules see. Default: 443."""
     transparent: Literal["redirect", "tproxy"] | None = None
     """sni and auto: clients are captured by the kernel (nftables REDIRECT or TPROXY, see `egressproxy redirect`). The port
     they were on their way to then takes the place of `service_port`."""
@@ -316,7 +316,7 @@ class Listener(_Settings):
                     "belongs on a listener with protocol sni or auto: an http-proxy client says where it wants to go",
                 )
                 for key in ("service_port", "transparent")
-                if key in self.model_fields_set
+                if getattr(self, key) is not None
             ]
         elif self.tls is not None:
             found.append(

@@ -6,9 +6,10 @@ belongs to the tunnel.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from egressproxy.errors import ClientGone, EgressError, MethodNotImplemented
+from egressproxy.errors import ClientGone, EgressError, HeadTimeout, HelloError, MethodNotImplemented, PolicyError
+from egressproxy.frontends.sni import send_alert
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.wire.replies import ESTABLISHED, refusal
@@ -26,6 +27,7 @@ class ConnectFrontend:
     """Speaks CONNECT with the clients of one listener."""
 
     name = "http-proxy"
+    too_slow: ClassVar[type[EgressError]] = HeadTimeout
 
     def __init__(self, listener: str, limits: HeadLimits) -> None:
         """`listener`: its word in logs and metrics."""
@@ -77,8 +79,12 @@ class ConnectFrontend:
         draft.reply_bytes = len(ESTABLISHED)
 
     def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
-        """Answer with the error's status, unless the client is gone or already has its 200."""
-        if error.status is None or draft.status is not None:
+        """Answer with the error's status; behind a 200, what is inside the tunnel gets an alert. Nothing to one who is gone."""
+        if error.status is None:
+            return
+        if draft.status is not None:
+            if isinstance(error, (HelloError, PolicyError)):
+                draft.reply_bytes += send_alert(client, error)
             return
         reply = refusal(error)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from egressproxy.errors import EgressError
@@ -16,6 +16,8 @@ class Frontend(Protocol):
 
     name: str
     """The protocol's word in the configuration."""
+    too_slow: ClassVar[type[EgressError]]
+    """What it is when the client's deadline passes before it has said what it wants."""
 
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
         """Read until it is clear what the client wants; bytes that came behind that are put back into the stream.

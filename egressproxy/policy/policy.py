@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from egressproxy.config.schema import BUILT_IN
 from egressproxy.errors import AddressDenied, LoopDetected
-from egressproxy.model import Endpoint
+from egressproxy.model import Endpoint, Target
 from egressproxy.policy.addresses import AddressClass, judge
 from egressproxy.policy.explanation import MAX_NEAR, AddressFinding, Explanation, NearMiss
 from egressproxy.policy.hostnames import HostIndex
@@ -98,6 +98,26 @@ class Policy:
                     break
         assert best is not None  # the clause of `outbound` asks nothing
         return best
+
+    def agree(self, intent: Intent, verdict: Verdict, server_name: str | None, ech: bool) -> str:
+        """Whether the TLS inside a tunnel asks for what the tunnel was granted for: `match`, `mismatch`, `no_sni` or `ech`.
+
+        server_name  of the ClientHello, canonical; None where it names none
+        ech          it may hide another name
+
+        A tunnel to an address was granted for the address: inside it is no name, or one that may be reached on that port
+        by itself. Runs once per checked tunnel.
+        """
+        if ech and not verdict.ech:
+            return "ech"
+        target = intent.target
+        if server_name == target.host:
+            return "match"
+        if server_name is None:
+            return "match" if target.is_address else "no_sni"
+        if target.is_address and self.decide(intent._replace(target=Target(server_name, target.port, False))).allowed:
+            return "match"
+        return "mismatch"
 
     def screen(self, intent: Intent, verdict: Verdict, addresses: Sequence[str]) -> tuple[Endpoint, ...]:
         """The addresses that may be dialled, in the order given. Runs once per connection, before dialling.

@@ -7,7 +7,7 @@ Everything that can decide becomes a clause, in this order: `rules`, the `allow`
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.hostport import ANY_HOST, ANY_PORT, HostPattern, PortRange, canonical_host, parse_allow_entry
 from egressproxy.model import Verdict
@@ -110,7 +110,7 @@ def guard_lets_pass(verdict: Verdict, address: str, guard: NetworkSet) -> bool:
     return verdict.private_addresses or all(subject in guard for subject in subjects)
 
 
-_PROXY_PROTOCOLS = {None: 0, "v1": 1, "v2": 2}
+_PROXY_PROTOCOLS: dict[str | None, Literal[0, 1, 2]] = {None: 0, "v1": 1, "v2": 2}
 _NO_ADDRESSES: frozenset[str] = frozenset()  # CPython makes each empty one anew, 216 bytes
 
 

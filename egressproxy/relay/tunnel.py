@@ -8,6 +8,8 @@ end: a reset after a reset, an end after an end. What it sends meanwhile is for 
 closing into a reset that destroys what is on its way to it. The kernel reports a reset once, to a read or to a write: the
 stream remembers it for both.
 
+**Held.** What the client sends may be held until its first bytes are judged (`holding`). The other direction flows meanwhile.
+
 **Quiet.** No byte either way for `idle_s`: over. Once one direction has ended, `half_close_s` instead. An event only sets a
 counter back; the relay looks at it every now and then.
 """
@@ -18,10 +20,15 @@ from typing import TYPE_CHECKING
 
 from egressproxy.model import Transfer
 from egressproxy.poller import READ, WRITE
+from egressproxy.relay.holding import HeldFlow
 
 if TYPE_CHECKING:
     import asyncio
 
+    from egressproxy.deadlines import DeadlineQueue
+    from egressproxy.errors import EgressError
+    from egressproxy.relay.flow import Flow
+    from egressproxy.relay.holding import Gate
     from egressproxy.relay.relay import Relay
     from egressproxy.stream import Stream
 
@@ -47,6 +54,7 @@ class Tunnel:
         "_lingered_s",
         "_over",
         "_quiet_s",
+        "_refusal",
         "_relay",
         "_result",
         "_resume_due",
@@ -60,7 +68,7 @@ class Tunnel:
         self._relay = relay
         self._client = client
         self._upstream = upstream
-        self.up = relay.flow(client, upstream)
+        self.up: Flow = relay.flow(client, upstream)
         self.down = relay.flow(upstream, client)
         self._client_interest = READ
         self._upstream_interest = READ
@@ -72,6 +80,12 @@ class Tunnel:
         self._closed_by: str | None = None  # who ended first in order, and the other side was told
         self._over: asyncio.Future[None] | None = None
         self._result: tuple[str, str] | None = None
+        self._refusal: EgressError | None = None
+
+    def hold(self, gate: Gate, deadlines: DeadlineQueue) -> None:
+        """Hold what the client sends until the gate lets it pass, or refuses it. Before `run`."""
+        self.up.release()
+        self.up = HeldFlow(self, self._client, gate, deadlines)
 
     @property
     def bytes_up(self) -> int:
@@ -84,7 +98,10 @@ class Tunnel:
         return self.down.carried
 
     async def run(self) -> Transfer:
-        """Carry until both directions have ended or the tunnel is cut. Cancelling it leaves nothing behind."""
+        """Carry until both directions have ended or the tunnel is cut. Cancelling it leaves nothing behind.
+
+        Raises what the gate refuses the client's first bytes with.
+        """
         relay = self._relay
         poller = relay.poller
         relay.enter(self)
@@ -97,6 +114,8 @@ class Tunnel:
             if self._result is None:
                 await self._over
             assert self._result is not None
+            if self._refusal is not None:
+                raise self._take_refusal()
             closed_by, end = self._result
             return Transfer(self.up.carried, self.down.carried, closed_by, end)
         finally:
@@ -114,6 +133,26 @@ class Tunnel:
     def cut(self, end: str) -> None:
         """End it now, from outside; `end` says why."""
         self._finish("proxy", end)
+
+    def let_pass(self) -> bool:
+        """The held bytes may pass and have been put back: the flow that carries takes over. As `Flow.pump`."""
+        self.up = self._relay.flow(self._client, self._upstream)
+        return self.up.pump()
+
+    def refuse(self, error: EgressError) -> None:
+        """The held bytes must not pass: end it; `run` raises the error."""
+        self._refusal = error
+        self._finish("proxy", "refused")
+
+    def go_on(self) -> None:
+        """A flow has changed outside an event."""
+        self._settle()
+
+    def _take_refusal(self) -> EgressError:
+        """Not in `run` itself: a frame that holds an error which holds the frame is a cycle."""
+        error, self._refusal = self._refusal, None
+        assert error is not None
+        return error
 
     def look(self, passed_s: float) -> None:
         """`passed_s` seconds have passed since the relay looked last, or less since the tunnel opened or moved a byte."""

@@ -25,8 +25,11 @@ from egressproxy.connection import Entrance, Services
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.dial import Dialer
 from egressproxy.errors import ConfigError
+from egressproxy.frontends.auto import AutoFrontend
 from egressproxy.frontends.connect import ConnectFrontend
-from egressproxy.model import Endpoint, Problem
+from egressproxy.frontends.sni import SniFrontend
+from egressproxy.model import TLS_PORT, Endpoint, Problem
+from egressproxy.policy.networks import NetworkSet
 from egressproxy.poller import create_poller
 from egressproxy.relay.relay import Relay
 from egressproxy.resolve.resolver import Resolver
@@ -39,10 +42,13 @@ from egressproxy.telemetry.telemetry import Telemetry
 from egressproxy.wire.request_head import HeadLimits
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from egressproxy.config.load import Loaded
-    from egressproxy.config.schema import Config
+    from egressproxy.config.schema import Config, Limits
+    from egressproxy.config.schema import Listener as ListenerSettings
+    from egressproxy.frontends.frontend import Frontend
     from egressproxy.policy.policy import Policy
     from egressproxy.telemetry.record import RecordDraft
 
@@ -193,6 +199,7 @@ class Worker:
             admission=self._admission,
             head_deadlines=DeadlineQueue("head_timeout", timeouts.head_s, self._loop),
             linger_deadlines=linger,
+            max_hello_bytes=config.limits.max_hello_bytes,
         )
 
     def _resolver_for(self, config: Config) -> Resolver:
@@ -205,12 +212,11 @@ class Worker:
         return Resolver(config.dns)
 
     def _change_listeners(self, config: Config, services: Services, parts: Parts) -> None:
-        limits = HeadLimits(config.limits.max_head_bytes, config.limits.max_headers, config.limits.max_target_bytes)
         wanted: set[Place] = set()
         for settings in config.listeners:
             place = (settings.address, settings.port)
             wanted.add(place)
-            entrance = Entrance(settings.label, ConnectFrontend(settings.label, limits), parts.contexts.get(place))
+            entrance = entrance_of(settings, config.limits, parts.contexts.get(place))
             if place in self._listeners:
                 self._listeners[place].use(entrance, services)
             else:
@@ -312,6 +318,22 @@ class Worker:
             await self._admin[1].close()
         self._telemetry.close(LAST_LINES_S)
         self._poller.close()
+
+
+def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None) -> Entrance:
+    """How the clients of this listener come in."""
+    label = settings.label
+    http = ConnectFrontend(label, HeadLimits(limits.max_head_bytes, limits.max_headers, limits.max_target_bytes))
+    sni = SniFrontend(label, settings.service_port or TLS_PORT, limits.max_hello_bytes)
+    frontends: dict[str, Frontend] = {"http-proxy": http, "sni": sni, "auto": AutoFrontend(http, sni)}
+    announced = settings.proxy_protocol
+    return Entrance(
+        label,
+        frontends[settings.protocol],
+        tls,
+        settings.transparent,
+        None if announced is None else NetworkSet(announced.announcers),
+    )
 
 
 def warn_of_descriptors(config: Config) -> None:

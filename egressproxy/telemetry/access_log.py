@@ -4,6 +4,11 @@
 `squid-5`  the same with the codes of Squid 5
 `json`     one object per line, stable keys, units in their names
 
+`nginx-stream`       NGINX's `log_stream` of an SNI proxy: two strings that touch between name and status,
+                     `$remote_addr [$time_local] $protocol [$ssl_preread_server_name]`
+                     `$status $bytes_sent $bytes_received $session_time`
+`nginx-stream-1.22`  the same as NGINX wrote it up to 1.25.4, without the ClientHello among the bytes received
+
 A line has no line end and no control character, whatever the record holds. The codes were compared with what Squid 5.7
 writes for the same requests. Three things of it are kept on purpose: a request that could not be read has `-` for a method
 (`NONE` up to Squid 4), an error page after the CONNECT was accepted is not counted in the size, and the query of a URL
@@ -19,8 +24,8 @@ from functools import lru_cache, partial
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.errors import AddressDenied, LoopDetected, RuleDenied
-from egressproxy.wire.replies import CONTENT_TYPE, ESTABLISHED
+from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied
+from egressproxy.wire.replies import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,10 +50,8 @@ class Format(NamedTuple):
 
 # --- Squid --------------------------------------------------------------------------------------------------------
 
-TUNNEL_HEAD_BYTES = len(ESTABLISHED)
-
 _SQUID_FIELDS = 10
-_DENIED = frozenset({RuleDenied.slug, AddressDenied.slug, LoopDetected.slug})
+_DENIED = frozenset({RuleDenied.slug, AddressDenied.slug, LoopDetected.slug, EchDenied.slug})
 _TOO_LARGE = frozenset({"head_too_large", "target_too_long"})
 
 
@@ -59,7 +62,7 @@ def squid_line(record: ConnectionRecord, failed: str = "TCP_TUNNEL") -> str:
     """
     if record.opened and (target := record.target) is not None and (upstream := record.upstream) is not None:
         elapsed_ms = int((record.tunnel_s or 0.0) * 1000.0)
-        size = (record.reply_bytes or TUNNEL_HEAD_BYTES) + record.bytes_down
+        size = record.reply_bytes + record.bytes_down
         host, port, _ = target
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         line = (
@@ -74,16 +77,17 @@ def squid_line(record: ConnectionRecord, failed: str = "TCP_TUNNEL") -> str:
 def _squid_careful(record: ConnectionRecord, failed: str) -> str:
     """`squid_line` for all that is not an opened tunnel, every field escaped."""
     size = record.reply_bytes
-    media_type = CONTENT_TYPE if size else "-"
+    error_page = CONTENT_TYPE if record.protocol != "sni" else "-"  # there it is an alert
+    media_type = error_page if size else "-"
     hierarchy = f"HIER_DIRECT/{_field(record.upstream.address)}" if record.upstream is not None else "HIER_NONE/-"
     if record.opened:
         code = "TCP_TUNNEL"
-        size = (size or TUNNEL_HEAD_BYTES) + record.bytes_down
+        size += record.bytes_down
         media_type = "-"
     elif record.outcome in _DENIED:
         code = "TCP_DENIED" if size else "TCP_DENIED_ABORTED"
         hierarchy = "HIER_NONE/-"
-        media_type = CONTENT_TYPE
+        media_type = error_page
     elif record.rule is not None:
         code = failed
         size = 0
@@ -143,6 +147,7 @@ def json_line(record: ConnectionRecord) -> str:
         f',"client":{_text(record.client)},"client_port":{record.client_port}'
         f',"method":{_text(record.method)},{place},"http_version":{_text(record.http_version)}'
         f',"user":{_text(record.user)},{_decision(record.rule, record.reason, record.reported)}'
+        f',"server_name":{_text(record.server_name)},"sni_check":{_text(record.sni_check)}'
         f',"status":{"null" if record.status is None else record.status}'
         f',"outcome":{_text(record.outcome)},"detail":{_text(record.detail)}'
         f',"upstream":{"null" if record.upstream is None else _text(str(record.upstream))}'
@@ -213,11 +218,57 @@ def _iso_second(unix_second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(unix_second))
 
 
+# --- NGINX --------------------------------------------------------------------------------------------------------
+
+_NGINX_STATUS = {
+    "client_gone": 200,
+    "hello_timeout": 200,
+    "hello_too_large": 400,
+    "rule_denied": 403,
+    "address_denied": 403,
+    "loop_detected": 403,
+    "sni_mismatch": 403,
+    "ech_denied": 403,
+    "announcer_denied": 403,
+    "connect_refused": 502,
+    "connect_failed": 502,
+    "connect_timeout": 502,
+    "tunnel_limit": 503,
+    "draining": 503,
+}
+"""Of a session that did not come about, by outcome. All others are 500: to NGINX, a hello without a name it can read is a
+name that does not resolve."""
+
+
+def nginx_line(record: ConnectionRecord, hello_counted: bool = True) -> str:
+    """The `log_stream` line. Hot: once per connection.
+
+    hello_counted  the ClientHello is among the bytes received, as in NGINX from 1.25.5 on
+    """
+    status = 200 if record.opened else _NGINX_STATUS.get(record.outcome, 500)
+    received = record.bytes_up if hello_counted else max(0, record.bytes_up - record.preread_bytes)
+    client, name = record.client, record.server_name or ""
+    if not (client.isascii() and client.isprintable() and name.isascii() and name.isprintable()):
+        client, name = _field(client), _field(name)
+    return (
+        f"{client} [{_local_time(int(record.ended_at_unix_s))}] TCP [{name[:MAX_TEXT]}]{status}"
+        f" {record.reply_bytes + record.bytes_down} {received} {record.duration_s:.3f}"
+    )
+
+
+@lru_cache(8)
+def _local_time(unix_second: int) -> str:
+    """`08/Sep/2020:05:32:32 +0000`, in the time zone of the process."""
+    return time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(unix_second))
+
+
 # --- the table ----------------------------------------------------------------------------------------------------
 
 FORMATS: Mapping[str, Format] = {
     "squid": Format(squid_line, None),
     "squid-5": Format(partial(squid_line, failed="NONE_NONE"), None),
     "json": Format(json_line, json_open_line),
+    "nginx-stream": Format(nginx_line, None),
+    "nginx-stream-1.22": Format(partial(nginx_line, hello_counted=False), None),
 }
 """By the word in the configuration."""

@@ -20,6 +20,16 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from egressproxy.errors import (
+    EchDenied,
+    HelloTimeout,
+    HelloTooLarge,
+    MalformedHello,
+    NotTls,
+    SniMismatch,
+    SniMissing,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -33,6 +43,11 @@ BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 MAX_CONNECTION_SERIES = 10_000
 """Of connections_total. A configuration with more rules than this allows shares the label `other` among the later ones."""
+
+SNI_REFUSALS = frozenset(
+    error.slug for error in (SniMismatch, EchDenied, NotTls, MalformedHello, HelloTooLarge, SniMissing, HelloTimeout)
+)
+"""Outcomes of tunnels that their SNI check has closed."""
 
 NO_RULE = "-"
 """Label of connections that ended before a rule decided. No rule can be named so."""
@@ -78,6 +93,7 @@ class Metrics(Collector):
         self.tunnels_open = 0
         self._build = {"version": version, "python": platform.python_version(), "loop": loop}
         self._connections: dict[tuple[str, str | None, str, bool], int] = {}
+        self._sni_checks: dict[tuple[str | None, str, bool], int] = {}
         self._bytes_up = 0
         self._bytes_down = 0
         self._head = _Histogram()
@@ -108,6 +124,8 @@ class Metrics(Collector):
             self._connections[key] += 1
         except KeyError:
             self._first(key)
+        if record.sni_check is not None:
+            self._observe_check(record.rule, record.sni_check, record.outcome in SNI_REFUSALS)
         if record.opened:
             self.tunnels_open -= 1
             self._bytes_up += record.bytes_up
@@ -129,6 +147,12 @@ class Metrics(Collector):
             histogram = self._total
             histogram.counts[bisect_left(BOUNDS_S, total_s)] += 1
             histogram.sum_s += total_s
+
+    def _observe_check(self, rule: str | None, outcome: str, refused: bool) -> None:
+        key = (rule, outcome, refused)
+        if key not in self._sni_checks and len(self._sni_checks) >= MAX_CONNECTION_SERIES:
+            key = ("other", outcome, refused)
+        self._sni_checks[key] = self._sni_checks.get(key, 0) + 1
 
     def _first(self, key: tuple[str, str | None, str, bool]) -> None:
         if len(self._connections) >= MAX_CONNECTION_SERIES:
@@ -200,6 +224,16 @@ class Metrics(Collector):
         for (listener, rule, outcome, reported), count in self._connections.items():
             connections.add_metric((listener, rule or NO_RULE, outcome, "true" if reported else "false"), count)
         yield connections
+        checks = CounterMetricFamily(
+            "egressproxy_sni_checks",
+            "CONNECT tunnels whose first bytes were compared with the host they were granted for, by the rule that granted"
+            " it, by what was found (match, mismatch, no_sni, not_tls, malformed, ech, timeout) and by whether the tunnel was"
+            " closed for it.",
+            labels=("rule", "outcome", "refused"),
+        )
+        for (rule, outcome, refused), count in self._sni_checks.items():
+            checks.add_metric((rule or NO_RULE, outcome, "true" if refused else "false"), count)
+        yield checks
 
         up, down = self._bytes_up, self._bytes_down
         for draft in drafts:

@@ -41,6 +41,8 @@ class RecordDraft:
     status       HTTP status sent to the client
     reply_bytes  size of what the proxy itself sent: a refusal, or the head of the 200
     relay        the running relay, while there is one
+    dialled      where a captured client was on its way to
+    server_name, sni_check, preread_bytes  as in the record
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class RecordDraft:
         "client_port",
         "connected",
         "connected_at",
+        "dialled",
         "error",
         "head_at",
         "http_version",
@@ -57,10 +60,13 @@ class RecordDraft:
         "method",
         "number",
         "opened",
+        "preread_bytes",
         "protocol",
         "relay",
         "reply_bytes",
         "resolved_at",
+        "server_name",
+        "sni_check",
         "status",
         "target_text",
         "transfer",
@@ -95,6 +101,10 @@ class RecordDraft:
         self.relay: Relaying | None = None
         self.transfer: Transfer | None = None
         self.error: EgressError | None = None
+        self.dialled: tuple[str, int] | None = None
+        self.server_name: str | None = None
+        self.sni_check: str | None = None
+        self.preread_bytes = 0
 
     def finish(self, ended_at: float, unix_time_s: float) -> ConnectionRecord:
         """The record of this connection, which has ended.
@@ -184,6 +194,9 @@ class RecordDraft:
             head_s,
             resolve_s,
             connect_s,
+            self.server_name,
+            self.sni_check,
+            self.preread_bytes,
         )
 
     def phase(self) -> str:

@@ -46,7 +46,7 @@ TABLE = [
     (
         L + "a: 1\n---\nallow: []\n",
         [
-            ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, guard, dns, "
+            ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, sni_check, ech, guard, dns, "
             "timeouts, limits, access_log, admin",
             ":3: expected one document, got a second one behind ---; give it its own file",
         ],
@@ -228,35 +228,37 @@ TABLE = [
         L + '"\\e[31m": 1\n',
         [
             r":2: '\x1b[31m': no such setting; expected one of listeners, allow, rules, outbound, services, report, "
-            "guard, dns, timeouts, limits, access_log, admin"
+            "sni_check, ech, guard, dns, timeouts, limits, access_log, admin"
         ],
     ),
     (
-        L + "sni_check: enforce\nsecrets: {directory: /x}\n",
+        L + "workers: 2\nsecrets: {directory: /x}\n",
         [
-            ":2: sni_check: this version does not have this setting yet, so it is refused rather than ignored",
+            ":2: workers: this version does not have this setting yet, so it is refused rather than ignored",
             ":3: secrets: this version does not have this setting yet, so it is refused rather than ignored",
         ],
     ),
     (
-        L + "rules:\n- {action: allow, require_tls: true, parent: x}\n",
+        L + "rules:\n- {action: allow, users: [x], parent: x}\n",
         [
-            ":3: rules[0].require_tls: this version does not have this setting yet, so it is refused rather than ignored",
+            ":3: rules[0].users: this version does not have this setting yet, so it is refused rather than ignored",
             ":3: rules[0].parent: this version does not have this setting yet, so it is refused rather than ignored",
         ],
     ),
     (
-        "listeners: [{protocol: sni, port: 1}]\n",
-        [":1: listeners[0].protocol: expected http-proxy, got 'sni'; this version does not have it yet"],
+        "listeners: [{protocol: http, port: 1}]\n",
+        [
+            ":1: listeners[0].protocol: expected http-proxy or sni or auto, got 'http'; this version does not have it yet"
+        ],
     ),
     (
         "listeners: [{protocol: http-prox, port: 1}]\n",
-        [":1: listeners[0].protocol: expected http-proxy, got 'http-prox'; did you mean http-proxy?"],
+        [":1: listeners[0].protocol: expected http-proxy or sni or auto, got 'http-prox'; did you mean http-proxy?"],
     ),
     (
         L + "access_log: [{format: istio-1.7}]\n",
         [
-            ":2: access_log[0].format: expected squid or squid-5 or json, got 'istio-1.7'; this version does not have it yet"
+            ":2: access_log[0].format: expected squid or squid-5 or json or nginx-stream or nginx-stream-1.22, got 'istio-1.7'; this version does not have it yet"
         ],
     ),
     (

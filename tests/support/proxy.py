@@ -67,7 +67,7 @@ class Proxy:
         descriptors: int | None = None,
         stdout: int | None = None,
     ) -> None:
-        """`config`: native configuration; listeners, logs and admin port are filled in where they are left out.
+        """`config`: native configuration; listeners, their ports, logs and admin port are filled in where they are left out.
 
         arguments    of `egressproxy run`; default: the configuration file
         descriptors  limit of open files, which the child cannot raise
@@ -94,7 +94,9 @@ class Proxy:
     def write_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Write the configuration file, whole at once; what was written."""
         whole = copy.deepcopy(config)
-        whole.setdefault("listeners", [{"protocol": "http-proxy", "address": "127.0.0.1", "port": self.port}])
+        for listener in whole.setdefault("listeners", [{"protocol": "http-proxy"}]):
+            listener.setdefault("address", "127.0.0.1")
+            listener.setdefault("port", self.port)
         whole.setdefault("admin", {"address": "127.0.0.1", "port": self.admin_port})
         whole.setdefault(
             "access_log",

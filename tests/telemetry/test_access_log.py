@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.records import DENIED, GARBAGE, LEFT, NO_TUNNEL, NOT_FOUND, REFUSED, TUNNEL, UNREAD
 
 from egressproxy.model import ConnectionRecord, Endpoint, Intent, Target, Verdict
-from egressproxy.telemetry.access_log import FORMATS, MAX_TEXT, TUNNEL_HEAD_BYTES
+from egressproxy.telemetry.access_log import FORMATS, MAX_TEXT
 from egressproxy.telemetry.record import RecordDraft
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "istio" / "sample-logs" / "squid-native.log"
@@ -49,16 +49,15 @@ def test_the_sample_lines_come_out_of_records_with_their_values():
             ended_at_unix_s=float(time_s),
             tunnel_s=(int(elapsed_ms) + 0.5) / 1000,
             client=client,
-            bytes_down=int(size) - TUNNEL_HEAD_BYTES,
+            bytes_down=int(size) - 39,
             target=Target(host, int(port), False),
             upstream=Endpoint(address, 443),
         )
         assert squid(record) == line
 
 
-def test_the_size_counts_the_head_of_the_200_even_if_nobody_measured_it():
-    assert TUNNEL_HEAD_BYTES == 39
-    assert " TCP_TUNNEL/200 87633 " in squid(TUNNEL._replace(reply_bytes=0))
+def test_a_tunnel_that_no_head_opened_counts_only_what_was_carried():
+    assert " TCP_TUNNEL/200 87594 " in squid(TUNNEL._replace(protocol="sni", reply_bytes=0))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +200,8 @@ def test_a_json_line_holds_the_record():
         "target": None,
         "http_version": "1.1",
         "user": None,
+        "server_name": None,
+        "sni_check": None,
         "rule": "wiki",
         "reason": "allowed by rule wiki",
         "reported": False,

@@ -1,0 +1,107 @@
+"""The third decision: does the TLS inside a tunnel ask for the host that the tunnel was granted for?
+
+CONNECT names a host, and the tunnel behind it may carry anything. So the client's first bytes are held and read as a
+ClientHello, and its server name is compared with the target before the upstream sees a byte. What this finds is one of
+`OUTCOMES`, noted in the record and counted, whether it is enforced or only reported.
+
+A client that leaves before it has sent a byte has nothing to be judged. Names encrypted inside the hello (ECH) stay
+hidden: the outer name is judged, unless `ech` is `deny`. A second hello, after a HelloRetryRequest, must name the same
+server (RFC 8446 section 4.1.2) and is the origin's to hold to that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from egressproxy.errors import (
+    EchDenied,
+    EgressError,
+    HelloError,
+    HelloTimeout,
+    HelloTooLarge,
+    MalformedHello,
+    NotTls,
+    SniMismatch,
+    SniMissing,
+)
+from egressproxy.wire.client_hello import parse_client_hello
+
+if TYPE_CHECKING:
+    from egressproxy.model import Intent, Verdict
+    from egressproxy.policy.policy import Policy
+    from egressproxy.telemetry.record import RecordDraft
+
+OUTCOMES = ("match", "mismatch", "no_sni", "not_tls", "malformed", "ech", "timeout")
+"""What a check may find: a closed set, the words of the log and the metric."""
+
+
+def is_due(verdict: Verdict, port: int) -> bool:
+    """Whether a tunnel to this port is to be checked at all. Hot: once per connection."""
+    return verdict.check_on(port) != "off" or verdict.require_tls is True
+
+
+class Agreement:
+    """The check of one tunnel: a `relay.holding.Gate`. Hot: once per checked tunnel."""
+
+    __slots__ = ("_draft", "_enforced", "_intent", "_limit", "_policy", "_tls_required", "_verdict", "patient")
+
+    def __init__(
+        self, intent: Intent, verdict: Verdict, policy: Policy, draft: RecordDraft, max_hello_bytes: int
+    ) -> None:
+        """Notes what it finds in `draft`."""
+        self._intent = intent
+        self._verdict = verdict
+        self._policy = policy
+        self._draft = draft
+        self._limit = max_hello_bytes
+        self._enforced = verdict.check_on(intent.target.port) == "enforce"
+        self._tls_required = self._enforced if verdict.require_tls is None else verdict.require_tls
+        self.patient = verdict.require_tls is False
+
+    def judge(self, data: bytes) -> bool:
+        try:
+            hello = parse_client_hello(data)
+            if len(data) > self._limit and (hello is None or hello.length > self._limit):
+                raise HelloTooLarge(f"the ClientHello has more than {self._limit} bytes (limits.max_hello_bytes)")
+        except NotTls as error:
+            self._found("not_tls", error, refused=self._tls_required)
+            return True
+        except HelloError as error:
+            self._found("malformed", error, refused=self._enforced or self._tls_required)
+            return True
+        if hello is None:
+            return False
+        draft = self._draft
+        draft.server_name = hello.server_name_as_sent
+        outcome = self._policy.agree(self._intent, self._verdict, hello.server_name, hello.ech is not None)
+        if outcome == "match":
+            draft.sni_check = outcome
+        else:
+            self._found(outcome, self._disagreement(outcome, hello.server_name), refused=self._enforced)
+        return True
+
+    def end(self, data: bytes) -> None:
+        if data:
+            error = MalformedHello(f"the client ended its half after {len(data)} bytes of a ClientHello")
+            self._found("malformed", error, refused=self._enforced or self._tls_required)
+
+    def expire(self, data: bytes) -> None:
+        error = HelloTimeout(f"{len(data)} bytes and no complete ClientHello within timeouts.head_s")
+        self._found("timeout", error, refused=self._enforced or self._tls_required)
+
+    def _found(self, outcome: str, error: EgressError, *, refused: bool) -> None:
+        self._draft.sni_check = outcome
+        if refused:
+            raise error
+
+    def _disagreement(self, outcome: str, server_name: str | None) -> EgressError:
+        target, rule = self._intent.target, self._verdict.rule
+        if outcome == "ech":
+            return EchDenied(
+                f"the ClientHello inside the tunnel to {target} may hide its name, and ech is deny ({rule})"
+            )
+        if outcome == "no_sni":
+            return SniMissing(f"the tunnel was granted for {target} by {rule}, the ClientHello inside names no server")
+        return SniMismatch(
+            f"the tunnel was granted for {target} by {rule}, the ClientHello inside asks for {server_name}"
+        )

@@ -1,0 +1,58 @@
+"""The `auto` listener: TLS and HTTP on one port, told apart by the first byte.
+
+A TLS connection begins with a handshake record, whose first byte is 22 (RFC 8446 section 5.1); a request begins with a
+letter. What begins with 22 is for `sni`, everything else for `http-proxy`, each with its own limits and answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from egressproxy.errors import ClientGone, EgressError, HeadTimeout
+
+if TYPE_CHECKING:
+    from egressproxy.frontends.frontend import Frontend
+    from egressproxy.model import Intent
+    from egressproxy.stream import Stream
+    from egressproxy.telemetry.record import RecordDraft
+
+READ_BYTES = 4096
+_HANDSHAKE = 22
+
+
+class AutoFrontend:
+    """Hands each client to one of two front ends. `draft.protocol` says which it was."""
+
+    name = "auto"
+    too_slow: ClassVar[type[EgressError]] = HeadTimeout
+
+    def __init__(self, http: Frontend, tls: Frontend) -> None:
+        self._http = http
+        self._tls = tls
+
+    async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
+        """Raises ClientGone, and what the front end raises that the client is for."""
+        try:
+            first = client.try_read(READ_BYTES)
+            if first is None:
+                first = await client.read(READ_BYTES)
+        except OSError as error:
+            raise ClientGone("the client's connection broke before its first byte") from error
+        if not first:
+            raise ClientGone("the client left before its first byte")
+        client.unread(first)
+        chosen = self._tls if first[0] == _HANDSHAKE else self._http
+        draft.protocol = chosen.name
+        return await chosen.read_intent(client, draft)
+
+    async def grant(self, client: Stream, draft: RecordDraft) -> None:
+        """As the client's own front end does."""
+        await self._chosen(draft).grant(client, draft)
+
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
+        """As the client's own front end does. One that has not said a word hears none."""
+        if draft.protocol != self.name:
+            self._chosen(draft).refuse(client, error, draft)
+
+    def _chosen(self, draft: RecordDraft) -> Frontend:
+        return self._tls if draft.protocol == self._tls.name else self._http

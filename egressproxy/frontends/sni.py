@@ -1,0 +1,94 @@
+"""The `sni` listener: TLS, forwarded undecrypted to the server that its ClientHello names (RFC 6066 section 3).
+
+The hello is read, judged and put back: the origin gets every byte as the client sent it. Who names no server, does not
+speak TLS or is refused hears a TLS alert, and the origin never a byte. To the policy this is a tunnel like any other: the
+intent is a CONNECT to that name and the listener's `service_port`, or the port that a captured client was on its way to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from egressproxy.errors import ClientGone, EgressError, HelloTimeout, HelloTooLarge, SniMissing
+from egressproxy.model import Intent, Target
+from egressproxy.wire.alerts import alert_record
+from egressproxy.wire.client_hello import ClientHello, parse_client_hello
+
+if TYPE_CHECKING:
+    from egressproxy.stream import Stream
+    from egressproxy.telemetry.record import RecordDraft
+
+READ_BYTES = 4096
+"""Read at a time. Hellos of real clients are 200 to 2,000 bytes."""
+
+
+class SniFrontend:
+    """Speaks the first words of TLS with the clients of one listener."""
+
+    name = "sni"
+    too_slow: ClassVar[type[EgressError]] = HelloTimeout
+
+    def __init__(self, listener: str, service_port: int, max_hello_bytes: int) -> None:
+        """`listener`: its word in logs and metrics. `service_port`: where its clients are taken to."""
+        self._listener = listener
+        self._service_port = service_port
+        self._max_hello_bytes = max_hello_bytes
+
+    async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
+        """Read one ClientHello, and put it back.
+
+        Raises NotTls, MalformedHello, HelloTooLarge, SniMissing or ClientGone.
+        """
+        draft.method = "CONNECT"
+        hello = await self._read_hello(client, draft)
+        draft.server_name = draft.target_text = hello.server_name_as_sent
+        if hello.server_name is None:
+            raise SniMissing("the ClientHello names no server, so there is nowhere to go")
+        dialled = draft.dialled
+        port = self._service_port if dialled is None else dialled[1]
+        target = Target(hello.server_name, port, False)
+        return Intent(client.address, self._listener, "CONNECT", target, None, dialled, hello.ech is not None)
+
+    async def _read_hello(self, client: Stream, draft: RecordDraft) -> ClientHello:
+        data = b""
+        while True:
+            try:
+                received = client.try_read(READ_BYTES)  # the kernel hands clients over with their first bytes
+                if received is None:
+                    received = await client.read(READ_BYTES)
+            except OSError as error:
+                raise ClientGone(f"the client's connection broke after {len(data)} bytes of a ClientHello") from error
+            if not received:
+                raise ClientGone(f"the client left after {len(data)} bytes of a ClientHello")
+            data = data + received if data else received
+            hello = parse_client_hello(data)
+            if len(data if hello is None else data[: hello.length]) > self._max_hello_bytes:
+                raise HelloTooLarge(
+                    f"the ClientHello has more than {self._max_hello_bytes} bytes (limits.max_hello_bytes)"
+                )
+            if hello is not None:
+                client.unread(data)
+                draft.preread_bytes = len(data)
+                return hello
+
+    async def grant(self, client: Stream, draft: RecordDraft) -> None:
+        """Nothing to say: the server itself answers."""
+        draft.status = 200
+
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
+        """Send the error's alert, unless the client is gone or its tunnel has opened."""
+        if error.status is None or draft.status is not None:
+            return
+        draft.status = error.status
+        draft.reply_bytes = send_alert(client, error)
+
+
+def send_alert(client: Stream, error: EgressError) -> int:
+    """Tell a client that speaks TLS why not, and that no more comes; how many bytes it was. Never raises, never waits."""
+    alert = alert_record(error.alert)
+    try:
+        sent = client.try_write(alert)
+        client.end_writing()
+    except OSError:
+        return 0  # gone
+    return sent
