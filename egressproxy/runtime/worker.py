@@ -6,7 +6,7 @@ and shown on /config, and the old configuration stays. A connection is served to
 accepted under; open tunnels go on, and only their idle times follow the new one.
 
 **End.** SIGTERM or SIGINT: not ready any more, listeners closed, no new tunnels; open ones may go on for `drain_s` and are
-then cut. A second SIGINT stops at once.
+then cut. A second SIGINT stops at once. A configuration that is not in place by then is given back.
 """
 
 from __future__ import annotations
@@ -77,9 +77,11 @@ class Worker:
         self._first: Parts | None = None
         self._listeners: dict[Place, Listener] = {}
         self._admin: tuple[Place, AdminServer] | None = None
+        self._replaced_admins: list[AdminServer] = []  # not closed yet
         self._services: Services | None = None
         self._config: Config | None = None
         self._stopping = False
+        self._tunnels_cut = 0
         self._reloading = asyncio.Lock()
         self._admission = Admission(0)
         self.metrics = Metrics(version=__version__, loop=loop_name, live_drafts=self.open_drafts)
@@ -122,7 +124,8 @@ class Worker:
 
     async def serve(self) -> int:
         """Run until told to end; the exit code."""
-        assert self._first is not None, "prepare() comes first"
+        first, self._first = self._first, None
+        assert first is not None, "prepare() comes first"
         loop = self._loop = asyncio.get_running_loop()
         self._poller = create_poller(loop)
         self._tasks = Tasks(loop)
@@ -130,8 +133,9 @@ class Worker:
         for number, action in self._signals().items():
             loop.add_signal_handler(number, action)
         try:
-            await self._put_in_place(self._first)
-            self._announce()
+            if await self._put_in_place(first):
+                self._announce()
+            del first  # what only loading needs of it is large when the configuration is
             gc.collect()
             gc.freeze()
             return await self._end
@@ -157,13 +161,27 @@ class Worker:
 
     # --- configurations -------------------------------------------------------------------------------------------
 
-    async def _put_in_place(self, parts: Parts) -> None:
-        """From here on new connections are served by this configuration."""
+    async def _put_in_place(self, parts: Parts) -> bool:
+        """From here on new connections are served by this configuration; False if the end came first.
+
+        What is new is started before anything changes; then all changes in one step, which no signal can come between; what
+        is replaced is closed behind it.
+        """
         config = parts.loaded.config
         for note in parts.notes:
             logger.warning("%s", note)
         warn_of_descriptors(config)
-        await self._change_admin(config, parts)
+        try:
+            new_admin = await self._start_admin(config, parts)
+        except BaseException:
+            parts.give_back()
+            raise
+        if self._stopping:
+            if new_admin is not None:
+                await new_admin.close()
+            parts.give_back()
+            return False
+        self._change_admin(config, new_admin)
         replaced_logs = self._telemetry.use_logs(parts.logs)
         services = self._services = self._new_services(config, parts)
         self._config = config
@@ -173,9 +191,13 @@ class Worker:
         self.loaded_at_unix_s = time.time()
         self.last_reload_problems = ()
         self.metrics.config_loaded(self.generation, self.loaded_at_unix_s)
-        for log in replaced_logs:
-            await self._loop.run_in_executor(None, log.writer.close, LAST_LINES_S)
-        self.metrics.logs_closed([log.writer for log in replaced_logs])
+        writers = [log.writer for log in replaced_logs]
+        closing = [self._loop.run_in_executor(None, writer.close, LAST_LINES_S) for writer in writers]
+        await self._close_replaced_admins()
+        for each in closing:
+            await each
+        self.metrics.logs_closed(writers)
+        return True
 
     def _new_services(self, config: Config, parts: Parts) -> Services:
         old, timeouts = self._services, config.timeouts
@@ -226,21 +248,34 @@ class Worker:
         for place in self._listeners.keys() - wanted:
             self._listeners.pop(place).stop()
 
-    async def _change_admin(self, config: Config, parts: Parts) -> None:
-        wanted = (config.admin.address, config.admin.port) if config.admin is not None else None
-        old = self._admin
-        if old is not None and old[0] == wanted:
-            return
-        self._admin = None if wanted is None else (wanted, await start_admin(self, parts.sockets[wanted]))
-        if old is not None:
-            await old[1].close()
+    async def _start_admin(self, config: Config, parts: Parts) -> AdminServer | None:
+        """The admin pages at their new place; None where they stay where they are, or are not wanted."""
+        sock = None if config.admin is None else parts.sockets.get((config.admin.address, config.admin.port))
+        return None if sock is None else await start_admin(self, sock)
+
+    def _change_admin(self, config: Config, new: AdminServer | None) -> None:
+        """Show the pages at the new place, or nowhere, if they leave the old one."""
+        if self._admin is not None and (new is not None or config.admin is None):
+            self._replaced_admins.append(self._admin[1])
+            self._admin = None
+        if config.admin is not None and new is not None:
+            self._admin = (config.admin.address, config.admin.port), new
+
+    async def _close_replaced_admins(self) -> None:
+        while self._replaced_admins:
+            await self._replaced_admins[-1].close()
+            self._replaced_admins.pop()
 
     async def _reload(self) -> None:
         async with self._reloading:
             if self._stopping:
                 return
+            building = self._loop.run_in_executor(None, self._build_again)
             try:
-                parts = await self._loop.run_in_executor(None, self._build_again)
+                parts = await asyncio.shield(building)
+            except asyncio.CancelledError:  # the end came meanwhile, and nothing stops the thread
+                building.add_done_callback(give_back)
+                raise
             except (ConfigError, BindError) as error:
                 problems = (
                     error.problems if isinstance(error, ConfigError) else (Problem("reload", None, "", str(error)),)
@@ -253,9 +288,10 @@ class Worker:
                 return
             if self.ready == "draining":  # since the files were read
                 parts.give_back()
+            elif await self._put_in_place(parts):
+                logger.info("reloaded: configuration %d is in force", self.generation)
                 return
-            await self._put_in_place(parts)
-            logger.info("reloaded: configuration %d is in force", self.generation)
+            logger.info("reload given up: the proxy is draining")
 
     def _build_again(self) -> Parts:
         """In a thread, so that a million host names do not hold up a single tunnel."""
@@ -280,7 +316,7 @@ class Worker:
             self._in_background(self._drain(), "drain")
 
     async def _drain(self) -> None:
-        drain_s = self.config.timeouts.drain_s
+        drain_s = self._config.timeouts.drain_s if self._config is not None else 0.0  # None: told so during the start
         for listener in self._listeners.values():
             listener.stop()
         logger.info("draining: no new tunnels; %d connections may go on for %g s", len(self._admission), drain_s)
@@ -295,7 +331,7 @@ class Worker:
 
     def _cut_tunnels(self, end: str) -> None:
         if self._services is not None:
-            self._services.relay.cut_all(end)
+            self._tunnels_cut += self._services.relay.cut_all(end)
 
     async def _give_up_everything(self) -> None:
         """Close whatever is still open, with a bound on every wait."""
@@ -316,8 +352,17 @@ class Worker:
             self._services.resolver.close()
         if self._admin is not None:
             await self._admin[1].close()
+        await self._close_replaced_admins()
         self._telemetry.close(LAST_LINES_S)
         self._poller.close()
+        cut = self._tunnels_cut
+        logger.info("stopped: %s", f"{cut} tunnel{'' if cut == 1 else 's'} cut" if cut else "no tunnel was cut")
+
+
+def give_back(building: asyncio.Future[Parts]) -> None:
+    """What was built for a reload that nobody waits for any more."""
+    if not building.cancelled() and building.exception() is None:
+        building.result().give_back()
 
 
 def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None) -> Entrance:

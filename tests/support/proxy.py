@@ -66,12 +66,15 @@ class Proxy:
         arguments: tuple[str, ...] | None = None,
         descriptors: int | None = None,
         stdout: int | None = None,
+        stderr: int | None = None,
+        prelude: str = "",
     ) -> None:
         """`config`: native configuration; listeners, their ports, logs and admin port are filled in where they are left out.
 
-        arguments    of `egressproxy run`; default: the configuration file
-        descriptors  limit of open files, which the child cannot raise
-        stdout       a descriptor for standard output; default: a file
+        arguments       of `egressproxy run`; default: the configuration file
+        descriptors     limit of open files, which the child cannot raise
+        stdout, stderr  descriptors for standard output and error; default: files
+        prelude         Python that runs in the child first
         """
         self.folder = folder
         self.port, self.admin_port = free_port(), free_port()
@@ -80,6 +83,8 @@ class Proxy:
         self._arguments = (str(self.config_file),) if arguments is None else arguments
         self._descriptors = descriptors
         self._stdout = stdout
+        self._stderr = stderr
+        self._prelude = prelude
         self._process: subprocess.Popen[bytes] | None = None
         self._marks = (0, 0)
         self.write_config(config or {})
@@ -135,21 +140,23 @@ class Proxy:
 
     def spawn(self) -> Self:
         """Start, and do not wait."""
-        command = ["-W", "always::ResourceWarning", "-m", "egressproxy", "run", *self._arguments]
+        program = (
+            ["-c", f"{self._prelude}\nfrom egressproxy.cli import main; main()"]
+            if self._prelude
+            else ["-m", "egressproxy"]
+        )
+        command = ["-W", "always::ResourceWarning", *program, "run", *self._arguments]
         if self._descriptors is not None:
             command = ["-c", _WITHOUT_MEANS, str(self._descriptors), *command]
-        stdout = (self.folder / "stdout").open("wb") if self._stdout is None else None
-        with (self.folder / "stderr").open("wb") as stderr:
+        with (self.folder / "stdout").open("wb") as stdout, (self.folder / "stderr").open("wb") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
-                stdout=self._stdout if stdout is None else stdout,
-                stderr=stderr,
+                stdout=stdout if self._stdout is None else self._stdout,
+                stderr=stderr if self._stderr is None else self._stderr,
                 cwd=ROOT,
                 env={key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")},
             )
-        if stdout is not None:
-            stdout.close()
         STARTED.append(self)
         return self
 
@@ -226,7 +233,7 @@ class Proxy:
 
     @property
     def stdout(self) -> str:
-        return (self.folder / "stdout").read_text() if self._stdout is None else ""
+        return (self.folder / "stdout").read_text()
 
     def get(self, path: str, accept: str = "*/*") -> tuple[int, str]:
         """Status and body of a page of the admin port."""
