@@ -11,7 +11,7 @@ server (RFC 8446 section 4.1.2) and is the origin's to hold to that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egressproxy.errors import (
     EchDenied,
@@ -27,6 +27,7 @@ from egressproxy.errors import (
 from egressproxy.wire.client_hello import parse_client_hello
 
 if TYPE_CHECKING:
+    from egressproxy.deadlines import DeadlineQueue
     from egressproxy.model import Intent, Verdict
     from egressproxy.policy.policy import Policy
     from egressproxy.telemetry.record import RecordDraft
@@ -35,25 +36,45 @@ OUTCOMES = ("match", "mismatch", "no_sni", "not_tls", "malformed", "ech", "timeo
 """What a check may find: a closed set, the words of the log and the metric."""
 
 
-def is_due(verdict: Verdict, port: int) -> bool:
-    """Whether a tunnel to this port is to be checked at all. Hot: once per connection."""
-    return verdict.check_on(port) != "off" or verdict.require_tls is True
+class CheckServices(Protocol):
+    """What a check is made with."""
+
+    @property
+    def policy(self) -> Policy:
+        """Says whether names agree."""
+
+    @property
+    def max_hello_bytes(self) -> int:
+        """More of a ClientHello is not waited for."""
+
+    @property
+    def head_deadlines(self) -> DeadlineQueue:
+        """The time for a ClientHello."""
 
 
 class Agreement:
     """The check of one tunnel: a `relay.holding.Gate`. Hot: once per checked tunnel."""
 
-    __slots__ = ("_draft", "_enforced", "_intent", "_limit", "_policy", "_tls_required", "_verdict", "patient")
+    __slots__ = (
+        "_draft",
+        "_enforced",
+        "_intent",
+        "_limit",
+        "_policy",
+        "_tls_required",
+        "_verdict",
+        "deadlines",
+        "patient",
+    )
 
-    def __init__(
-        self, intent: Intent, verdict: Verdict, policy: Policy, draft: RecordDraft, max_hello_bytes: int
-    ) -> None:
+    def __init__(self, intent: Intent, verdict: Verdict, draft: RecordDraft, services: CheckServices) -> None:
         """Notes what it finds in `draft`."""
         self._intent = intent
         self._verdict = verdict
-        self._policy = policy
+        self._policy = services.policy
         self._draft = draft
-        self._limit = max_hello_bytes
+        self._limit = services.max_hello_bytes
+        self.deadlines = services.head_deadlines
         self._enforced = verdict.check_on(intent.target.port) == "enforce"
         self._tls_required = self._enforced if verdict.require_tls is None else verdict.require_tls
         self.patient = verdict.require_tls is False
@@ -105,3 +126,15 @@ class Agreement:
         return SniMismatch(
             f"the tunnel was granted for {target} by {rule}, the ClientHello inside asks for {server_name}"
         )
+
+
+def agreement_for(intent: Intent, verdict: Verdict, draft: RecordDraft, services: CheckServices) -> Agreement | None:
+    """The check of a tunnel; None where nothing is to be checked. Hot: once per connection.
+
+    A client of an `sni` listener was judged by its ClientHello before.
+    """
+    if draft.server_name is not None or (
+        verdict.check_on(intent.target.port) == "off" and verdict.require_tls is not True
+    ):
+        return None
+    return Agreement(intent, verdict, draft, services)

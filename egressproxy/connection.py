@@ -11,7 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from egressproxy.agreement import Agreement, is_due
+from egressproxy.agreement import agreement_for
 from egressproxy.capture import original_destination
 from egressproxy.errors import (
     AnnouncerDenied,
@@ -114,11 +114,8 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         if verdict.proxy_protocol:
             await introduce(tcp, upstream, intent, verdict.proxy_protocol)
         await frontend.grant(client, draft)
-        tunnel = draft.relay = services.relay.open(client, upstream)
-        if draft.server_name is None and is_due(verdict, intent.target.port):  # decide, by the name inside
-            tunnel.hold(
-                Agreement(intent, verdict, services.policy, draft, services.max_hello_bytes), services.head_deadlines
-            )
+        check = agreement_for(intent, verdict, draft, services)  # decide, by the name inside
+        tunnel = draft.relay = services.relay.open(client, upstream, check)
         services.telemetry.opened(draft)
         draft.transfer = await tunnel.run()  # relay
     except EgressError as error:

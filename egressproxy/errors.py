@@ -15,8 +15,9 @@
         - TunnelLimit 503, OutOfDescriptors 503, Draining 503, InternalError 500
 - ConfigError: a configuration that is not used, with every problem found in it
 
-Each leaf carries what the peer hears (an HTTP status, or a TLS alert where it speaks TLS) and one slug, the same word in the reply, the log and the metric. The message holds
-the facts (host, address, limit, what arrived). Code that raises does not log: the connection records its error once.
+Each leaf carries what the peer hears (an HTTP status, or an alert where it speaks TLS) and one slug, the same word in the
+reply, the log and the metric. The message holds the facts (host, address, limit, what arrived). Code that raises does not
+log: the connection records its error once.
 """
 
 from __future__ import annotations

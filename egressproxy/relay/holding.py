@@ -19,10 +19,12 @@ READ_BYTES = 4096
 class Gate(Protocol):
     """Judges the first bytes of a client.
 
-    patient  a client that says nothing may go on saying nothing: the deadline begins with its first byte
+    patient    a client that says nothing may go on saying nothing: the deadline begins with its first byte
+    deadlines  where that deadline is set
     """
 
     patient: bool
+    deadlines: DeadlineQueue
 
     def judge(self, data: bytes) -> bool:
         """With all that came so far: True when it may pass, False when more is needed. Raises EgressError if it must not."""
@@ -35,7 +37,7 @@ class Gate(Protocol):
 
 
 class HeldFlow:
-    """A flow that carries nothing yet. When the gate lets the bytes pass, the tunnel puts the flow that carries in its place."""
+    """Carries nothing yet. When the gate lets the bytes pass, the tunnel puts the flow that carries in its place."""
 
     __slots__ = (
         "_deadlines",
@@ -52,11 +54,11 @@ class HeldFlow:
         "reading",
     )
 
-    def __init__(self, tunnel: Tunnel, source: Stream, gate: Gate, deadlines: DeadlineQueue) -> None:
+    def __init__(self, tunnel: Tunnel, source: Stream, gate: Gate) -> None:
         self._tunnel = tunnel
         self._source = source
         self._gate = gate
-        self._deadlines = deadlines
+        self._deadlines = gate.deadlines
         self._held = b""
         ahead = source.take_unread()
         source.unread(ahead)
@@ -68,7 +70,7 @@ class HeldFlow:
         self.broken: str | None = None
         self.carried = 0
         if not gate.patient:
-            deadlines.start(self)
+            gate.deadlines.start(self)
 
     def more(self) -> bool:
         return self._more and self.reading

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from egressproxy.poller import Poller
     from egressproxy.relay.flow import Flow
+    from egressproxy.relay.holding import Gate
 
 
 PERIODS = 8
@@ -68,9 +69,9 @@ class Relay:
                 tunnel.look(passed_s)
             self._look_later()
 
-    def open(self, client: Stream, upstream: Stream) -> Tunnel:
-        """Join the two; nothing moves before the tunnel's `run`."""
-        return Tunnel(self, client, upstream)
+    def open(self, client: Stream, upstream: Stream, gate: Gate | None = None) -> Tunnel:
+        """Join the two; nothing moves before the tunnel's `run`. `gate` judges the client's first bytes."""
+        return Tunnel(self, client, upstream, gate)
 
     def flow(self, source: Stream, sink: Stream) -> Flow:
         """The fastest engine for the pair."""

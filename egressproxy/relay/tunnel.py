@@ -25,7 +25,6 @@ from egressproxy.relay.holding import HeldFlow
 if TYPE_CHECKING:
     import asyncio
 
-    from egressproxy.deadlines import DeadlineQueue
     from egressproxy.errors import EgressError
     from egressproxy.relay.flow import Flow
     from egressproxy.relay.holding import Gate
@@ -64,11 +63,12 @@ class Tunnel:
         "up",
     )
 
-    def __init__(self, relay: Relay, client: Stream, upstream: Stream) -> None:
+    def __init__(self, relay: Relay, client: Stream, upstream: Stream, gate: Gate | None = None) -> None:
+        """`gate`: what the client sends is held until this lets it pass, or refuses it."""
         self._relay = relay
         self._client = client
         self._upstream = upstream
-        self.up: Flow = relay.flow(client, upstream)
+        self.up: Flow = relay.flow(client, upstream) if gate is None else HeldFlow(self, client, gate)
         self.down = relay.flow(upstream, client)
         self._client_interest = READ
         self._upstream_interest = READ
@@ -81,11 +81,6 @@ class Tunnel:
         self._over: asyncio.Future[None] | None = None
         self._result: tuple[str, str] | None = None
         self._refusal: EgressError | None = None
-
-    def hold(self, gate: Gate, deadlines: DeadlineQueue) -> None:
-        """Hold what the client sends until the gate lets it pass, or refuses it. Before `run`."""
-        self.up.release()
-        self.up = HeldFlow(self, self._client, gate, deadlines)
 
     @property
     def bytes_up(self) -> int:
