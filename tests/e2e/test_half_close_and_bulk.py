@@ -16,6 +16,7 @@ from support import certificates
 from support.clients import ESTABLISHED, connect_head, dial, open_tunnel, receive, receive_all
 from support.origin import NAME, PAGE, TcpOrigin, TlsOrigin
 from support.proxy import Proxy
+from support.waiting import once_at_rest
 
 MIB = 1024 * 1024
 BLOCK = random.Random(20_261_120).randbytes(4 * MIB)  # noqa: S311, RUF100 - test data
@@ -212,9 +213,7 @@ def test_a_reader_that_stalls_costs_no_memory_and_loses_nothing(proxy: Proxy) ->
     with TcpOrigin() as origin, open_tunnel(proxy, origin.target) as client, origin.take() as server:
         pouring = threading.Thread(target=pour, args=(server, size))
         pouring.start()
-        carried = -1
-        while carried != (carried := carried_down(proxy)) or not carried:  # until it moves no more
-            time.sleep(0.05)
+        carried = once_at_rest(lambda: carried_down(proxy))
         assert carried < size / 2
         rss_kib, cpu_s, until = proxy.rss_kib(), proxy.cpu_s(), time.monotonic() + 2
         while time.monotonic() < until:
