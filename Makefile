@@ -1,7 +1,7 @@
 # make run    install into .venv and run the proxy on its built-in default (loopback, public addresses on 80 and 443)
 # make test   install what the tests need, Debian packages included, and run them
 # make lint   formatting, rules and types
-# make bench  beside Squid, on this machine (about three minutes)
+# make bench  beside Squid, NGINX and HAProxy, on this machine (about four minutes)
 # make soak   10 GiB both ways through one tunnel, 8,000 tunnels at once, 100,000 short ones, and more (about two minutes)
 
 SHELL := /bin/bash

@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import bulk, idle, ping_pong, tunnels
+from benchmarks import bulk, idle, ping_pong, sni, tunnels, tunnels_tls
 from benchmarks.support import report
 from benchmarks.support.compare import Benchmark, Round, Row, Settings, rows, run
 from benchmarks.support.origins import Origins
 from benchmarks.support.processes import choose_cores, raise_descriptor_limit
-from benchmarks.support.proxies import PROXIES, Proxy, Unavailable, WrongAnswer
+from benchmarks.support.proxies import PROXIES
+from benchmarks.support.proxy import Proxy, Unavailable, WrongAnswer
 
 BENCHMARKS: dict[str, Benchmark] = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (tunnels, bulk, ping_pong, idle)
+    module.BENCHMARK.name: module.BENCHMARK for module in (tunnels, tunnels_tls, sni, bulk, ping_pong, idle)
 }
 
 
@@ -29,7 +30,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     defaults = Settings()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="egressproxy beside its peers.")
     parser.add_argument("--only", default=",".join(BENCHMARKS), metavar="NAMES", help="of: %(default)s")
-    parser.add_argument("--peers", default="squid", metavar="NAMES", help="of: " + ", ".join(PROXIES))
+    parser.add_argument(
+        "--peers",
+        metavar="NAMES",
+        help=f"of: {', '.join(PROXIES)} (default: nginx,haproxy for sni, squid for the others)",
+    )
     parser.add_argument(
         "--ours", default="egressproxy", choices=PROXIES, help="the proxy under test (default: %(default)s)"
     )
@@ -44,7 +49,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--readme", type=Path, metavar="RESULT.json", help="only put these numbers into README.md")
     chosen = parser.parse_args(arguments)
     chosen.only = _names(parser, "--only", chosen.only, BENCHMARKS)
-    chosen.peers = _names(parser, "--peers", chosen.peers, PROXIES)
+    if chosen.peers is not None:
+        chosen.peers = _names(parser, "--peers", chosen.peers, PROXIES)
     if chosen.rounds < 1 or chosen.seconds <= 0:
         parser.error("--rounds and --seconds must be above 0")
     return chosen
@@ -73,18 +79,14 @@ def main() -> int:
     if cores.shared:
         _say("one core only: proxy and load share it, so look at CPU time and not at rates")
 
+    plan = {name: [chosen.ours, *(chosen.peers or BENCHMARKS[name].peers)] for name in chosen.only}
+    installed: dict[str, str] = {}
     missing: list[str] = []
-    proxies: list[type[Proxy]] = []
-    versions: list[str] = []
-    for name in [chosen.ours, *chosen.peers]:
+    for name in dict.fromkeys(name for names in plan.values() for name in names):
         try:
-            versions.append(PROXIES[name].version())
-            proxies.append(PROXIES[name])
+            installed[name] = PROXIES[name].version()
         except Unavailable as error:
             missing.append(f"{name}: {error}")
-    if len(proxies) < 2 or proxies[0].name != chosen.ours:
-        print("\n".join(missing), file=sys.stderr)
-        return 1
 
     settings = Settings(chosen.rounds, chosen.seconds, chosen.concurrency, chosen.idle_tunnels)
     lines: list[Row] = []
@@ -94,7 +96,7 @@ def main() -> int:
             for name in chosen.only:
                 benchmark = BENCHMARKS[name]
                 try:
-                    found = run(benchmark, proxies, origins, cores, settings, _say)
+                    found = run(benchmark, _take_part(benchmark, plan[name], installed), origins, cores, settings, _say)
                 except Unavailable as error:
                     missing.append(f"{name}: {error}")
                     continue
@@ -116,7 +118,7 @@ def main() -> int:
             "command": _command(chosen),
             "commit": report.commit(),
             "machine": report.describe_machine(cores),
-            "versions": versions,
+            "versions": list(installed.values()),
             "settings": settings._asdict(),
             "ours": chosen.ours,
             "rows": [row._asdict() for row in lines],
@@ -129,6 +131,20 @@ def main() -> int:
     return 1 if missing else 0
 
 
+def _take_part(benchmark: Benchmark, names: list[str], installed: Mapping[str, str]) -> list[type[Proxy]]:
+    """Of the named proxies, ours first, those that are installed and take tunnels in the benchmark's way.
+
+    Raises Unavailable when ours or every peer is missing.
+    """
+    ours, *peers = [PROXIES[name] if name in installed else None for name in names]
+    able = [proxy for proxy in peers if proxy is not None and benchmark.way in (None, *proxy.ways)]
+    if ours is None or benchmark.way not in (None, *ours.ways):
+        raise Unavailable(f"{names[0]} is not installed or does not take {benchmark.way}")
+    if not able:
+        raise Unavailable(f"none of {', '.join(names[1:])} is installed and takes {benchmark.way or 'tunnels'}")
+    return [ours, *able]
+
+
 def _command(chosen: argparse.Namespace) -> str:
     """The command that makes this result again, without paths."""
     words = ["python", "-m", "benchmarks", "--rounds", str(chosen.rounds), "--seconds", f"{chosen.seconds:g}"]
@@ -136,7 +152,7 @@ def _command(chosen: argparse.Namespace) -> str:
         words += ["--only", ",".join(chosen.only)]
     defaults = Settings()
     words += ["--ours", chosen.ours] if chosen.ours != "egressproxy" else []
-    words += ["--peers", ",".join(chosen.peers)]
+    words += ["--peers", ",".join(chosen.peers)] if chosen.peers else []
     words += ["--concurrency", str(chosen.concurrency)] if chosen.concurrency != defaults.concurrency else []
     words += ["--idle-tunnels", str(chosen.idle_tunnels)] if chosen.idle_tunnels != defaults.idle_tunnels else []
     return shlex.join(words)

@@ -23,7 +23,7 @@ from benchmarks.support.bulk_origin import (
 from benchmarks.support.compare import AtLeast, AtMost, Benchmark, Goal, Measure, Settings
 from benchmarks.support.load import Window, receive_bulk, reset, send_bulk
 from benchmarks.support.origins import Origins
-from benchmarks.support.proxies import Proxy, WrongAnswer
+from benchmarks.support.proxy import Proxy, WrongAnswer
 
 _CHECKED_BYTES = (32 << 20) + 12345
 _DIGEST_BYTES = 32

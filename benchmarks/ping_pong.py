@@ -13,7 +13,7 @@ from statistics import median
 from benchmarks.support.compare import AtMost, Benchmark, Goal, Measure, Settings
 from benchmarks.support.load import ping_pong
 from benchmarks.support.origins import Origins
-from benchmarks.support.proxies import Proxy, WrongAnswer
+from benchmarks.support.proxy import Proxy, WrongAnswer
 
 _MESSAGE = random.Random(64).randbytes(64)
 _MANY = 64

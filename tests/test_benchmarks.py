@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SQUID = shutil.which("squid", path=os.environ.get("PATH", "") + ":/usr/sbin")
+PACKAGES = {"squid": "squid", "nginx": "nginx libnginx-mod-stream", "haproxy": "haproxy"}
+COST = ["CPU per tunnel, µs", "of it in the kernel, µs", "tunnels per second", "proxy's core busy, %"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks read /proc and use epoll")
 
@@ -36,41 +38,60 @@ def cells(line):
     return [cell.strip() for cell in line[1:-1].split("|")]
 
 
-@pytest.mark.skipif(SQUID is None, reason="squid is not installed (apt-get install squid)")
+def need(*peers):
+    from benchmarks.support.proxies import PROXIES
+    from benchmarks.support.proxy import Unavailable
+
+    for peer in peers:
+        try:
+            PROXIES[peer].version()
+        except Unavailable as error:
+            pytest.skip(str(error))
+
+
 @pytest.mark.parametrize(
-    ("name", "figures"),
+    ("name", "peers", "figures"),
     [
-        ("tunnels", ["CPU per tunnel, µs", "tunnels per second", "proxy's core busy, %"]),
-        ("bulk", ["download, GB/s", "download, CPU s per GB", "upload, GB/s", "upload, CPU s per GB"]),
+        ("tunnels", ["squid"], COST),
+        ("tunnels_tls", ["squid"], COST),
+        ("sni", ["nginx", "haproxy"], COST),
+        (
+            "bulk",
+            ["squid", "nginx"],
+            ["download, GB/s", "download, CPU s per GB", "upload, GB/s", "upload, CPU s per GB"],
+        ),
         (
             "ping_pong",
+            ["squid", "haproxy"],
             ["1 tunnel, p50, µs", "1 tunnel, CPU each, µs", "64 tunnels, p50, µs", "64 tunnels, CPU each, µs"],
         ),
-        ("idle", ["memory per tunnel, KiB", "CPU while idle, ms per s"]),
+        ("idle", ["squid"], ["memory per tunnel, KiB", "CPU while idle, ms per s"]),
     ],
 )
-def test_prints_and_keeps_a_table_beside_squid(name, figures, tmp_path):
-    small = ["--rounds", 1, "--seconds", 0.2, "--idle-tunnels", 40]
-    done = run("--only", name, "--peers", "squid", *small, "--save", "smoke", "--results", tmp_path)
+def test_prints_and_keeps_a_table_beside_its_peers(name, peers, figures, tmp_path):
+    need(*peers)
+    small = ["--rounds", 1, "--seconds", 0.1, "--idle-tunnels", 40]
+    done = run("--only", name, "--peers", ",".join(peers), *small, "--save", "smoke", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
 
     header, rule, *lines = [cells(line) for line in done.stdout.splitlines() if line.startswith("|")]
     assert header[:6] == ["benchmark", "figure", "egressproxy", "peer", "its figure", "ratio"]
     assert set("".join(rule)) == {"-"}
-    assert set(figures) <= {line[1] for line in lines}
+    for peer in peers:
+        assert set(figures) <= {line[1] for line in lines if line[3] == peer}
     for line in lines:
         assert len(line) == len(header)
         assert line[0] == name
-        assert line[3] == "squid"
+        assert line[3] in peers
         for figure in (line[2], line[4]):
             float(figure.replace(",", ""))
         assert line[5] == "-" or float(line[5]) == pytest.approx(float(line[6].partition(" to ")[0]))
-        assert line[8] in (("met", "MISSED") if line[7] else ("",))
+        assert line[8] in (("met", "within bound", "MISSED") if line[7] else ("",))
 
     (kept,) = tmp_path.glob("*-smoke.json")
     result = json.loads(kept.read_text())
     assert len(result["rounds"][name]) == 1
-    assert set(result["rounds"][name][0]["figures"]) == {"egressproxy", "squid"}
+    assert set(result["rounds"][name][0]["figures"]) == {"egressproxy", *peers}
     assert 0 <= result["other_work"][name] <= 1
     for row in result["rows"]:
         assert row["ratio"] == (pytest.approx(row["own"] / row["other"]) if row["other"] else None)
@@ -84,8 +105,8 @@ def test_prints_and_keeps_a_table_beside_squid(name, figures, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--only", "tunnel"], "--only: expected some of tunnels, bulk, ping_pong, idle, got tunnel"),
-        (["--peers", "sqid"], "--peers: expected some of egressproxy, squid, floor, direct, got sqid"),
+        (["--only", "tunnel"], "--only: expected some of tunnels, tunnels_tls, sni, bulk, ping_pong, idle, got tunnel"),
+        (["--peers", "sqid"], "--peers: expected some of egressproxy, squid, nginx, haproxy, floor, direct, got sqid"),
         (["--rounds", "0"], "--rounds and --seconds must be above 0"),
     ],
 )
@@ -93,6 +114,29 @@ def test_a_misspelled_command_line_says_what_was_expected(arguments, expected):
     done = run(*arguments)
     assert done.returncode == 2
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize("name", ["tunnels", "sni"])
+def test_the_floor_opens_tunnels_in_both_ways(name):
+    done = run("--only", name, "--ours", "floor", "--peers", "direct", "--rounds", 1, "--seconds", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert f"| {name} " in done.stdout
+
+
+def test_a_peer_that_does_not_take_the_tunnels_of_a_benchmark_is_said_to_have_had_no_part():
+    done = run("--only", "sni", "--peers", "squid", "--rounds", 1, "--seconds", 0.1)
+    assert done.returncode == 1
+    assert "not run: sni: none of squid is installed and takes SNI" in done.stderr
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_peer_that_is_not_installed_names_its_packages(name, monkeypatch):
+    from benchmarks.support.proxies import PROXIES
+    from benchmarks.support.proxy import Unavailable
+
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(Unavailable, match=f"apt-get install {PACKAGES[name]}"):
+        PROXIES[name].version()
 
 
 def test_ratio_is_taken_within_a_round_and_then_the_median():
@@ -117,20 +161,69 @@ def test_ratio_is_taken_within_a_round_and_then_the_median():
     assert (size.own, size.met) == (4, True)
 
 
-def test_a_proxy_that_lets_a_refused_name_pass_is_not_timed(tmp_path):
+@pytest.mark.parametrize(
+    ("own", "met", "within", "word"),
+    [(2.8, True, False, "met"), (3.4, False, True, "within bound"), (3.5, False, False, "MISSED")],
+)
+def test_between_a_goal_and_its_bound_the_table_says_so(own, met, within, word):
+    from benchmarks.support.compare import AtMost, Benchmark, Measure, Round, rows
+    from benchmarks.support.report import table
+
+    measure = Measure("cost", "cost", {"peer": AtMost(1.4, bound=1.7)})
+    benchmark = Benchmark("b", "?", [measure], check=lambda *_: None, trial=lambda *_: {})
+    (row,) = rows(benchmark, [Round({"own": {"cost": own}, "peer": {"cost": 2}}, 0.0)])
+    assert (row.goal, row.met, row.within) == ("≤ 1.4, bound 1.7", met, within)
+    assert cells(table([row], "own").splitlines()[-1])[-1] == word
+
+
+@pytest.mark.parametrize("way", ["CONNECT", "SNI"])
+def test_a_proxy_that_lets_a_refused_name_pass_is_not_timed(way, tmp_path):
     from benchmarks.support.origins import Origins
-    from benchmarks.support.proxies import Direct, WrongAnswer
+    from benchmarks.support.proxies import Direct
+    from benchmarks.support.proxy import Way, WrongAnswer
 
     class Lax(Direct):
         name = "lax"
         judges = True
 
     with Origins(min(os.sched_getaffinity(0))) as origins, pytest.raises(WrongAnswer, match="lax let refused"):
-        Lax(origins, tmp_path, 0).check()
+        Lax(origins, tmp_path, 0, Way(way)).check()
+
+
+def test_a_hello_that_arrives_changed_opens_no_tunnel(tmp_path):
+    from benchmarks.support.origins import Origins
+    from benchmarks.support.proxies import Direct
+    from benchmarks.support.proxy import Refused, Way
+
+    class Meddling(Direct):
+        name = "meddling"
+
+        def route(self, host, port):
+            route = super().route(host, port)
+            return route._replace(opening=route.opening[:-1] + b"?")
+
+    with Origins(min(os.sched_getaffinity(0))) as origins, pytest.raises(Refused, match="meddling: expected"):
+        Meddling(origins, tmp_path, 0, Way.SNI).connect(origins.echo_ports[0])
+
+
+def test_the_hello_is_one_that_a_tls_server_reads():
+    from benchmarks.support.hello import client_hello
+
+    hello, names = client_hello("origin.bench.test"), []
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.sni_callback = lambda _, name, __: names.append(name)
+    incoming = ssl.MemoryBIO()
+    incoming.write(hello)
+    with pytest.raises(ssl.SSLError):  # it has no certificate to go on with
+        server.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True).do_handshake()
+    assert names == ["origin.bench.test"]
+    assert hello is client_hello("origin.bench.test")
+    assert len(hello) == int.from_bytes(hello[3:5], "big") + 5 >= 300
 
 
 def test_the_origins_give_what_they_promise():
     from benchmarks.support.bulk_origin import COUNT, REQUEST, pattern_digest, receive_digest, receive_exactly
+    from benchmarks.support.hello import client_hello
     from benchmarks.support.origins import Origins
 
     size = (5 << 20) + 7
@@ -141,7 +234,8 @@ def test_the_origins_give_what_they_promise():
                 assert receive_exactly(sock, 5) == b"hello"
         bulk = ("127.0.0.1", origins.bulk_port)
         with socket.create_connection(bulk) as sock:
-            sock.sendall(REQUEST.pack(b"d", size))
+            sock.sendall(client_hello("a.test") + REQUEST.pack(b"d", size))
+            assert receive_exactly(sock, len(client_hello("a.test"))) == client_hello("a.test")
             assert receive_digest(sock, size) == pattern_digest(size)
             assert sock.recv(1) == b""
         with socket.create_connection(bulk) as sock:

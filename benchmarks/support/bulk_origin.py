@@ -9,6 +9,8 @@ Prints its port as JSON. A connection begins with one request: a letter and a nu
     c 0   receive to the end and count
     q 0   answer with the count of the last `c` as eight bytes; asked directly, because Squid does not know half-close
 
+A ClientHello before it, which opens a tunnel through a proxy that forwards by server name, is sent back first.
+
 Squid 5 closes a tunnel both ways when one side has ended its half, so an answer after the end would be lost in it.
 """
 
@@ -29,6 +31,8 @@ ENDLESS = 1 << 62
 PATTERN_BYTES = 4 << 20
 _DISCARD_BYTES = 4 << 20
 _COUNT_S = 10.0
+_TLS_HANDSHAKE = 22  # content type, RFC 8446 section 5.1
+_RECORD_HEADER_BYTES = 5
 
 
 def pattern() -> bytes:
@@ -97,7 +101,11 @@ def serve_one(sock: socket.socket, source: int, counts: SimpleQueue[int]) -> Non
     """One connection: one request, one answer. Closes the socket."""
     with sock:
         try:
-            kind, size = REQUEST.unpack(receive_exactly(sock, REQUEST.size))
+            start = receive_exactly(sock, _RECORD_HEADER_BYTES)
+            if start[0] == _TLS_HANDSHAKE:
+                sock.sendall(start + receive_exactly(sock, int.from_bytes(start[3:], "big")))
+                start = b""
+            kind, size = REQUEST.unpack(start + receive_exactly(sock, REQUEST.size - len(start)))
             if kind == b"d":
                 send_pattern(sock, source, size)
             elif kind == b"h":

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from benchmarks.support.origins import Origins
 from benchmarks.support.processes import Cores, OtherWork
-from benchmarks.support.proxies import Proxy
+from benchmarks.support.proxy import Proxy, Way
 
 
 class Settings(NamedTuple):
@@ -39,17 +39,22 @@ class Settings(NamedTuple):
 
 
 class AtMost(NamedTuple):
-    """A goal: the ratio to the peer (or, with `absolute`, our own figure) is no more than this."""
+    """A goal: the ratio to the peer (or, with `absolute`, our own figure) is no more than this.
+
+    bound  on the way to the goal: more than this is out of the question
+    """
 
     limit: float
     absolute: bool = False
+    bound: float | None = None
 
     def met(self, ratio: float, value: float) -> bool:
         """Whether it is reached."""
         return (value if self.absolute else ratio) <= self.limit
 
     def __str__(self) -> str:
-        return f"≤ {self.limit:g}" + (" itself" if self.absolute else "")
+        bound = f", bound {self.bound:g}" if self.bound is not None else ""
+        return f"≤ {self.limit:g}{' itself' if self.absolute else ''}{bound}"
 
 
 class AtLeast(NamedTuple):
@@ -90,6 +95,8 @@ class Benchmark(NamedTuple):
     check  raises WrongAnswer unless the proxy does what will be timed, and does it right
     trial  one turn of one proxy: figures by key of measure
     fresh  every trial gets a newly started proxy
+    way    how tunnels are asked for; None: each proxy's own first way, because it does not matter here
+    peers  with whom it is compared when nobody says otherwise
     """
 
     name: str
@@ -98,6 +105,8 @@ class Benchmark(NamedTuple):
     check: Callable[[Proxy, Origins], None]
     trial: Callable[[Proxy, Origins, Settings], dict[str, float]]
     fresh: bool = False
+    way: Way | None = None
+    peers: Sequence[str] = ("squid",)
 
 
 class Row(NamedTuple):
@@ -105,6 +114,8 @@ class Row(NamedTuple):
 
     own, other, ratio  medians over the rounds; None where there is nothing to measure or divide
     lowest, highest    of the ratios of the rounds
+    met                the goal is reached
+    within             it is not, but its bound is kept
     """
 
     benchmark: str
@@ -117,6 +128,7 @@ class Row(NamedTuple):
     highest: float | None
     goal: str
     met: bool | None
+    within: bool = False
 
 
 class Round(NamedTuple):
@@ -142,11 +154,12 @@ def run(
     rounds: list[Round] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egressproxy-bench-")))
+        scratch.chmod(0o755)  # started by root, peers go on as users who have to get at their own folders in it
 
         def make(kind: type[Proxy], place: int, turn: int) -> Proxy:
             folder = scratch / f"{kind.name}-{place}-{turn}"
             folder.mkdir()
-            return kind(origins, folder, cores.proxy)
+            return kind(origins, folder, cores.proxy, benchmark.way)
 
         def try_once(place: int, turn: int) -> dict[str, float]:
             if not benchmark.fresh:
@@ -191,9 +204,11 @@ def rows(benchmark: Benchmark, rounds: Sequence[Round]) -> list[Row]:
                 continue
             ratio = median(ratios) if ratios else None
             goal = measure.goal(peer)
-            met = None
+            met, within = None, False
             if goal is not None and value is not None and (ratio is not None or getattr(goal, "absolute", False)):
                 met = goal.met(ratio if ratio is not None else 0.0, value)
+                bound = getattr(goal, "bound", None)
+                within = not met and bound is not None and ratio is not None and ratio <= bound
             lines.append(
                 Row(
                     benchmark.name,
@@ -206,6 +221,7 @@ def rows(benchmark: Benchmark, rounds: Sequence[Round]) -> list[Row]:
                     max(ratios, default=None),
                     str(goal) if goal is not None else "",
                     met,
+                    within,
                 )
             )
     return lines

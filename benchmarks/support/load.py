@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from socket import AF_INET, MSG_TRUNC, SOCK_NONBLOCK, SOCK_STREAM, SocketType
 from typing import NamedTuple
 
-from benchmarks.support.proxies import Route, WrongAnswer
+from benchmarks.support.proxy import Route, WrongAnswer
 
 _RECEIVE_BYTES = 4 << 20
 _PATIENCE_S = 10.0
@@ -102,9 +102,18 @@ def _no_collector() -> Iterator[None]:
 
 
 def open_and_close(
-    routes: Sequence[Route], *, concurrency: int, warm_s: float, timed_s: float, cpu: Callable[[], float]
+    routes: Sequence[Route],
+    message: bytes,
+    *,
+    concurrency: int,
+    warm_s: float,
+    timed_s: float,
+    cpu: Callable[[], float],
 ) -> Window:
-    """Tunnels as fast as they go, `concurrency` at a time: opened, one byte echoed, closed in order. Counts tunnels."""
+    """Tunnels as fast as they go, `concurrency` at a time: opened, `message` echoed, closed in order. Counts tunnels.
+
+    Without a message the answer to the opening is all that comes.
+    """
     clock = Clock(warm_s, timed_s, cpu)
     poll = select.epoll()
     asking: dict[int, tuple[SocketType, bytes]] = {}  # waits for the answer to its opening
@@ -121,7 +130,7 @@ def open_and_close(
             sock.send(opening)
             asking[descriptor] = sock, granted
         else:
-            sock.send(opening + b"!")
+            sock.send(opening + message)
             echoing[descriptor] = sock
         poll.register(descriptor, edge)
 
@@ -141,13 +150,15 @@ def open_and_close(
                     answer = sock.recv(4096)
                     if not answer.startswith(granted):
                         raise WrongAnswer(f"expected {granted!r}, got {answer[:200]!r}")
-                    sock.send(b"!")
-                    echoing[descriptor] = sock
-                    continue
-                sock = echoing.pop(descriptor)
-                answer = sock.recv(64)
-                if answer[-1:] != b"!":
-                    raise WrongAnswer(f"expected the byte sent, got {answer!r}")
+                    if message:
+                        sock.send(message)
+                        echoing[descriptor] = sock
+                        continue
+                else:
+                    sock = echoing.pop(descriptor)
+                    answer = sock.recv(4096)
+                    if answer != message:
+                        raise WrongAnswer(f"expected the echo {message!r}, got {answer!r}")
                 sock.close()
                 done += 1
                 if not finishing:

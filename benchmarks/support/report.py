@@ -63,7 +63,7 @@ def table(rows: Sequence[Row], ours: str) -> str:
     lines = [["benchmark", "figure", ours, "peer", "its figure", "ratio", "lowest to highest", "goal", ""]]
     for row in rows:
         spread = "" if row.lowest is None or row.highest is None else f"{row.lowest:.2f} to {row.highest:.2f}"
-        verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+        verdict = "within bound" if row.within else {True: "met", False: "MISSED", None: ""}[row.met]
         lines.append(
             [
                 row.benchmark,
