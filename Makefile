@@ -2,6 +2,7 @@
 # make test   install what the tests need, Debian packages included, and run them
 # make lint   formatting, rules and types
 # make bench  beside Squid, NGINX and HAProxy, on this machine (about four minutes)
+# make fuzz   a minute of fuzzing the ClientHello parser, from where the last run ended
 # make soak   10 GiB both ways through one tunnel, 8,000 tunnels at once, 100,000 short ones, and more (about two minutes)
 
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ PYTHON ?= $(shell ./tools/find-python)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format bench soak clean
+.PHONY: help run test lint format bench fuzz soak clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -28,6 +29,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml tools/dependency-group | $(VENV)/.installed
 	@echo "installing what tests and checks need into $(VENV)"
 	@$(BIN)/python tools/dependency-group dev | xargs -d '\n' $(BIN)/python -m pip install --quiet --disable-pip-version-check
+	@touch $@
+
+$(VENV)/.installed-fuzz: pyproject.toml tools/dependency-group | $(VENV)/.installed
+	@echo "installing the fuzzer into $(VENV)"
+	@$(BIN)/python tools/dependency-group fuzz | xargs -d '\n' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 	@touch $@
 
 run: $(VENV)/.installed
@@ -49,9 +55,14 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+fuzz: $(VENV)/.installed-fuzz
+	@mkdir -p .fuzz/client_hello
+	@$(BIN)/python tests/fuzz/run.py client_hello -max_total_time=60 -artifact_prefix=.fuzz/ $(ARGS) \
+	  .fuzz/client_hello tests/data/client_hellos
+
 soak: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m soak tests/soak -o faulthandler_timeout=600 $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -102,7 +102,7 @@ def parse_client_hello(data: bytes) -> ClientHello | None:
     """Read the hello that begins `data`; None when it is not complete yet. Hot: once per connection.
 
     `data` is everything that has arrived, from the first byte of the stream on. Time is linear in MAX_HELLO_BYTES at most;
-    a caller who reads on after None goes on with a HelloReader, so that records of one byte do not make it quadratic.
+    who calls it again and again on a stream of tiny records pays for each record each time: a HelloReader pays once.
 
     Raises:
         NotTls: the first bytes are no record of a TLS handshake.
@@ -154,7 +154,7 @@ class HelloReader:
                     f"expected a ClientHello of at most {MAX_HELLO_BYTES} bytes with its record headers, "
                     f"got one that takes {end} or more"
                 )
-            if missing <= received and self._length > _MESSAGE_HEADER:
+            if missing <= received:
                 body = bytes(message + data[begin:end])[_MESSAGE_HEADER:]
                 return _read_body(body, self._records + 1, end)
             if received < size:
@@ -204,7 +204,7 @@ def _read_body(body: bytes, records: int, length: int) -> ClientHello:
         extensions = _extensions(body)
         if (at := extensions.get(_SERVER_NAME)) is not None:
             size, list_size, kind, name_size = _unpack_server_name(body, at)
-            if not (list_size == size - 2 and kind == _HOST_NAME and 0 < name_size == size - 5):
+            if not (list_size == size - 2 and kind == _HOST_NAME and name_size == size - 5):
                 raise MalformedHello(_what_is_wrong_with_names(size, list_size, kind, name_size))
             as_sent, server_name = _server_name(body[at + 9 : at + 9 + name_size])
         if (at := extensions.get(_SUPPORTED_VERSIONS)) is not None:
@@ -343,6 +343,4 @@ def _what_is_wrong_with_names(size: int, list_size: int, kind: int, name_size: i
         return f"server_name: expected a list that fills the {size} bytes of the extension, got one that does not"
     if kind != _HOST_NAME:
         return f"server_name: expected a name of type host_name (0), got type {kind}"
-    if not name_size:
-        return "server_name: expected a host name, got an empty one"
     return f"server_name: expected one name that fills the list of {list_size} bytes, got one of {name_size} bytes"

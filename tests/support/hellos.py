@@ -6,6 +6,7 @@ parser under test.
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import ssl
@@ -150,7 +151,7 @@ def browser_hello(name: str | None, *, ech: str | None = "grease", seed: int = 0
     return record(message)
 
 
-def openssl_hello(name: str | None, *protocols: str, maximum: ssl.TLSVersion | None = None) -> bytes:
+def openssl_hello(name: str | bytes | None, *protocols: str, maximum: ssl.TLSVersion | None = None) -> bytes:
     """The record that the OpenSSL of this Python sends. `maximum`: the highest version that it offers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -167,34 +168,54 @@ def openssl_hello(name: str | None, *protocols: str, maximum: ssl.TLSVersion | N
     return sent.read()
 
 
-def recorded(command: Sequence[str | Path], folder: Path, *, environment: dict[str, str] | None = None) -> bytes:
-    """The first record that a program sends to a port of loopback; then it is hung up on, and waited for.
+def recorded(command: Sequence[str | Path], folder: Path) -> bytes:
+    """The first record that a program sends to a port of loopback; then it is hung up on and ended.
 
-    Each `{port}` in the command stands for the port. The rest of its environment is what `environment` says.
+    Each `{port}` in the command stands for the port. Home and working directory are `folder`; no proxy is set.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(WAIT_S)
         port = listening.getsockname()[1]
-        program = subprocess.Popen(
+        with subprocess.Popen(
             [str(word).replace("{port}", str(port)) for word in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            env={
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "HOME": str(folder),
-                "LC_ALL": "C.UTF-8",
-                **(environment or {}),
-            },
-        )
-        with program:
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8"},
+        ) as program:
             try:
                 client, _ = listening.accept()
                 with client, client.makefile("rb") as stream:
                     client.settimeout(WAIT_S)
                     header = stream.read(5)
-                    content = stream.read(int.from_bytes(header[3:], "big"))
+                    return header + stream.read(int.from_bytes(header[3:], "big"))
             finally:
                 program.kill()
-    return header + content
+
+
+# --- what OpenSSL takes them for ----------------------------------------------------------------------------------
+
+
+class Judge:
+    """The OpenSSL of this Python, as a server that hangs up once it has seen which name it is asked for."""
+
+    def __init__(self) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.sni_callback = self._see
+        self._seen: list[str | None] = []
+
+    def _see(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int:
+        self._seen.append(name)
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+    def names(self, stream: bytes) -> list[str | None]:
+        """The name that it read, None in it where the hello has none; nothing where it refuses the hello or awaits more."""
+        self._seen.clear()
+        received = ssl.MemoryBIO()
+        received.write(stream)
+        try:
+            self._context.wrap_bio(received, ssl.MemoryBIO(), server_side=True).do_handshake()
+        except ssl.SSLError:
+            pass
+        return list(self._seen)
