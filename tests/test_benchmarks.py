@@ -57,7 +57,7 @@ def need(*peers):
         ("sni", ["nginx", "haproxy"], COST),
         (
             "bulk",
-            ["squid", "nginx"],
+            ["squid"],
             ["download, GB/s", "download, CPU s per GB", "upload, GB/s", "upload, CPU s per GB"],
         ),
         (
