@@ -21,7 +21,7 @@ CAPTURES = sorted((Path(__file__).parent.parent / "data" / "client_hellos").glob
 """First flights of real programs; the README beside them says whose. Each asks for `CAPTURED_NAME`."""
 CAPTURED_NAME = "captured.example.test"
 
-SERVER_NAME, ALPN, SUPPORTED_VERSIONS, PADDING, ECH = 0, 16, 43, 21, 0xFE0D
+SERVER_NAME, ALPN, SUPPORTED_VERSIONS, ECH = 0, 16, 43, 0xFE0D
 
 X25519MLKEM768 = 0x11EC
 MLKEM_SHARE_BYTES = 1216
