@@ -33,8 +33,8 @@ from typing import Literal, NamedTuple
 from egressproxy.errors import HelloTooLarge, MalformedHello, MalformedTarget, NotTls
 from egressproxy.hostport import canonical_host
 
-# RFC 8446 section 5.1: ContentType handshake(22), and at most 2^14 bytes in a plaintext record. Its legacy_record_version
-# "MUST be ignored for all purposes": clients send 0x0301 and 0x0303. The first octet of it is 3 in every version there was.
+# RFC 8446 section 5.1: ContentType handshake(22), and at most 2^14 bytes in a plaintext record. The version in its
+# header says nothing of the version of TLS; clients send 0x0301 and 0x0303, and its first octet has been 3 since SSL 3.0.
 _HANDSHAKE = 22
 _MAJOR = 3
 _RECORD_HEADER = 5
@@ -268,7 +268,7 @@ def _server_name(name: bytes) -> tuple[str, str]:
         why = str(error) if isinstance(error, MalformedTarget) else f"expected ASCII, got {name[:80]!r}"
         raise MalformedHello(f"server_name: {why}") from None
     if is_address:
-        # RFC 6066 section 3: "Literal IPv4 and IPv6 addresses are not permitted in HostName."
+        # RFC 6066 section 3 keeps address literals out of host_name.
         raise MalformedHello(f"server_name: expected a host name, got the address {host}")
     return as_sent, host
 
