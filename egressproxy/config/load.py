@@ -9,7 +9,7 @@ Nothing is half used: either the whole is right, or ConfigError tells everything
 """
 
 # os.path answers False where pathlib raises: a name too long, a folder that may not be searched.
-# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH117, PTH118, PTH120, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ _MAX_TOLD = 50
 
 # File names are shown whole: Linux has none that is longer.
 _SHOWN_NAME = 4096
+
+_NO_FILE = {
+    "": "expected the name of a file or folder",
+    "-": "expected the name of a file or folder; standard input is gone when the proxy reloads, and where nothing reloads "
+    "/dev/stdin names it",
+}
 
 _FOREIGN_PREFIX = re.compile(r"(squid|nginx|istio):")
 
@@ -108,7 +114,9 @@ class _Reading:
     def take(self, path: str) -> None:
         """Read one CONFIG and merge it in."""
         prefix = _FOREIGN_PREFIX.match(path)
-        if prefix:
+        if path in _NO_FILE:
+            self._fail(path or "''", _NO_FILE[path])
+        elif prefix:
             self._fail(path, f"expected egressproxy's own YAML; this version does not read {prefix[0]} files yet")
         elif os.path.isdir(path):
             self._take_folder(path)
@@ -147,7 +155,8 @@ class _Reading:
             with open(path, "rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            where = "" if os.path.isabs(path) else f" ({_printable(os.path.abspath(path))})"
+            return f"cannot be read: {error.strerror}{where}"
         except ValueError:
             return "cannot be read: its name has a NUL in it"
         if len(content) > MAX_FILE_BYTES:

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from egressproxy.config import slips
 from egressproxy.config.faults import Fault, Misplaced, shown
 from egressproxy.config.native import REFUSED, Places
 from egressproxy.config.schema import Config, Rule
@@ -35,6 +36,8 @@ _LATER_WORDS: dict[Way, frozenset[str]] = {
     ("services", "ports", "protocol"): frozenset({"HTTP", "HTTP2", "GRPC"}),
     ("access_log", "format"): frozenset({"istio"}),
 }
+
+_OF_HOSTS = frozenset({("allow",), ("rules", "hosts"), ("services", "hosts")})
 
 _RULE_KEYS = frozenset(Rule.model_fields)
 
@@ -82,7 +85,7 @@ def _faults(detail: ErrorDetails, places: Places) -> list[Fault]:
     if detail["type"] == "extra_forbidden":
         message = _unknown_key(way)
     elif detail["type"] == "missing":
-        message = f"is missing; expected {_expected(_schema_at(way))}"
+        message = f"is missing; expected {_expected(_schema_at(way))}{slips.LISTENERS if way == ('listeners',) else ''}"
     elif isinstance(cause, ValueError):
         message = f"{cause}{_hint(way, detail['input'])}"
     else:
@@ -120,6 +123,9 @@ def _unexpected(way: Way, value: object) -> str:
     if isinstance(value, list) and len(value) > schema.get("maxItems", len(value)):
         return f"expected a list of at most {schema['maxItems']}, got {shown(value)}"
     message = f"expected {_expected(schema)}, got {shown(value)}"
+    advice = _advice(way, schema, value)
+    if advice:
+        return message + advice
     if not isinstance(value, str):
         return message + _hint(way, value)
     words = [str(word) for word in schema.get("enum", [schema.get("const", "")]) if word]
@@ -133,6 +139,20 @@ def _unexpected(way: Way, value: object) -> str:
     return message
 
 
+def _advice(way: Way, schema: _Schema, value: object) -> str:
+    """What was meant, where a value of another kind is a common slip."""
+    kind = schema.get("type")
+    if way == ("listeners",) and value == []:
+        return slips.LISTENERS
+    if kind == "array":
+        return slips.single_for_list(value)
+    if way == ("admin",) and value is not None:
+        return slips.word_for_admin(value)
+    if kind == "number" and isinstance(value, str) and str(way[-1]).endswith("_s"):
+        return slips.span_for_seconds(value)
+    return ""
+
+
 def _reads_as(text: str, kind: str) -> bool:
     """Whether quoted text would have been right without its quotes."""
     if kind == "boolean":
@@ -141,9 +161,11 @@ def _reads_as(text: str, kind: str) -> bool:
 
 
 def _hint(way: Way, value: object) -> str:
-    """What to do where text was wanted and YAML made something else of it."""
+    """What to do where text was wanted and YAML made something else of it, or it is text of another kind."""
     if _schema_at(way).get("type") != "string":
         return ""
+    if isinstance(value, str) and _pattern(way) in _OF_HOSTS:
+        return slips.url_for_host(value, with_port=_pattern(way) == ("allow",))
     if isinstance(value, (int, float)):
         if "examples" in _schema_at(way):  # text of a form that no number has: quoted it would be as wrong
             return ""

@@ -175,13 +175,24 @@ def test_a_prefix_for_another_format_is_refused(prefix: str) -> None:
     ]
 
 
-def test_what_is_not_there_is_an_error_and_never_an_empty_configuration(tmp_path: Path) -> None:
+def test_what_is_not_there_is_an_error_and_never_an_empty_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "link.yaml").symlink_to("nowhere")
-    assert problems("", f"{tmp_path}/none", "a\0b", str(tmp_path)) == [
-        ": cannot be read: No such file or directory",
+    monkeypatch.chdir(tmp_path)
+    assert problems("", "policy/none.yaml", f"{tmp_path}/none", "a\0b", str(tmp_path)) == [
+        "'': expected the name of a file or folder",
+        f"policy/none.yaml: cannot be read: No such file or directory ({tmp_path}/policy/none.yaml)",
         f"{tmp_path}/none: cannot be read: No such file or directory",
         r"a\x00b: cannot be read: its name has a NUL in it",
         f"{tmp_path}/link.yaml: cannot be read: No such file or directory",
+    ]
+
+
+def test_standard_input_is_no_configuration() -> None:
+    assert problems("-") == [
+        "-: expected the name of a file or folder; standard input is gone when the proxy reloads, and where nothing reloads "
+        "/dev/stdin names it"
     ]
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 L = "listeners: [{protocol: http-proxy, port: 3128}]\n"
+EXAMPLE = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]"
 
 # content; what is said of it, with the file's name left out
 TABLE = [
@@ -22,7 +23,8 @@ TABLE = [
     ("---\n", [":1: expected settings like listeners and allow, got an empty file"]),
     ("- a\n- b\n", [":1: expected settings like listeners and allow, got a list of 2"]),
     ("allow everything\n", [":1: expected settings like listeners and allow, got 'allow everything'"]),
-    ("{}\n", [": listeners: is missing; expected a list of at least 1"]),
+    ("{}\n", [f": listeners: is missing; expected a list of at least 1; for example {EXAMPLE}"]),
+    ("allow: [a.example]\n", [f": listeners: is missing; expected a list of at least 1; for example {EXAMPLE}"]),
     (b"a: 1\nb: \xff\n", [":2: expected text in UTF-8, got the byte 0xff"]),
     (L.encode("utf-16"), [":1: expected text in UTF-8, got the byte 0xff"]),
     (b"a: 1\nb: \0\n", [":2: expected text, got a NUL byte"]),
@@ -46,8 +48,8 @@ TABLE = [
     (
         L + "a: 1\n---\nallow: []\n",
         [
-            ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, sni_check, ech, guard, dns, "
-            "timeouts, limits, access_log, admin",
+            ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, sni_check, ech, guard, "
+            "dns, timeouts, limits, access_log, admin",
             ":3: expected one document, got a second one behind ---; give it its own file",
         ],
     ),
@@ -166,8 +168,11 @@ TABLE = [
         "listeners:\n- {protocol: http-proxy}\n",
         [":2: listeners[0].port: is missing; expected an integer from 1 to 65535"],
     ),
-    ("listeners: []\n", [":1: listeners: expected a list of at least 1, got a list of 0"]),
-    ("listeners: {port: 1}\n", [":1: listeners: expected a list of at least 1, got a mapping"]),
+    ("listeners: []\n", [f":1: listeners: expected a list of at least 1, got a list of 0; for example {EXAMPLE}"]),
+    (
+        "listeners: {port: 1}\n",
+        [":1: listeners: expected a list of at least 1, got a mapping; put - before it, or [ ] around it"],
+    ),
     ("listeners: [3128]\n", [":1: listeners[0]: expected a mapping, got 3128"]),
     (L + "report: 'true'\n", [":2: report: expected true or false, got 'true'; write it without quotes"]),
     (L + "report: 1\n", [":2: report: expected true or false, got 1"]),
@@ -201,6 +206,53 @@ TABLE = [
     ),
     (L + 'allow: ["a\\nb:443"]\n', [r":2: allow[0]: expected a host name or an address, got 'a\nb'"]),
     (L + f"outbound: {'x' * 5000}\n", [f":2: outbound: expected registry_only or allow_any, got '{'x' * 37}...'"]),
+    # --- slips, with something to paste
+    (L + "allow: api.x\n", [":2: allow: expected a list, got 'api.x'; write it as a list: [api.x]"]),
+    (
+        L + "allow: '*.a.example:443, b.example'\n",
+        [
+            ":2: allow: expected a list, got '*.a.example:443, b.example'; "
+            'write it as a list: ["*.a.example:443", b.example]'
+        ],
+    ),
+    (
+        L + "rules: [{action: allow, hosts: a.example, ports: 443}]\n",
+        [
+            ":2: rules[0].hosts: expected a list, got 'a.example'; write it as a list: [a.example]",
+            ":2: rules[0].ports: expected a list, got 443; write it as a list: [443]",
+        ],
+    ),
+    (
+        L + "allow: ['https://api.a.example/v1?x', \"http://*.b.example\", 'https://c.example:8443']\n",
+        [
+            ":2: allow[0]: expected a host, got the URL 'https://api.a.example/v1?x'; did you mean api.a.example:443?",
+            ":2: allow[1]: expected a host, got the URL 'http://*.b.example'; did you mean *.b.example:80?",
+            ":2: allow[2]: expected a host, got the URL 'https://c.example:8443'; did you mean c.example:8443?",
+        ],
+    ),
+    (
+        L + "rules: [{action: allow, hosts: ['https://a.example/']}]\n",
+        [
+            ":2: rules[0].hosts[0]: expected a host, got the URL 'https://a.example/'; did you mean a.example? its port 443 "
+            "belongs in ports"
+        ],
+    ),
+    (
+        L + "timeouts: {idle_s: 5m}\n",
+        [
+            ":2: timeouts.idle_s: expected a number above 0 and up to 2592000, got '5m'; "
+            "write it in seconds, without a unit: 300"
+        ],
+    ),
+    (L + "admin: false\n", [":2: admin: expected a mapping, got false; to have no admin port write admin: null"]),
+    (L + "admin: 9091\n", [":2: admin: expected a mapping, got 9091; write admin: {port: 9091}"]),
+    (
+        L + "admin: 0.0.0.0:9090\n",
+        [
+            ":2: admin: expected a mapping, got '0.0.0.0:9090'; write it like admin: {address: 127.0.0.1, port: 9090}, "
+            "leave it out for just that, or admin: null for none"
+        ],
+    ),
     # --- nothing behind a key never means "any" or "the default"
     (L + "rules:\n- action: allow\n  hosts:\n", [":4: rules[0].hosts: expected a list, got nothing"]),
     (
@@ -258,7 +310,8 @@ TABLE = [
     (
         L + "access_log: [{format: istio-1.7}]\n",
         [
-            ":2: access_log[0].format: expected squid or squid-5 or json or nginx-stream or nginx-stream-1.22, got 'istio-1.7'; this version does not have it yet"
+            ":2: access_log[0].format: expected squid or squid-5 or json or nginx-stream or nginx-stream-1.22, "
+            "got 'istio-1.7'; this version does not have it yet"
         ],
     ),
     (

@@ -1,0 +1,90 @@
+"""What people write by mistake and what they meant: the end of a message, with something to paste.
+
+Each function returns text that begins with a semicolon, or nothing where it has no advice. What came from a file is repeated
+only where it is plain words.
+"""
+
+from __future__ import annotations
+
+import re
+
+from egressproxy.hostport import parse_allow_entry
+
+LISTENERS = "; for example listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]"
+
+_LONGEST = 60
+_WORD = re.compile(r"[A-Za-z0-9_.:*/-]+")
+_PLAIN = re.compile(r"(?=.*[A-Za-z/])[A-Za-z0-9][A-Za-z0-9_./-]*(?::[0-9]{1,5}(?:-[0-9]{1,5})?)?")
+_NOT_PLAIN = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
+
+
+def single_for_list(value: object) -> str:
+    """One entry, or several in one text, where a list belongs."""
+    if isinstance(value, dict):
+        return "; put - before it, or [ ] around it"
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return ""
+    words = re.split(r"[,\s]+", str(value).strip(", \t\r\n"))
+    if len(str(value)) > _LONGEST or not all(_WORD.fullmatch(word) for word in words):
+        return "; write it as a list, like [one, other]"
+    entries = words if isinstance(value, int) else [_quoted_if_needed(word) for word in words]
+    return f"; write it as a list: [{', '.join(entries)}]"
+
+
+def _quoted_if_needed(word: str) -> str:
+    return word if _PLAIN.fullmatch(word) and word.lower() not in _NOT_PLAIN else f'"{word}"'
+
+
+_SPAN = re.compile(
+    r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)\s*", re.IGNORECASE
+)
+_UNIT_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def span_for_seconds(text: str) -> str:
+    """`5m` or `1h30m` where a number of seconds belongs."""
+    total_s, end = 0.0, 0
+    while end < len(text):
+        match = _SPAN.match(text, end)
+        if match is None:
+            return ""
+        unit = match[2].lower()
+        total_s += float(match[1]) * (_UNIT_S["ms"] if unit == "ms" else _UNIT_S[unit[0]])
+        end = match.end()
+    return f"; write it in seconds, without a unit: {total_s:.10g}" if text else ""
+
+
+_URL = re.compile(
+    r"(?P<scheme>[a-z]{2,6})://(?:[^/?#@]*@)?(?P<authority>[^/?#]+)(?:[/?#].*)?", re.IGNORECASE | re.DOTALL
+)
+_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+def url_for_host(text: str, *, with_port: bool) -> str:
+    """A URL where a host belongs, or a host `with_port`."""
+    url = _URL.fullmatch(text)
+    if url is None:
+        return ""
+    authority, default = url["authority"], _PORTS.get(url["scheme"].lower())
+    if not re.search(r":[0-9]*\Z", authority):
+        if default is None:
+            return ""
+        authority = f"{authority}:{default}"
+    try:
+        host, ports = parse_allow_entry(authority)
+    except ValueError:
+        return ""
+    if not with_port:
+        return f"; did you mean {host}? its port {ports} belongs in ports"
+    return f"; did you mean {f'[{host}]' if ':' in str(host) else host}:{ports}?"
+
+
+def word_for_admin(value: object) -> str:
+    """A single value where the settings of the admin port belong."""
+    if value is False:
+        return "; to have no admin port write admin: null"
+    if isinstance(value, int) and value is not True:
+        return f"; write admin: {{port: {value}}}"
+    return (
+        "; write it like admin: {address: 127.0.0.1, port: 9090}, leave it out for just that, or admin: null for none"
+    )
