@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from egressproxy.connection import Entrance, Services
     from egressproxy.poller import Poller
-    from egressproxy.tasks import Tasks
+    from egressproxy.stories import Stories
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Listener:
         entrance: Entrance,
         services: Services,
         poller: Poller,
-        tasks: Tasks,
+        stories: Stories,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.sock = sock
@@ -65,7 +65,7 @@ class Listener:
         self.entrance = entrance
         self.services = services
         self._poller = poller
-        self._tasks = tasks
+        self._stories = stories
         self._loop = loop
         self._pause: asyncio.TimerHandle | None = None
         self._tell_again_at = 0.0  # by the loop's clock
@@ -120,7 +120,7 @@ class Listener:
         sock = _socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
         sock.setblocking(False)
         stream = TcpStream(sock, self._poller, plain_address(peer[0]), peer[1])
-        self._tasks.start(handle_connection(stream, self.entrance, self.services), f"client {peer[0]} port {peer[1]}")
+        self._stories.start(handle_connection(stream, self.entrance, self.services))
         return True
 
     def _rest(self, why: str) -> None:

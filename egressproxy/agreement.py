@@ -24,7 +24,7 @@ from egressproxy.errors import (
     SniMismatch,
     SniMissing,
 )
-from egressproxy.wire.client_hello import parse_client_hello
+from egressproxy.wire.client_hello import HelloReader, parse_client_hello
 
 if TYPE_CHECKING:
     from egressproxy.deadlines import DeadlineQueue
@@ -61,6 +61,7 @@ class Agreement:
         "_intent",
         "_limit",
         "_policy",
+        "_reader",
         "_tls_required",
         "_verdict",
         "deadlines",
@@ -77,11 +78,12 @@ class Agreement:
         self.deadlines = services.head_deadlines
         self._enforced = verdict.check_on(intent.target.port) == "enforce"
         self._tls_required = self._enforced if verdict.require_tls is None else verdict.require_tls
+        self._reader: HelloReader | None = None
         self.patient = verdict.require_tls is False
 
     def judge(self, data: bytes) -> bool:
         try:
-            hello = parse_client_hello(data)
+            hello = parse_client_hello(data) if self._reader is None else self._reader.read(data)
             if len(data) > self._limit and (hello is None or hello.length > self._limit):
                 raise HelloTooLarge(f"the ClientHello has more than {self._limit} bytes (limits.max_hello_bytes)")
         except NotTls as error:
@@ -91,6 +93,7 @@ class Agreement:
             self._found("malformed", error, refused=self._enforced or self._tls_required)
             return True
         if hello is None:
+            self._reader = self._reader or HelloReader()  # it comes in pieces: none of them is read twice
             return False
         draft = self._draft
         draft.server_name = hello.server_name_as_sent

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.errors import ConnectFailed, ConnectRefused, ConnectTimeout, OutOfDescriptors, UpstreamError
 from egressproxy.poller import WRITE
+from egressproxy.stories import Signal
 from egressproxy.stream import TcpStream
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Dialer:
     async def _something_to_look_at(self, race: _Race) -> None:
         """Return when an attempt has ended, or when it is time for the next one beside it. Raises ConnectTimeout."""
         if not race.timed_out:  # it may have been while a failure was looked at; no other wake-up would come
-            race.waiter = self._loop.create_future()
+            race.waiter = Signal()
             if race.waiting:
                 pause = _Pause(race)
                 self._between.start(pause)
@@ -142,7 +143,7 @@ class _Race:
         self.under_way: list[_Attempt] = []
         self.ended: list[_Attempt] = []
         self.failed: list[tuple[Endpoint, int]] = []
-        self.waiter: asyncio.Future[None] | None = None
+        self.waiter: Signal | None = None
         self.timed_out = False
 
     def begin_next(self) -> None:
@@ -193,8 +194,8 @@ class _Race:
 
     def wake(self) -> None:
         """Let the dialling coroutine look again."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        if self.waiter is not None:
+            self.waiter.fire()
 
 
 class _Pause:

@@ -16,6 +16,8 @@ import select
 import sys
 from typing import TYPE_CHECKING, Protocol
 
+from egressproxy.stories import Signal
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,8 +42,8 @@ class Poller(Protocol):
     def watch_once(self, fd: int, events: int, handler: Handler) -> None:
         """As `watch`, for the next event only."""
 
-    def wait(self, fd: int, events: int) -> asyncio.Future[None]:
-        """Done when the descriptor is ready, or has failed. Whoever waits may give it a result earlier."""
+    def wait(self, fd: int, events: int) -> Signal:
+        """Fires when the descriptor is ready, or has failed. Whoever waits may have it fire earlier."""
 
     def forget(self, fd: int) -> None:
         """Stop watching, before the descriptor is closed. Harmless for one that is not watched."""
@@ -53,14 +55,6 @@ class Poller(Protocol):
 def create_poller(loop: asyncio.AbstractEventLoop) -> Poller:
     """The fastest poller this system has."""
     return EpollPoller(loop) if sys.platform == "linux" else LoopPoller(loop)
-
-
-def _wake(waiter: asyncio.Future[None]) -> Handler:
-    def handler(_events: int) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    return handler
 
 
 if sys.platform == "linux":
@@ -104,10 +98,10 @@ if sys.platform == "linux":
         def watch_once(self, fd: int, events: int, handler: Handler) -> None:
             self.watch(fd, events | _ONCE, handler)
 
-        def wait(self, fd: int, events: int) -> asyncio.Future[None]:
-            waiter = self._loop.create_future()
-            self.watch(fd, events | _ONCE, _wake(waiter))
-            return waiter
+        def wait(self, fd: int, events: int) -> Signal:
+            ready = Signal()
+            self.watch(fd, events | _ONCE, ready.fire)
+            return ready
 
         def forget(self, fd: int) -> None:
             # Closing the last descriptor of a socket removes it from the epoll, so no system call is spent here. Nothing
@@ -149,10 +143,10 @@ class LoopPoller:
 
         self.watch(fd, events, once)
 
-    def wait(self, fd: int, events: int) -> asyncio.Future[None]:
-        waiter = self._loop.create_future()
-        self.watch_once(fd, events, _wake(waiter))
-        return waiter
+    def wait(self, fd: int, events: int) -> Signal:
+        ready = Signal()
+        self.watch_once(fd, events, ready.fire)
+        return ready
 
     def forget(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Protocol
 from egressproxy.poller import READ, WRITE
 
 if TYPE_CHECKING:
-    import asyncio
     from _socket import socket as RawSocket
 
     from egressproxy.poller import Poller
+    from egressproxy.stories import Signal
 
 TLS_CHUNK_BYTES = 65_536
 """Plaintext encrypted at a time. A TLS record holds at most 16 KiB."""
@@ -107,7 +107,7 @@ class TcpStream:
         self.was_reset = False
         self._unread = b""
         self._expired = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Signal | None = None
 
     def __repr__(self) -> str:
         return f"<TcpStream {self.address} port {self.port} {'closed' if self.fd < 0 else f'fd {self.fd}'}>"
@@ -151,8 +151,8 @@ class TcpStream:
 
     def expire(self) -> None:
         self._expired = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._waiter.fire()
 
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:

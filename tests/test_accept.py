@@ -21,7 +21,7 @@ from egressproxy.deadlines import DeadlineQueue
 from egressproxy.errors import ClientGone
 from egressproxy.poller import create_poller
 from egressproxy.runtime.sockets import listen
-from egressproxy.tasks import Tasks
+from egressproxy.stories import Stories
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.telemetry import Telemetry
 
@@ -58,7 +58,7 @@ class Door:
         self.poller = create_poller(loop)
         self.doorman = Doorman()
         self.admission = Admission(max_tunnels)
-        self.tasks = Tasks(loop)
+        self.stories = Stories(loop)
         self.queues = [DeadlineQueue("head_timeout", 60, loop), DeadlineQueue("linger", 0.01, loop)]
         self.services = Services(
             policy=None,
@@ -72,7 +72,7 @@ class Door:
             max_hello_bytes=65_536,
         )
         self.listener = Listener(
-            sock, Entrance("http-proxy:3128", self.doorman, None), self.services, self.poller, self.tasks, loop
+            sock, Entrance("http-proxy:3128", self.doorman, None), self.services, self.poller, self.stories, loop
         )
 
     @property
@@ -82,7 +82,7 @@ class Door:
     async def close(self):
         self.doorman.go.set()
         self.listener.stop()
-        assert await self.tasks.wait(WAIT_S)
+        assert await self.stories.wait(WAIT_S)
         assert len(self.admission) == 0
         for queue in self.queues:
             assert len(queue) == 0
@@ -138,7 +138,7 @@ async def test_clients_are_taken_in_batches(opened, knock):
     door.listener.start()
     steps = []
     while len(door.seen) < len(clients):
-        before = len(door.tasks) + len(door.seen)
+        before = len(door.stories) + len(door.seen)
         await asyncio.sleep(0)
         steps.append(len(door.seen) - before)
         assert len(steps) < 10_000

@@ -159,11 +159,15 @@ def test_once_is_once(with_poller):
     with_poller(story)
 
 
+async def waited(signal):
+    await signal
+
+
 def test_waiting_ends_when_the_descriptor_is_ready(with_poller):
     async def story(poller, ours, theirs):
         async with asyncio.timeout(10):
             await poller.wait(ours.fileno(), WRITE)
-            waiting = asyncio.ensure_future(poller.wait(ours.fileno(), READ))
+            waiting = asyncio.ensure_future(waited(poller.wait(ours.fileno(), READ)))
             await asyncio.sleep(0)
             assert not waiting.done()
             theirs.send(b"x")
@@ -178,7 +182,7 @@ def test_waiting_ends_when_the_connection_breaks(with_poller, events):
     async def story(poller, ours, theirs):
         if events == WRITE:
             fill(ours)
-        waiting = asyncio.ensure_future(poller.wait(ours.fileno(), events))
+        waiting = asyncio.ensure_future(waited(poller.wait(ours.fileno(), events)))
         await asyncio.sleep(0)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         theirs.close()
@@ -191,7 +195,7 @@ def test_waiting_ends_when_the_connection_breaks(with_poller, events):
 def test_whoever_waits_may_end_the_wait_and_begin_another(with_poller):
     async def story(poller, ours, theirs):
         waiting = poller.wait(ours.fileno(), READ)
-        waiting.set_result(None)
+        waiting.fire()
         theirs.send(b"x")
         async with asyncio.timeout(10):
             await waiting
@@ -202,7 +206,7 @@ def test_whoever_waits_may_end_the_wait_and_begin_another(with_poller):
 
 def test_a_cancelled_wait_leaves_the_descriptor_free_for_the_next(with_poller):
     async def story(poller, ours, theirs):
-        waiting = asyncio.ensure_future(poller.wait(ours.fileno(), READ))
+        waiting = asyncio.ensure_future(waited(poller.wait(ours.fileno(), READ)))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from egressproxy.errors import ClientGone, EgressError, HelloTimeout, HelloTooLarge, SniMissing
 from egressproxy.model import Intent, Target
 from egressproxy.wire.alerts import alert_record
-from egressproxy.wire.client_hello import ClientHello, parse_client_hello
+from egressproxy.wire.client_hello import ClientHello, HelloReader, parse_client_hello
 
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
@@ -51,6 +51,7 @@ class SniFrontend:
 
     async def _read_hello(self, client: Stream, draft: RecordDraft) -> ClientHello:
         data = b""
+        reader: HelloReader | None = None
         while True:
             try:
                 received = client.try_read(READ_BYTES)  # the kernel hands clients over with their first bytes
@@ -61,7 +62,7 @@ class SniFrontend:
             if not received:
                 raise ClientGone(f"the client left after {len(data)} bytes of a ClientHello")
             data = data + received if data else received
-            hello = parse_client_hello(data)
+            hello = parse_client_hello(data) if reader is None else reader.read(data)
             if len(data if hello is None else data[: hello.length]) > self._max_hello_bytes:
                 raise HelloTooLarge(
                     f"the ClientHello has more than {self._max_hello_bytes} bytes (limits.max_hello_bytes)"
@@ -70,6 +71,7 @@ class SniFrontend:
                 client.unread(data)
                 draft.preread_bytes = len(data)
                 return hello
+            reader = reader or HelloReader()  # it comes in pieces: none of them is read twice
 
     async def grant(self, client: Stream, draft: RecordDraft) -> None:
         """Nothing to say: the server itself answers."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from egressproxy.model import Transfer
 from egressproxy.poller import READ, WRITE
 from egressproxy.relay.holding import HeldFlow
+from egressproxy.stories import Signal
 
 if TYPE_CHECKING:
     import asyncio
@@ -78,7 +79,7 @@ class Tunnel:
         self._resume_due = False
         self._half_closed = False
         self._closed_by: str | None = None  # who ended first in order, and the other side was told
-        self._over: asyncio.Future[None] | None = None
+        self._over = Signal()
         self._result: tuple[str, str] | None = None
         self._refusal: EgressError | None = None
 
@@ -101,7 +102,6 @@ class Tunnel:
         poller = relay.poller
         relay.enter(self)
         try:
-            self._over = relay.loop.create_future()
             poller.watch(self._upstream.fd, READ, self._on_upstream)
             poller.watch(self._client.fd, READ, self._on_client)
             if self.up.blocked or self.down.blocked or self.up.more() or self.down.more():
@@ -268,5 +268,4 @@ class Tunnel:
     def _finish(self, closed_by: str, end: str) -> None:
         if self._result is None:
             self._result = (closed_by, end)
-            if self._over is not None and not self._over.done():
-                self._over.set_result(None)
+            self._over.fire()

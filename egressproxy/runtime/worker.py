@@ -35,6 +35,7 @@ from egressproxy.relay.relay import Relay
 from egressproxy.resolve.resolver import Resolver
 from egressproxy.runtime.parts import Parts, Place, build
 from egressproxy.runtime.sockets import BindError, raise_descriptor_limit
+from egressproxy.stories import Stories
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.admin import AdminServer, start_admin
 from egressproxy.telemetry.metrics import Metrics
@@ -129,6 +130,7 @@ class Worker:
         loop = self._loop = asyncio.get_running_loop()
         self._poller = create_poller(loop)
         self._tasks = Tasks(loop)
+        self._stories = Stories(loop)
         self._end: asyncio.Future[int] = loop.create_future()
         for number, action in self._signals().items():
             loop.add_signal_handler(number, action)
@@ -242,7 +244,7 @@ class Worker:
             if place in self._listeners:
                 self._listeners[place].use(entrance, services)
             else:
-                listener = Listener(parts.sockets[place], entrance, services, self._poller, self._tasks, self._loop)
+                listener = Listener(parts.sockets[place], entrance, services, self._poller, self._stories, self._loop)
                 self._listeners[place] = listener
                 listener.start()
         for place in self._listeners.keys() - wanted:
@@ -342,7 +344,8 @@ class Worker:
         for listener in self._listeners.values():
             listener.stop()
         self._cut_tunnels("cut")
-        await self._tasks.wait(LAST_RECORDS_S)
+        await self._stories.wait(LAST_RECORDS_S)
+        await self._stories.cancel()
         await self._tasks.cancel()
         if self._services is not None:
             self._services.relay.close()
