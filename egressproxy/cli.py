@@ -152,9 +152,8 @@ def check(configs: _Configs) -> None:
             faults.append(loaded.problem(("listeners", index, "tls"), str(error)))
     if faults:
         _fail(faults)
-    told = {note.message for note in loaded.notes}
-    _say(note._replace(message=f"note: {note.message}") for note in loaded.notes)
-    _say(f"{configs[0]}: note: {note}" for note in Policy.from_config(config, _never).notes() if note not in told)
+    notes = loaded.noted(Policy.from_config(config, _never).notes())
+    _say(note._replace(message=f"note: {note.message}") for note in notes)
     parts = ("listener", len(config.listeners)), ("rule", len(config.rules)), ("service", len(config.services))
     counts = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in parts)
     _say([f"ok: {counts}, {len(config.allow)} allowed by allow"])

@@ -93,6 +93,46 @@ def test_check_passes_a_good_configuration_with_its_notes(tmp_path: Path) -> Non
     ]
 
 
+def test_check_tells_open_doors_with_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "listeners:\n- {protocol: http-proxy, port: 3128}\nrules:\n- action: allow\n  ports: [443]\n"
+        "outbound: allow_any\nadmin:\n  address: 0.0.0.0\n"
+    )
+    done = egressproxy("check", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    whoever = "note: whoever reaches http-proxy:3128 (0.0.0.0 port 3128) may go"
+    assert [line.partition("; ")[0] for line in done.stdout.splitlines()[:-1]] == [
+        f"{file}:6: outbound: {whoever} wherever no rule refuses it",
+        f"{file}:4: rules[0]: {whoever} to any host by this rule",
+        f"{file}:8: admin.address: note: whoever reaches 0.0.0.0 port 9090 sees open tunnels, rules and counters: "
+        "the admin port asks nobody who it is",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("run",)], ids=" ".join)
+def test_a_file_that_is_not_there_is_named_whole(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    from support.proxy import ROOT
+
+    code = "from egressproxy.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "none.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"none.yaml: cannot be read: No such file or directory ({tmp_path}/none.yaml)\n"
+
+
+def test_check_reads_standard_input_by_its_name_and_not_as_a_dash() -> None:
+    assert egressproxy("check", "-", input=L).returncode == 1
+    done = egressproxy("check", "/dev/stdin", input=L + "alow: []\n")
+    assert (done.returncode, done.stderr) == (1, "/dev/stdin:2: alow: no such setting; did you mean allow?\n")
+
+
 def test_check_prints_every_problem_on_standard_error(tmp_path: Path) -> None:
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text(L + "report: yes\n")
@@ -281,14 +321,32 @@ def test_run_names_the_log_that_it_cannot_open(tmp_path: Path) -> None:
     assert f"{file}:4: access_log[1].path: {loop} cannot be written: {words}\n" in done.stderr
 
 
-def test_run_says_that_its_port_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file_says", "advice"),
+    [
+        (
+            "listeners:\n- {protocol: http-proxy, address: 127.0.0.1, port: TAKEN}\nadmin: null\n",
+            "it is listeners[0].port in FILE:2",
+        ),
+        (
+            L.replace("3128", "FREE") + "admin:\n  port: TAKEN\n",
+            "it is admin.port in FILE:3, by default 9090: write admin: {port: ...} for another one, or admin: null for none",
+        ),
+    ],
+    ids=["listener", "admin"],
+)
+def test_run_says_which_port_is_taken_and_what_to_write(tmp_path: Path, file_says: str, advice: str) -> None:
+    from support.proxy import free_port
+
+    file = tmp_path / "c.yaml"
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        file = tmp_path / "c.yaml"
         port = taken.getsockname()[1]
-        file.write_text(f"listeners: [{{protocol: http-proxy, address: 127.0.0.1, port: {port}}}]\nadmin: null\n")
+        file.write_text(file_says.replace("TAKEN", str(port)).replace("FREE", str(free_port())))
         done = egressproxy("run", str(file))
     assert done.returncode == 1
-    assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "cannot listen" in line)
+    assert line.startswith(f"cannot listen on 127.0.0.1 port {port}: ")
+    assert line.endswith("; " + advice.replace("FILE", str(file)))
     assert "Traceback" not in done.stderr
 
 

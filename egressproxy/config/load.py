@@ -28,9 +28,9 @@ from egressproxy.errors import ConfigError
 from egressproxy.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from egressproxy.config.faults import Way
+    from egressproxy.config.faults import Finding, Way
 
 # A million hosts take 30 MB. What is larger than this is not a configuration; reading stops there.
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -40,6 +40,9 @@ _SWAP_TRIES = 3
 
 # Problems told; who has more has given the wrong file, and its content should not fill the terminal.
 _MAX_TOLD = 50
+
+# Entries of a list whose lines are remembered while a configuration is in the making.
+_LONG_LIST = 1000
 
 # File names are shown whole: Linux has none that is longer.
 _SHOWN_NAME = 4096
@@ -53,24 +56,32 @@ _NO_FILE = {
 _FOREIGN_PREFIX = re.compile(r"(squid|nginx|istio):")
 
 
+def _nowhere(_way: Way) -> tuple[str, int | None]:
+    return "built-in", None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """A configuration that may be used.
 
     notes    what is worth knowing about it, in file order
     sources  the files it came from, as they were opened; none for the built-in default
-    places   file and line of the settings that name files, which only those who open them can judge
+    locate   file and line of a setting, or of the nearest thing around it that is written somewhere
     """
 
     config: Config
     notes: tuple[Problem, ...]
     sources: tuple[str, ...]
-    places: Mapping[Way, tuple[str, int]] = field(default_factory=dict)
+    locate: Callable[[Way], tuple[str, int | None]] = field(default=_nowhere, repr=False, compare=False)
 
     def problem(self, way: Way, message: str) -> Problem:
         """What turned out to be wrong with a setting when it was put to use, with the place it is written in."""
-        file, line = self.places.get(way, (self.sources[0] if self.sources else "built-in", None))
+        file, line = self.locate(way)
         return Problem(file, line, path_text(way), message)
+
+    def noted(self, findings: Iterable[Finding]) -> tuple[Problem, ...]:
+        """Its own notes, and what those who put it to use find worth one."""
+        return (*self.notes, *(self.problem(way, message) for way, message in findings))
 
 
 def load(paths: Sequence[str]) -> Loaded:
@@ -86,13 +97,12 @@ def load(paths: Sequence[str]) -> Loaded:
     config = reading.validate()
     if config is None or reading.faults:
         raise ConfigError(reading.problems(reading.faults))
-    reading.note_what_is_allowed(config)
     reading.note_unwritable_logs()
     return Loaded(
         config=config,
         notes=reading.problems(reading.notes),
         sources=tuple(reading.opened),
-        places=reading.places_of_files(),
+        locate=reading.locator(),
     )
 
 
@@ -230,14 +240,6 @@ class _Reading:
             self.faults.append(Fault(place_of(way, self._places), way, message))
         return config
 
-    def note_what_is_allowed(self, config: Config) -> None:
-        """Say so where everything will be refused: it is safe, and seldom meant."""
-        allows = config.allow or config.services or any(rule.action == "allow" for rule in config.rules)
-        if not allows and config.outbound == "registry_only" and not config.report:
-            # The words of the policy's own note, so that who prints both prints it once.
-            what = "there is no allow rule, no allow entry and no service, and outbound is registry_only"
-            self.notes.append(Fault(0, (), f"nothing is allowed: {what}"))
-
     def note_unwritable_logs(self) -> None:
         """Say so where this user could not write a log. Another one may run the proxy, so it is no fault."""
         for way, holder, key in _file_settings(self._data):
@@ -250,11 +252,15 @@ class _Reading:
                 )
                 self.notes.append(Fault(place_of(way, self._places), way, message))
 
-    def places_of_files(self) -> dict[Way, tuple[str, int]]:
-        """Where the settings that name files are written, and the `tls` around them."""
-        ways = {part for way, _, _ in _file_settings(self._data) for part in (way, way[:3])}
-        marks = {way: unmark(place_of(way, self._places)) for way in ways}
-        return {way: (_printable(self._names[source]), line) for way, (source, line) in marks.items() if line}
+    def locator(self) -> Callable[[Way], tuple[str, int | None]]:
+        """What `Loaded.locate` is. It does not keep the content of the files."""
+        names, places, whole = self._names, _without_long_lists(self._places), (_printable(self.opened[0]), None)
+
+        def locate(way: Way) -> tuple[str, int | None]:
+            source, line = unmark(place_of(way, places))
+            return (_printable(names[source]), line) if line else whole
+
+        return locate
 
     def problems(self, faults: list[Fault]) -> tuple[Problem, ...]:
         """The faults with the names of their files, in file order, and not more than anybody reads."""
@@ -282,6 +288,22 @@ def _own(value: Any, place: Any) -> tuple[Any, Any]:
         children = {key: child for key, (_, child) in pairs.items()}
         return {key: inner for key, (inner, _) in pairs.items()}, Places(place.mark, children, dict(place.keys))
     return value, place
+
+
+def _without_long_lists(places: Places) -> Places:
+    """The same without the place of each of a million hosts; that of their list is kept."""
+    children = places.children
+    if isinstance(children, dict):
+        for child in children.values():
+            if isinstance(child, Places):
+                _without_long_lists(child)
+    elif len(children) > _LONG_LIST and not isinstance(children[0], Places):
+        places.children = []
+    else:
+        for child in children:
+            if isinstance(child, Places):
+                _without_long_lists(child)
+    return places
 
 
 def _swap_link(folder: str) -> str | None:

@@ -1,7 +1,8 @@
-"""What in a configuration has no effect, or another one than it seems."""
+"""What in a configuration has no effect, another one than it seems, or a wider one than is often meant."""
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,23 +13,26 @@ from egressproxy.policy.rules import ALLOW, OUTBOUND, SERVICE, guard_lets_pass
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from egressproxy.config.schema import Config
+    from egressproxy.config.faults import Finding, Way
+    from egressproxy.config.schema import Config, Rule
     from egressproxy.policy.hostnames import HostIndex
     from egressproxy.policy.rules import Clause
 
 _MAX_UNREACHED = 20  # more of the same would bury the other notes
+_MAX_OPEN = 5  # rules that are open to all: one is enough to look at it
 _MAX_COMPARED = 100  # earlier clauses for one host; keeps a million rules for the same host from taking hours
 
 
-def notes_on(config: Config, clauses: Sequence[Clause], index: HostIndex, guard: NetworkSet) -> Iterator[str]:
-    """One sentence per note. `clauses`, `index` and `guard` are what was made of `config`."""
+def notes_on(config: Config, clauses: Sequence[Clause], index: HostIndex, guard: NetworkSet) -> Iterator[Finding]:
+    """The setting and a sentence, for each note. `clauses`, `index` and `guard` are what was made of `config`."""
     rules = clauses[: len(config.rules)]
     catch_all = next((i for i, clause in enumerate(rules) if _catches_all(config, i, clause)), None)
     yield from islice(_unreached(config, rules, index, catch_all), _MAX_UNREACHED)
     yield from _sections(config, rules, catch_all)
     yield from _names(config)
-    yield from _closed(clauses, guard)
+    yield from _closed(config, clauses, guard)
     yield from _guard(config)
+    yield from _open_doors(config, catch_all)
 
 
 def _asks_for_hosts(config: Config, position: int) -> bool:
@@ -42,12 +46,13 @@ def _catches_all(config: Config, position: int, clause: Clause) -> bool:
     )
 
 
-def _unreached(config: Config, rules: Sequence[Clause], index: HostIndex, catch_all: int | None) -> Iterator[str]:
+def _unreached(config: Config, rules: Sequence[Clause], index: HostIndex, catch_all: int | None) -> Iterator[Finding]:
     """Rules that never decide, because earlier ones take all that they are for."""
     for position, clause in enumerate(rules):
         name = clause.verdict.rule
         if catch_all is not None and position > catch_all:
-            yield f"rule {name} is never reached: rule {rules[catch_all].verdict.rule} before it decides everything"
+            before_it = rules[catch_all].verdict.rule
+            yield ("rules", position), f"rule {name} is never reached: rule {before_it} before it decides everything"
             continue
         if not _asks_for_hosts(config, position):
             continue
@@ -58,30 +63,37 @@ def _unreached(config: Config, rules: Sequence[Clause], index: HostIndex, catch_
             if before is None:
                 break
         if before is not None:
-            yield f"rule {name} is never reached: earlier rules, as {before.verdict.rule}, take all of its hosts"
+            message = f"rule {name} is never reached: earlier rules, as {before.verdict.rule}, take all of its hosts"
+            yield ("rules", position), message
 
 
-def _sections(config: Config, rules: Sequence[Clause], catch_all: int | None) -> Iterator[str]:
+def _sections(config: Config, rules: Sequence[Clause], catch_all: int | None) -> Iterator[Finding]:
     behind = [key for key, used in (("allow", config.allow), ("services", config.services)) if used]
     if config.outbound == "allow_any":
         behind.append("outbound: allow_any")
     if catch_all is not None and behind:
-        yield f"never reached: {', '.join(behind)}; rule {rules[catch_all].verdict.rule} before decides everything"
+        message = f"never reached: {', '.join(behind)}; rule {rules[catch_all].verdict.rule} before decides everything"
+        yield (behind[0].partition(":")[0],), message
     if config.report:
-        yield "report is on for all rules: nothing is refused by name, refusals are only logged and counted"
+        yield (
+            ("report",),
+            "report is on for all rules: nothing is refused by name, refusals are only logged and counted",
+        )
     elif catch_all is None and config.outbound == "allow_any" and config.allow:
-        yield "allow adds nothing: outbound is allow_any, which lets pass all that no rule refuses"
+        yield ("allow",), "allow adds nothing: outbound is allow_any, which lets pass all that no rule refuses"
     if not any(clause.verdict.allowed for clause in rules) and not behind and not config.report:
-        yield "nothing is allowed: there is no allow rule, no allow entry and no service, and outbound is registry_only"
+        what = "there is no allow rule, no allow entry and no service, and outbound is registry_only"
+        yield (), f"nothing is allowed: {what}"
 
 
-def _names(config: Config) -> Iterator[str]:
-    for rule in config.rules:
+def _names(config: Config) -> Iterator[Finding]:
+    for position, rule in enumerate(config.rules):
         if rule.name in (ALLOW, SERVICE, OUTBOUND):
-            yield f"a rule is named {rule.name}, which stands for something else in logs and metrics too"
+            message = f"a rule is named {rule.name}, which stands for something else in logs and metrics too"
+            yield ("rules", position, "name"), message
 
 
-def _closed(clauses: Sequence[Clause], guard: NetworkSet) -> Iterator[str]:
+def _closed(config: Config, clauses: Sequence[Clause], guard: NetworkSet) -> Iterator[Finding]:
     """Addresses that a rule names and the address guard refuses all the same."""
     seen = None
     for clause in clauses:
@@ -92,15 +104,56 @@ def _closed(clauses: Sequence[Clause], guard: NetworkSet) -> Iterator[str]:
         for address in sorted(verdict.named_addresses):
             special = classify(address)
             if special is not None and not guard_lets_pass(verdict, address, guard):
-                yield (
+                message = (
                     f"{verdict.rule} names {address}, which stays closed: it is {special}; "
                     "to open it name it in a rule with private_addresses: true"
                 )
+                yield _way_to(config, clause), message
 
 
-def _guard(config: Config) -> Iterator[str]:
-    for network in config.guard.allow:
+def _guard(config: Config) -> Iterator[Finding]:
+    for position, network in enumerate(config.guard.allow):
         alone = NetworkSet([network])
         for address in METADATA:
             if parse_address(address) in alone:
-                yield f"guard.allow holds {network}, but the metadata address {address} in it stays closed"
+                message = f"guard.allow holds {network}, but the metadata address {address} in it stays closed"
+                yield ("guard", "allow", position), message
+
+
+def _open_doors(config: Config, catch_all: int | None) -> Iterator[Finding]:
+    """Doors that more people may go through than is often meant: whoever reaches them."""
+    reached = [
+        listener
+        for listener in config.listeners
+        if not ip_address(listener.address).is_loopback
+        and (listener.tls is None or listener.tls.client_ca is None)  # else it asks who it is
+        and listener.proxy_protocol is None  # else others are closed
+    ]
+    if reached:
+        whoever = f"whoever reaches {reached[0].label} ({reached[0].address} port {reached[0].port}) may go"
+        close = "name clients or hosts in rules, or listen on 127.0.0.1"
+        if config.outbound == "allow_any" and catch_all is None:
+            yield ("outbound",), f"{whoever} wherever no rule refuses it; to have it otherwise {close}"
+        asked = config.rules if catch_all is None else config.rules[: catch_all + 1]
+        open_rules = (n for n, rule in enumerate(asked) if rule.action == "allow" and _is_for_all(rule))
+        for position in islice(open_rules, _MAX_OPEN):
+            yield ("rules", position), f"{whoever} to any host by this rule; to have it otherwise {close}"
+    admin = config.admin
+    if admin is not None and not ip_address(admin.address).is_loopback:
+        yield (
+            ("admin", "address"),
+            f"whoever reaches {admin.address} port {admin.port} sees open tunnels, rules and counters: the admin port asks "
+            "nobody who it is; keep it closed to others, or listen on 127.0.0.1",
+        )
+
+
+def _is_for_all(rule: Rule) -> bool:
+    any_host = rule.hosts is None or any(pattern.kind == "any" for pattern in rule.hosts)
+    return any_host and (rule.clients is None or any(network.prefixlen == 0 for network in rule.clients))
+
+
+def _way_to(config: Config, clause: Clause) -> Way:
+    """Where the configuration has what became this clause."""
+    if clause.position < len(config.rules):
+        return "rules", clause.position, "hosts"
+    return ("allow",) if clause.verdict.rule == ALLOW else ("services",)

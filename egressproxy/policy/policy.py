@@ -33,6 +33,7 @@ from egressproxy.policy.rules import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from egressproxy.config.faults import Finding
     from egressproxy.config.schema import Config
     from egressproxy.model import Intent, Verdict
 
@@ -157,7 +158,7 @@ class Policy:
             addresses=tuple(self._finding(intent, verdict, address) for address in addresses),
         )
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Finding, ...]:
         """What in the configuration has no effect, or another than it seems. Takes seconds with a million rules."""
         return tuple(notes_on(self._config, self._clauses, self._index, self._guard))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from egressproxy.config.faults import path_text
 from egressproxy.errors import ConfigError
 from egressproxy.policy.policy import Policy
 from egressproxy.runtime.sockets import BindError, OwnPorts, listen
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Collection, Sequence
 
+    from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
     from egressproxy.config.schema import Config
     from egressproxy.model import Problem
@@ -34,7 +36,7 @@ class Parts(NamedTuple):
 
     loaded: Loaded
     policy: Policy
-    notes: Sequence[str]
+    notes: Sequence[Problem]
     contexts: dict[Place, ssl.SSLContext]
     logs: Sequence[Log]
     sockets: dict[Place, socket.socket]
@@ -63,16 +65,16 @@ def build(loaded: Loaded, listening: Collection[Place], admin: Place | None) -> 
         index = next((n for n, log in enumerate(config.access_log) if log.path == error.filename), 0)
         message = f"{error.filename} cannot be written: {error.strerror}"
         raise ConfigError([loaded.problem(("access_log", index, "path"), message)]) from error
-    parts = Parts(loaded, policy, (*map(str, loaded.notes), *policy.notes()), contexts, logs, {})
+    parts = Parts(loaded, policy, loaded.noted(policy.notes()), contexts, logs, {})
     own = (*listening, *([admin] if admin else ()))
-    try:
-        for place, client_speaks_first in places.items():
-            there_already = place in listening if client_speaks_first else place == admin
-            if not there_already:
+    for place, client_speaks_first in places.items():
+        there_already = place in listening if client_speaks_first else place == admin
+        if not there_already:
+            try:
                 parts.sockets[place] = _take(place, client_speaks_first, own)
-    except BindError:
-        parts.give_back()
-        raise
+            except BindError as error:
+                parts.give_back()
+                raise BindError(f"{error}; {_where_it_is_set(loaded, place)}") from error
     return parts
 
 
@@ -88,6 +90,23 @@ def _take(place: Place, client_speaks_first: bool, own: Collection[Place]) -> so
                     " a reload cannot hand that over: choose another port, or restart"
                 ) from error
         raise
+
+
+def _where_it_is_set(loaded: Loaded, place: Place) -> str:
+    """Which setting names the place, for who has to change it."""
+    for number, listener in enumerate(loaded.config.listeners):
+        if (listener.address, listener.port) == place:
+            if not loaded.sources:
+                return "it is where the built-in default listens: write a configuration with another port"
+            way: Way = ("listeners", number, "port")
+            break
+    else:
+        way = ("admin", "port")
+    file, line = loaded.locate(way)
+    where = f"it is {path_text(way)}" + (f" in {file}:{line}" if line else "")
+    if way[0] == "admin":
+        where += ", by default 9090: write admin: {port: ...} for another one, or admin: null for none"
+    return where
 
 
 def _places(config: Config) -> dict[Place, bool]:

@@ -255,25 +255,38 @@ def test_files_that_are_not_there_are_told_with_all_other_problems(tmp_path: Pat
 # --- notes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [L, L + "rules: [{action: deny}]\n", L + "allow: []\n"])
-def test_a_configuration_that_allows_nothing_loads_with_a_note(tmp_path: Path, content: str) -> None:
-    (a,) = write(tmp_path, a=content)
-    assert notes(load([a])) == [
-        f"{a}: nothing is allowed: there is no allow rule, no allow entry and no service, and outbound is registry_only"
-    ]
-
-
-@pytest.mark.parametrize(
-    "content", ["allow: [a.example]", "outbound: allow_any", "rules: [{action: allow}]", "report: true"]
-)
-def test_a_configuration_that_lets_something_pass_loads_without_that_note(tmp_path: Path, content: str) -> None:
-    (a,) = write(tmp_path, a=f"{L}{content}\n")
-    assert notes(load([a])) == []
-
-
 def test_a_file_without_its_last_line_end_may_be_cut_short(tmp_path: Path) -> None:
     (a,) = write(tmp_path, a=L + "allow:\n- api.example.com:44")
     assert notes(load([a])) == [f"{a}:3: no line end behind the last line; was the file cut short?"]
+
+
+def test_what_turns_out_in_use_is_told_with_its_place(tmp_path: Path) -> None:
+    a, b = write(
+        tmp_path, a=L + "rules:\n- action: deny\n", b="rules:\n- action: allow\n  hosts: [a.example]\nreport: true\n"
+    )
+    loaded = load([a, b])
+    told = loaded.noted(
+        [(("rules", 1, "hosts"), "x"), (("rules", 0), "y"), (("report",), "z"), ((), "all"), (("dns",), "d")]
+    )
+    assert [str(problem) for problem in told] == [
+        f"{b}:3: rules[1].hosts: x",
+        f"{a}:3: rules[0]: y",
+        f"{b}:4: report: z",
+        f"{a}: all",
+        f"{a}: dns: d",
+    ]
+
+
+def test_the_built_in_default_stands_in_no_file() -> None:
+    assert [str(problem) for problem in load([]).noted([(("rules", 0), "x")])] == ["built-in: rules[0]: x"]
+
+
+def test_the_places_of_a_million_hosts_are_not_kept_but_that_of_their_list_is(tmp_path: Path) -> None:
+    entries = "".join(f"- h{number}.example\n" for number in range(1001))
+    (a,) = write(tmp_path, a=L + "allow:\n" + entries + "guard:\n  allow:\n  - 10.0.0.0/8\n  - fd00::/8\n")
+    locate = load([a]).locate
+    assert locate(("allow", 700)) == locate(("allow",)) == (a, 2)
+    assert locate(("guard", "allow", 1)) == (a, 1007)
 
 
 def test_a_file_cut_short_anywhere_names_no_host_that_the_whole_does_not(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ TABLE = [
     (
         L + "a: 1\n---\nallow: []\n",
         [
-            ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, sni_check, ech, guard, "
-            "dns, timeouts, limits, access_log, admin",
+            ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, sni_check, ech, "
+            "guard, dns, timeouts, limits, access_log, admin",
             ":3: expected one document, got a second one behind ---; give it its own file",
         ],
     ),

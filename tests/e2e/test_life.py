@@ -468,6 +468,14 @@ def test_it_does_not_start_where_its_port_is_taken(tmp_path: Path, what: str) ->
     assert line.startswith(f"cannot listen on 127.0.0.1 port {taken.port}: Address already in use; ")
 
 
+def test_it_says_at_its_start_which_doors_stand_open(start: Start, open_config: dict[str, Any]) -> None:
+    listeners = [{"protocol": "http-proxy", "address": "0.0.0.0", "port": free_port("0.0.0.0")}]
+    proxy = start({**open_config, "listeners": listeners})
+    line = proxy.config_file.read_text().partition('"outbound"')[0].count("\n") + 1
+    said = f" WARNING {proxy.config_file}:{line}: outbound: whoever reaches http-proxy:{listeners[0]['port']} "
+    assert proxy.stderr.count(said) == 1
+
+
 @pytest.mark.parametrize("what", BROKEN)
 def test_it_does_not_start_with_a_file_that_cannot_be_used(tmp_path: Path, what: str) -> None:
     text, place = BROKEN[what]

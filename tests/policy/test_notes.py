@@ -1,10 +1,20 @@
 from egressproxy.config.schema import Config
 from egressproxy.policy.policy import Policy
 
+LISTENER = {"protocol": "http-proxy", "port": 3128}
+
+
+def findings(**settings):
+    config = Config.model_validate({"listeners": [{**LISTENER, "address": "127.0.0.1"}], **settings})
+    return Policy.from_config(config, lambda address, port: False).notes()
+
 
 def notes(**settings):
-    config = Config.model_validate({"listeners": [{"protocol": "http-proxy", "port": 3128}], **settings})
-    return Policy.from_config(config, lambda address, port: False).notes()
+    return tuple(message for _, message in findings(**settings))
+
+
+def ways(**settings):
+    return [way for way, _ in findings(**settings)]
 
 
 def test_a_plain_configuration_has_no_notes():
@@ -88,3 +98,91 @@ def test_named_addresses_that_the_guard_keeps_closed():
 def test_guard_allow_does_not_open_metadata():
     found = notes(allow=["a.com"], guard={"allow": ["169.254.169.0/24", "10.0.0.0/8"]})
     assert found == ("guard.allow holds 169.254.169.0/24, but the metadata address 169.254.169.254 in it stays closed",)
+
+
+# --- which setting a note is about --------------------------------------------------------------------------------
+
+
+def test_each_note_names_its_setting():
+    deny, lost = {"action": "deny"}, {"action": "allow", "hosts": ["a.com"]}
+    assert ways(rules=[deny, lost], services=[{"hosts": ["a.com"], "ports": [{"number": 1}]}]) == [
+        ("rules", 1),
+        ("services",),
+    ]
+    assert ways(rules=[deny], outbound="allow_any") == [("outbound",)]
+    assert ways(rules=[deny], allow=["a.com"], outbound="allow_any") == [("allow",)]
+    assert ways(report=True, allow=["a.com"]) == [("report",)]
+    assert ways(outbound="allow_any", allow=["a.com"]) == [("allow",)]
+    assert ways() == [()]
+    assert ways(rules=[{**lost, "name": "outbound"}]) == [("rules", 0, "name")]
+    assert ways(rules=[lost, {"action": "allow", "hosts": ["10.0.0.1"]}]) == [("rules", 1, "hosts")]
+    assert ways(allow=["10.0.0.1:22"]) == [("allow",)]
+    assert ways(services=[{"hosts": ["10.0.0.1"], "ports": [{"number": 1}]}]) == [("services",)]
+    assert ways(allow=["a.com"], guard={"allow": ["10.0.0.0/8", "fd00:ec2::/32"]})[0] == ("guard", "allow", 1)
+
+
+# --- open doors ---------------------------------------------------------------------------------------------------
+
+
+def doors(**settings):
+    return [way for way, message in findings(**settings) if message.startswith("whoever reaches")]
+
+
+OPEN_TO_THE_NETWORK = {**LISTENER, "address": "0.0.0.0"}
+FOR_ALL = {"name": "web", "action": "allow", "ports": [443]}
+DENY = {"action": "deny"}
+
+
+def test_a_listener_for_the_network_with_a_policy_for_everything_is_an_open_door():
+    (finding,) = findings(listeners=[OPEN_TO_THE_NETWORK], outbound="allow_any")
+    assert finding == (
+        ("outbound",),
+        "whoever reaches http-proxy:3128 (0.0.0.0 port 3128) may go wherever no rule refuses it; to have it otherwise name "
+        "clients or hosts in rules, or listen on 127.0.0.1",
+    )
+    (finding,) = findings(listeners=[OPEN_TO_THE_NETWORK], rules=[FOR_ALL])
+    assert finding == (
+        ("rules", 0),
+        "whoever reaches http-proxy:3128 (0.0.0.0 port 3128) may go to any host by this rule; to have it otherwise name "
+        "clients or hosts in rules, or listen on 127.0.0.1",
+    )
+
+
+def test_conditions_that_everything_meets_are_none():
+    for asks_nothing in ({"hosts": ["a.com", "*"]}, {"clients": ["0.0.0.0/0"]}, {"clients": ["10.0.0.0/8", "::/0"]}):
+        assert doors(listeners=[OPEN_TO_THE_NETWORK], rules=[{**FOR_ALL, **asks_nothing}]) == [("rules", 0)]
+
+
+def test_a_rule_for_some_hosts_or_some_clients_is_no_open_door():
+    for asks in ({"hosts": ["*.a.com"]}, {"clients": ["10.0.0.0/8"]}):
+        assert doors(listeners=[OPEN_TO_THE_NETWORK], rules=[{**FOR_ALL, **asks}]) == []
+
+
+def test_a_rule_that_is_not_reached_opens_nothing():
+    assert doors(listeners=[OPEN_TO_THE_NETWORK], rules=[DENY, FOR_ALL], outbound="allow_any") == []
+    assert doors(listeners=[OPEN_TO_THE_NETWORK], rules=[FOR_ALL, DENY]) == [("rules", 0)]
+
+
+def test_a_listener_that_only_some_can_use_is_no_open_door():
+    tls = {"certificate": "c.pem", "key": "k.pem"}
+    asks_for_certificates = {**OPEN_TO_THE_NETWORK, "tls": {**tls, "client_ca": "ca.pem"}}
+    behind_a_balancer = {**OPEN_TO_THE_NETWORK, "proxy_protocol": {"from": ["10.0.0.1"]}}
+    for listener in ({**LISTENER, "address": "::1"}, asks_for_certificates, behind_a_balancer):
+        assert doors(listeners=[listener], outbound="allow_any") == []
+    assert doors(listeners=[{**OPEN_TO_THE_NETWORK, "tls": tls}], outbound="allow_any") == [("outbound",)]
+
+
+def test_many_open_rules_are_not_all_listed():
+    rules = [{**FOR_ALL, "name": f"web{number}"} for number in range(50)]
+    assert len(doors(listeners=[OPEN_TO_THE_NETWORK], rules=rules)) == 5
+
+
+def test_an_admin_port_for_the_network_is_told():
+    assert doors(allow=["a.com"], admin={"address": "127.0.0.2"}) == []
+    assert doors(allow=["a.com"], admin=None) == []
+    (finding,) = findings(allow=["a.com"], admin={"address": "0.0.0.0"})
+    assert finding == (
+        ("admin", "address"),
+        "whoever reaches 0.0.0.0 port 9090 sees open tunnels, rules and counters: the admin port asks nobody who it is; keep "
+        "it closed to others, or listen on 127.0.0.1",
+    )

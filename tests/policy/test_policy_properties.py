@@ -122,7 +122,7 @@ def test_letter_case_and_one_trailing_dot_change_no_verdict(config, intent, data
 
 @given(configs)
 def test_any_configuration_can_be_told_about(config):
-    assert all(note.isprintable() for note in policy(config).notes())
+    assert all(message.isprintable() for _, message in policy(config).notes())
 
 
 @given(configs, intents, st.lists(st.sampled_from(["1.1.1.1", "10.0.0.1", "::1", "169.254.169.254"]), max_size=3))
