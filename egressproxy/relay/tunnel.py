@@ -132,7 +132,8 @@ class Tunnel:
     def let_pass(self) -> bool:
         """The held bytes may pass and have been put back: the flow that carries takes over. As `Flow.pump`."""
         self.up = self._relay.flow(self._client, self._upstream)
-        return self.up.pump()
+        self.up.pump()
+        return True  # also when the sink takes nothing yet: it waits for other events than the flow before
 
     def refuse(self, error: EgressError) -> None:
         """The held bytes must not pass: end it; `run` raises the error."""

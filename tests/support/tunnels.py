@@ -15,10 +15,12 @@ from support.certificates import client_context, server_context
 from support.loops import WAIT_S, left_open, open_descriptors, run_on, until
 from support.peers import Peer, TlsPeer, socket_pair, tcp_stream, together
 
+from egressproxy.deadlines import DeadlineQueue
 from egressproxy.model import Transfer
 from egressproxy.poller import EpollPoller, LoopPoller
 from egressproxy.relay.copying import CopyFlow
 from egressproxy.relay.flow import Flow
+from egressproxy.relay.holding import Gate, HeldFlow
 from egressproxy.relay.relay import Relay
 from egressproxy.relay.splicing import SpliceFlow
 from egressproxy.stream import Stream, TcpStream, TlsStream
@@ -28,14 +30,18 @@ LONG_S = 60.0
 
 
 class Setup(NamedTuple):
-    """engine: `splice`, `copy`, `tls-client` or `tls-both`; poller: `epoll` or `loop`; loop: `uvloop` or `asyncio`."""
+    """engine: `splice`, `copy`, `tls-client` or `tls-both`; poller: `epoll` or `loop`; loop: `uvloop` or `asyncio`.
+
+    held  what the client sends is held first, and let pass at its first byte or its end
+    """
 
     engine: str
     poller: str
     loop: str
+    held: bool = False
 
     def __str__(self) -> str:
-        return "-".join(self)
+        return "-".join((*self[:3], "held") if self.held else self[:3])
 
     @property
     def runs_here(self) -> bool:
@@ -53,15 +59,36 @@ class CopyingRelay(Relay):
         return CopyFlow(source, sink)
 
 
+class Open:
+    """A gate that lets everything pass as soon as there is something."""
+
+    patient = True
+
+    def __init__(self, deadlines: DeadlineQueue) -> None:
+        self.deadlines = deadlines
+
+    def judge(self, data: bytes) -> bool:
+        assert data
+        return True
+
+    def end(self, data: bytes) -> None:
+        assert not data
+
+    def expire(self, data: bytes) -> None:
+        raise AssertionError("a deadline that nobody reaches")
+
+
 class Joined:
     """Two peers and the tunnel between them, which runs."""
 
-    def __init__(self, bench: Bench, client: Peer, upstream: Peer, inner: Stream, outer: Stream) -> None:
+    def __init__(
+        self, bench: Bench, client: Peer, upstream: Peer, inner: Stream, outer: Stream, gate: Gate | None
+    ) -> None:
         self.client = client
         self.upstream = upstream
         self.client_stream = inner
         self.upstream_stream = outer
-        self.tunnel = bench.relay.open(inner, outer)
+        self.tunnel = bench.relay.open(inner, outer, gate)
         self.task = asyncio.ensure_future(self._story())
 
     async def _story(self) -> Transfer:
@@ -85,6 +112,7 @@ class Bench:
         self.loop = asyncio.get_running_loop()
         self.poller = (EpollPoller if setup.poller == "epoll" else LoopPoller)(self.loop)
         self.relay = (Relay if setup.engine == "splice" else CopyingRelay)(self.poller, self.loop, LONG_S, LONG_S)
+        self.deadlines = DeadlineQueue("hello", LONG_S, self.loop)
         self._joined: list[Joined] = []
 
     def configure(self, *, idle_s: float = LONG_S, half_close_s: float = LONG_S) -> None:
@@ -97,8 +125,14 @@ class Bench:
         upstream_unread: bytes = b"",
         buffer: int | None = None,
         before: Callable[[Stream, Stream], object] | None = None,
+        gate: Gate | None = None,
     ) -> Joined:
-        """A tunnel at work. `buffer`: size of every socket's buffers; `before` is called with both streams before it runs."""
+        """A tunnel at work.
+
+        buffer  size of every socket's buffers
+        before  called with both streams before it runs
+        gate    judges the client's first bytes; None: one that lets them pass, or none, as the setup says
+        """
         client_end, inner_end = socket_pair(buffer=buffer)
         outer_end, upstream_end = socket_pair(buffer=buffer)
         inner: Stream = tcp_stream(inner_end, self.poller)
@@ -116,9 +150,13 @@ class Bench:
             outer.unread(upstream_unread)
         if before is not None:
             before(inner, outer)
-        joined = Joined(self, client, upstream, inner, outer)
+        if gate is None and self.setup.held:
+            gate = Open(self.deadlines)
+        joined = Joined(self, client, upstream, inner, outer, gate)
         self._joined.append(joined)
-        assert isinstance(joined.tunnel.up, SpliceFlow if self.setup.engine == "splice" else CopyFlow)
+        engine = SpliceFlow if self.setup.engine == "splice" else CopyFlow
+        assert isinstance(joined.tunnel.up, engine if gate is None else HeldFlow)
+        assert isinstance(joined.tunnel.down, engine)
         await until(lambda: joined.tunnel in self.relay.tunnels or joined.task.done(), "the tunnel runs")
         return joined
 
@@ -130,6 +168,7 @@ class Bench:
             joined.tunnel._linger_timer is None or joined.tunnel._linger_timer.cancelled() for joined in self._joined
         )
         assert self.relay.tunnels == set()
+        assert len(self.deadlines) == 0, "a deadline is still set"
         self.give_up()
         assert self.relay.pipes.made == 0, "a pipe was not given back"
 
@@ -138,6 +177,7 @@ class Bench:
             joined.task.cancel()
             joined.client.close()
             joined.upstream.close()
+        self.deadlines.close()
         self.relay.close()
         self.poller.close()
 
@@ -163,12 +203,14 @@ def _unnamed_client_context() -> ssl.SSLContext:
 ENGINES = ("splice", "copy", "tls-client", "tls-both")
 # What is left out: splice without epoll under uvloop exists on no system, and uvloop takes a descriptor in error out of its
 # own watch after one event.
+HELD = [Setup(engine, "epoll", "uvloop", held=True) for engine in ("splice", "tls-client")]
 EVERY = (
     [Setup(engine, "epoll", "uvloop") for engine in ENGINES]
     + [Setup(engine, "loop", "asyncio") for engine in ENGINES]
     + [Setup("splice", "epoll", "asyncio"), Setup("copy", "loop", "uvloop"), Setup("tls-client", "loop", "uvloop")]
+    + HELD
 )
-FASTEST = [Setup(engine, "epoll", "uvloop") for engine in ENGINES]
+FASTEST = [Setup(engine, "epoll", "uvloop") for engine in ENGINES] + HELD
 
 
 def run_setup(setup: Setup, test: Callable[..., Any], *arguments: object) -> None:
@@ -215,4 +257,4 @@ def on(setups: list[Setup]) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 on_every_setup = on(EVERY)
 on_every_engine = on(FASTEST)
-on_splice = on([setup for setup in EVERY if setup.engine == "splice"])
+on_splice = on([setup for setup in EVERY if setup.engine == "splice" and not setup.held])

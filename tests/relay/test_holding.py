@@ -1,0 +1,501 @@
+"""A tunnel whose client is judged first: nothing of it passes unjudged, nothing is lost or doubled, nothing is left behind.
+
+The gate here asks for a word and says no to everything else. That a tunnel which was held is a tunnel like any other, once
+its bytes may pass, is said by the suite in test_tunnel.py, whose setups have a held one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.loops import at_rest, until
+from support.peers import BROKEN, SMALL_BUFFER, socket_pair, tcp_stream, together
+from support.tunnels import HELD, LONG_S, Setup, on, run_setup
+
+from egressproxy.errors import HelloTimeout, MalformedHello, NotTls
+from egressproxy.model import Transfer
+from egressproxy.relay.flow import COPY_BYTES
+
+WORD = b"open sesame"
+SHORT_S = 0.03
+"""A deadline that a test waits for."""
+SETUPS = [*HELD, Setup("copy", "loop", "asyncio", held=True), Setup("splice", "epoll", "asyncio", held=True)]
+
+on_every_held_setup = on(SETUPS)
+
+
+class Doorkeeper:
+    """Lets pass what begins with the word, and refuses what cannot any more. `asked`: what it was shown, each time.
+
+    strict  what has not said the word at its end or deadline is refused; else it passes
+    """
+
+    def __init__(self, bench, *, word=WORD, patient=False, strict=True, within_s=LONG_S):
+        self.word = word
+        self.patient = patient
+        self.strict = strict
+        self.deadlines = bench.deadlines
+        if within_s != LONG_S:
+            self.deadlines.delay_s = within_s
+        self.asked = []
+
+    def judge(self, data):
+        self.asked.append(data)
+        if data[: len(self.word)] != self.word[: len(data)]:
+            raise NotTls("expected the word")
+        return len(data) >= len(self.word)
+
+    def end(self, data):
+        if data and self.strict:
+            raise MalformedHello("the end before the word")
+
+    def expire(self, data):
+        if self.strict:
+            raise HelloTimeout("not the word in time")
+
+
+def has_nothing_to_read(peer):
+    try:
+        return peer.sock.recv(1) == b"?"
+    except BlockingIOError:
+        return True
+
+
+async def end_in_order(joined):
+    await joined.client.end()
+    assert await joined.upstream.receive_all() == b""
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == b""
+    return await joined.over()
+
+
+async def refused(joined, error):
+    """The tunnel ends with this error, and the upstream has had nothing."""
+    with pytest.raises(error):
+        await joined.over()
+    assert await joined.upstream.receive_all() == b""
+    assert joined.tunnel.bytes_up == 0
+
+
+# --- judged -------------------------------------------------------------------------------------------------------
+
+
+@on_every_held_setup
+async def test_no_byte_passes_before_the_gate_says_so_and_then_every_byte_does(bench):
+    joined = await bench.join(gate=(gate := Doorkeeper(bench)))
+    for number in range(1, len(WORD)):
+        await joined.client.send(WORD[number - 1 : number])
+        await until(lambda number=number: len(gate.asked) == number)
+        assert has_nothing_to_read(joined.upstream)
+    assert gate.asked == [WORD[:number] for number in range(1, len(WORD))]
+    await joined.client.send(WORD[-1:] + b" and more")
+    assert await joined.upstream.receive(len(WORD) + 9) == WORD + b" and more"
+    await joined.client.send(b", not asked about")
+    assert await joined.upstream.receive(17) == b", not asked about"
+    assert len(gate.asked) == len(WORD)
+    assert await end_in_order(joined) == Transfer(len(WORD) + 26, 0, "client", "closed")
+
+
+@on_every_held_setup
+async def test_what_the_gate_refuses_never_reaches_the_upstream(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    await joined.client.send(b"open up!")
+    await refused(joined, NotTls)
+
+
+@on_every_held_setup
+async def test_bytes_that_came_with_the_head_are_judged_without_an_event(bench):
+    joined = await bench.join(unread=WORD + b" and more", gate=Doorkeeper(bench))
+    assert await joined.upstream.receive(len(WORD) + 9) == WORD + b" and more"
+    assert (await end_in_order(joined)).bytes_up == len(WORD) + 9
+    await refused(await bench.join(unread=b"no word", gate=Doorkeeper(bench)), NotTls)
+
+
+@on_every_held_setup
+async def test_much_behind_the_word_arrives_whole_and_once(bench):
+    joined = await bench.join(buffer=SMALL_BUFFER, gate=Doorkeeper(bench))
+    payload = WORD + os.urandom(1_500_000)
+
+    async def give():
+        await joined.client.send(payload)
+        await joined.client.end()
+
+    received, _ = await together(joined.upstream.receive_all(), give())
+    assert received == payload
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == b""
+    assert await joined.over() == Transfer(len(payload), 0, "client", "closed")
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("by", ["word", "deadline"])
+async def test_what_may_pass_waits_for_an_upstream_that_takes_nothing(bench, by):
+    """And then goes out without another byte from the client."""
+    filled = 0
+
+    def fill(_client, upstream):
+        nonlocal filled
+        while taken := upstream.try_write(b"." * COPY_BYTES):
+            filled += taken
+
+    gate = Doorkeeper(bench) if by == "word" else Doorkeeper(bench, strict=False, within_s=SHORT_S)
+    joined = await bench.join(buffer=SMALL_BUFFER, before=fill, gate=gate)
+    sent = WORD if by == "word" else WORD[:-1]
+    await joined.client.send(sent)
+    await until(lambda: joined.tunnel.up.blocked)
+    assert joined.tunnel.bytes_up == 0
+    calls = count_pumps(joined.tunnel.up)
+    await joined.client.send(b"!" * 10_000)
+    joined.client.wait_until_delivered()
+    await asyncio.sleep(SHORT_S)
+    assert len(calls) <= 2, "it waits, and does not ask again and again"
+    assert await joined.upstream.receive(filled) == b"." * filled
+    assert await joined.upstream.receive(len(sent) + 10_000) == sent + b"!" * 10_000
+    assert (await end_in_order(joined)).bytes_up == len(sent) + 10_000
+
+
+def count_pumps(flow):
+    calls = []
+    pump = type(flow).pump
+
+    class Counting(type(flow)):
+        __slots__ = ()
+
+        def pump(self):
+            calls.append(self)
+            return pump(self)
+
+    flow.__class__ = Counting
+    return calls
+
+
+@pytest.mark.parametrize("setup", SETUPS[:2], ids=str)
+@settings(max_examples=25, deadline=None)
+@given(
+    begins=st.sampled_from([WORD, b"open season", b"x", b""]),
+    rest=st.binary(max_size=50) | st.integers(1, 100_000).map(os.urandom),
+    cuts=st.lists(st.integers(0, 30), max_size=8),
+    answer=st.binary(max_size=50),
+    strict=st.booleans(),
+)
+def test_all_of_it_passes_or_nothing_does_however_it_is_cut(setup, begins, rest, cuts, answer, strict):
+    said = begins + rest
+
+    async def story(bench):
+        joined = await bench.join(gate=Doorkeeper(bench, strict=strict))
+        edges = [0, *sorted(cut for cut in cuts if cut < len(said)), len(said)]
+
+        async def speak():
+            try:
+                for start, end in pairwise(edges):
+                    await joined.client.send(said[start:end])
+                    await asyncio.sleep(0)
+                await joined.client.end()
+            except OSError:
+                pass  # refused in the middle
+
+        async def hear():
+            heard = b""
+            try:
+                while data := await joined.upstream.receive_some():
+                    heard += data
+                await joined.upstream.send(answer)
+                await joined.upstream.end()
+            except OSError:
+                pass  # its client was refused
+            return heard
+
+        heard, _ = await together(hear(), speak())
+        passes = said.startswith(WORD) or not said or (not strict and WORD.startswith(said))
+        assert heard == (said if passes else b"")
+        if passes:
+            assert await joined.client.receive_all() == answer
+            assert await joined.over() == Transfer(len(said), len(answer), "client", "closed")
+        else:
+            with pytest.raises((NotTls, MalformedHello)):
+                await joined.over()
+            assert joined.tunnel.bytes_up == 0
+
+    run_setup(setup, story)
+
+
+# --- the upstream meanwhile ---------------------------------------------------------------------------------------
+
+
+@on_every_held_setup
+async def test_the_upstream_may_speak_first(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    for number in range(10):
+        await joined.upstream.send(b"220 banner %d" % number)
+        assert await joined.client.receive(12) == b"220 banner %d" % number
+    await joined.client.send(WORD)
+    assert await joined.upstream.receive(len(WORD)) == WORD
+    assert await end_in_order(joined) == Transfer(len(WORD), 120, "client", "closed")
+
+
+@on_every_held_setup
+async def test_much_from_the_upstream_flows_while_the_client_is_held(bench):
+    joined = await bench.join(buffer=SMALL_BUFFER, gate=Doorkeeper(bench))
+    payload = os.urandom(1_500_000)
+    sending = asyncio.ensure_future(joined.upstream.send(payload))
+    await at_rest(lambda: joined.upstream.sent)
+    await joined.client.send(WORD[:5])  # while the way down is full
+    assert await joined.client.receive(len(payload)) == payload
+    await sending
+    assert has_nothing_to_read(joined.upstream)
+    await joined.client.send(WORD[5:])
+    assert await joined.upstream.receive(len(WORD)) == WORD
+    assert await end_in_order(joined) == Transfer(len(WORD), len(payload), "client", "closed")
+
+
+@on_every_held_setup
+async def test_what_the_upstream_said_is_counted_though_the_client_is_refused(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    await joined.upstream.send(b"220 banner")
+    assert await joined.client.receive(10) == b"220 banner"
+    await joined.client.send(b"EHLO")
+    await refused(joined, NotTls)
+    assert joined.tunnel.bytes_down == 10
+
+
+@on_every_held_setup
+async def test_an_upstream_that_ends_first_is_told_and_the_client_is_still_judged(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    await joined.client.send(WORD[:3])
+    await joined.upstream.send(b"bye")
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == b"bye"
+    assert has_nothing_to_read(joined.upstream)
+    await joined.client.send(WORD[3:] + b".")
+    assert await joined.upstream.receive(len(WORD) + 1) == WORD + b"."
+    await joined.client.end()
+    assert await joined.upstream.receive_all() == b""
+    assert await joined.over() == Transfer(len(WORD) + 1, 3, "upstream", "closed")
+
+
+@on_every_held_setup
+async def test_a_client_is_refused_though_the_upstream_has_ended(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == b""
+    await joined.client.send(b"no word")
+    await refused(joined, NotTls)
+
+
+@on_every_held_setup
+async def test_both_end_without_a_word(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == b""
+    await joined.client.end()
+    assert await joined.upstream.receive_all() == b""
+    assert await joined.over() == Transfer(0, 0, "upstream", "closed")
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("said", [b"", WORD[:4]])
+async def test_an_upstream_that_resets_ends_it_and_its_last_words_arrive(bench, said):
+    joined = await bench.join(gate=(gate := Doorkeeper(bench)))
+    if said:
+        await joined.client.send(said)
+        await until(lambda: gate.asked)
+    await joined.upstream.send(b"last words")
+    joined.upstream.wait_until_delivered()
+    joined.upstream.reset()
+    assert await joined.client.receive(10) == b"last words"
+    with pytest.raises(BROKEN):
+        await joined.client.receive_all()
+    assert await joined.over() == Transfer(0, 10, "upstream", "upstream_reset")
+
+
+@on_every_held_setup
+async def test_what_a_client_says_to_a_dead_upstream_is_read_and_asks_no_gate(bench):
+    joined = await bench.join(buffer=SMALL_BUFFER, gate=(gate := Doorkeeper(bench)))
+    await joined.client.send(WORD[:4])
+    await until(lambda: gate.asked)
+    await joined.upstream.send(bytes(100_000))
+    await until(lambda: joined.tunnel.bytes_down == 100_000)
+    joined.upstream.reset()
+    await until(lambda: joined.tunnel.up.broken, "the tunnel noticed")
+    await joined.client.send(b"not the word" * 1000)
+    received = 0
+    try:
+        while data := await joined.client.receive_some():
+            received += len(data)
+    except BROKEN:
+        pass
+    assert received == 100_000
+    assert await joined.over() == Transfer(0, 100_000, "upstream", "upstream_reset")
+    assert gate.asked == [WORD[:4]]
+
+
+# --- the client leaves --------------------------------------------------------------------------------------------
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("said", [b"", WORD[:4]])
+async def test_a_client_that_resets_is_a_reset_for_the_upstream_and_no_byte(bench, said):
+    joined = await bench.join(gate=(gate := Doorkeeper(bench)))
+    if said:
+        await joined.client.send(said)
+        await until(lambda: gate.asked)
+    joined.client.reset()
+    with pytest.raises(ConnectionResetError):
+        await joined.upstream.receive_all()
+    assert await joined.over() == Transfer(0, 0, "client", "client_reset")
+
+
+@on_every_held_setup
+async def test_a_client_that_resets_while_the_upstream_pours_ends_it_at_once(bench):
+    joined = await bench.join(buffer=SMALL_BUFFER, gate=Doorkeeper(bench))
+
+    async def pour():
+        while True:
+            await joined.upstream.send(bytes(COPY_BYTES))
+
+    pouring = asyncio.ensure_future(pour())
+    await joined.client.receive(500_000)
+    await joined.client.send(WORD[:2])
+    joined.client.reset()
+    with pytest.raises(BROKEN):
+        await pouring
+    transfer = await joined.over()
+    assert (transfer.bytes_up, transfer.closed_by, transfer.end) == (0, "client", "client_reset")
+
+
+@on_every_held_setup
+async def test_a_client_that_ends_without_a_word_may_still_listen(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    await joined.client.end()
+    assert await joined.upstream.receive_all() == b""
+    await joined.upstream.send(b"for you")
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == b"for you"
+    assert await joined.over() == Transfer(0, 7, "client", "closed")
+
+
+@on_every_held_setup
+async def test_a_client_that_ends_in_the_middle_is_the_gates_to_judge(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    await joined.client.send(WORD[:4])
+    await joined.client.end()
+    await refused(joined, MalformedHello)
+    joined = await bench.join(gate=Doorkeeper(bench, strict=False))
+    await joined.client.send(WORD[:4])
+    await joined.client.end()
+    assert await joined.upstream.receive_all() == WORD[:4]
+    await joined.upstream.end()
+    assert await joined.over() == Transfer(4, 0, "client", "closed")
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("said", [b"", WORD[:4]])
+async def test_who_has_not_said_the_word_in_time_is_refused(bench, said):
+    joined = await bench.join(gate=Doorkeeper(bench, within_s=SHORT_S))
+    await joined.client.send(said)
+    started = bench.loop.time()
+    await refused(joined, HelloTimeout)
+    assert bench.loop.time() - started < 100 * SHORT_S
+
+
+@on_every_held_setup
+async def test_more_of_the_word_does_not_move_the_deadline(bench):
+    gate = Doorkeeper(bench, word=WORD * 10_000, within_s=4 * SHORT_S)
+    joined = await bench.join(gate=gate)
+    started = bench.loop.time()
+    while not joined.task.done():
+        try:
+            await joined.client.send(gate.word[len(gate.asked) : len(gate.asked) + 1])
+        except BROKEN:
+            break
+        await asyncio.sleep(SHORT_S / 10)
+    assert bench.loop.time() - started < 50 * SHORT_S
+    await refused(joined, HelloTimeout)
+
+
+@on_every_held_setup
+async def test_a_gate_may_let_pass_what_came_in_time(bench):
+    joined = await bench.join(gate=Doorkeeper(bench, strict=False, within_s=SHORT_S))
+    await joined.client.send(WORD[:4])
+    assert await joined.upstream.receive(4) == WORD[:4]
+    await joined.client.send(b"anything")
+    assert await joined.upstream.receive(8) == b"anything"
+    assert (await end_in_order(joined)).bytes_up == 12
+
+
+@on_every_held_setup
+async def test_who_may_be_silent_has_the_time_from_the_first_byte_on(bench):
+    joined = await bench.join(gate=Doorkeeper(bench, patient=True, within_s=SHORT_S))
+    assert len(bench.deadlines) == 0
+    await asyncio.sleep(2 * SHORT_S)
+    assert not joined.task.done()
+    await joined.client.send(WORD[:4])
+    await refused(joined, HelloTimeout)
+
+
+@on_every_held_setup
+async def test_no_deadline_is_set_any_more_once_the_bytes_may_pass(bench):
+    joined = await bench.join(gate=Doorkeeper(bench))
+    assert len(bench.deadlines) == 1
+    await joined.client.send(WORD)
+    assert await joined.upstream.receive(len(WORD)) == WORD
+    assert len(bench.deadlines) == 0
+    await end_in_order(joined)
+
+
+@on_every_held_setup
+async def test_who_may_be_silent_idles_out_as_others_do(bench):
+    bench.configure(idle_s=SHORT_S)
+    joined = await bench.join(gate=Doorkeeper(bench, patient=True))
+    assert await joined.over() == Transfer(0, 0, "proxy", "idle_timeout")
+
+
+# --- ends from inside ---------------------------------------------------------------------------------------------
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("said", [b"", WORD[:4]])
+async def test_a_held_tunnel_can_be_cut(bench, said):
+    joined = await bench.join(gate=(gate := Doorkeeper(bench)))
+    await joined.upstream.send(b"banner")
+    assert await joined.client.receive(6) == b"banner"
+    if said:
+        await joined.client.send(said)
+        await until(lambda: gate.asked)
+    assert bench.relay.cut_all("drained") == 1
+    assert await joined.over() == Transfer(0, 6, "proxy", "drained")
+    assert await joined.upstream.receive_all() == b""
+
+
+@on_every_held_setup
+async def test_a_cancelled_held_tunnel_leaves_nothing(bench):
+    joined = await bench.join(gate=(gate := Doorkeeper(bench)))
+    await joined.client.send(WORD[:4])
+    await until(lambda: gate.asked)
+    joined.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joined.over()
+    assert await joined.upstream.receive_all() == b""
+
+
+@on([setup for setup in SETUPS if not setup.tls])
+async def test_a_refusal_leaves_both_streams_open_for_the_client_to_be_told(bench):
+    (client, inner), (outer, upstream) = socket_pair(), socket_pair()
+    inner, outer = tcp_stream(inner, bench.poller), tcp_stream(outer, bench.poller)
+    with client, upstream:
+        client.send(b"no word")
+        with pytest.raises(NotTls):
+            await bench.relay.open(inner, outer, Doorkeeper(bench)).run()
+        assert inner.try_write(b"no") == 2
+        assert client.recv(10) == b"no"
+        inner.close()
+        outer.close()
+        assert upstream.recv(10) == b""
