@@ -43,7 +43,6 @@ class HeldFlow:
         "_deadlines",
         "_gate",
         "_held",
-        "_hidden",
         "_more",
         "_source",
         "_tunnel",
@@ -62,8 +61,7 @@ class HeldFlow:
         self._held = b""
         ahead = source.take_unread()
         source.unread(ahead)
-        self._hidden = type(source) is not TcpStream  # bytes may wait where no event tells of them: inside a TLS engine
-        self._more = self._hidden or bool(ahead)
+        self._more = bool(ahead) or type(source) is not TcpStream  # no event tells of what waits inside a TLS engine
         self.reading = True
         self.blocked = False
         self.done = False
@@ -97,8 +95,8 @@ class HeldFlow:
             if not data:
                 self._gate.end(self._held)
             elif not self._gate.judge(self._held):
-                self._more = self._hidden
-                return self._more
+                self._more = True  # of what was put back, or decrypted, no event tells either
+                return True
         except EgressError as error:
             self._refuse(error)
             return False

@@ -20,6 +20,7 @@ from support.tunnels import HELD, LONG_S, Setup, on, run_setup
 from egressproxy.errors import HelloTimeout, MalformedHello, NotTls
 from egressproxy.model import Transfer
 from egressproxy.relay.flow import COPY_BYTES
+from egressproxy.relay.holding import READ_BYTES
 
 WORD = b"open sesame"
 SHORT_S = 0.03
@@ -114,6 +115,17 @@ async def test_bytes_that_came_with_the_head_are_judged_without_an_event(bench):
     assert await joined.upstream.receive(len(WORD) + 9) == WORD + b" and more"
     assert (await end_in_order(joined)).bytes_up == len(WORD) + 9
     await refused(await bench.join(unread=b"no word", gate=Doorkeeper(bench)), NotTls)
+
+
+@on_every_held_setup
+async def test_all_that_came_with_the_head_is_judged_however_much_it_is(bench):
+    word = os.urandom(3 * READ_BYTES + 7)
+    joined = await bench.join(unread=word[:-7], gate=(gate := Doorkeeper(bench, word=word)))
+    await until(lambda: gate.asked and len(gate.asked[-1]) == 3 * READ_BYTES)
+    assert has_nothing_to_read(joined.upstream)
+    await joined.client.send(word[-7:])
+    assert await joined.upstream.receive(len(word)) == word
+    assert (await end_in_order(joined)).bytes_up == len(word)
 
 
 @on_every_held_setup
