@@ -104,6 +104,8 @@ class HeldFlow:
 
     def expire(self) -> None:
         """The client's deadline has passed."""
+        if self.done:
+            return
         try:
             self._gate.expire(self._held)
         except EgressError as error:
@@ -118,15 +120,17 @@ class HeldFlow:
         return self._tunnel.let_pass()
 
     def _refuse(self, error: EgressError) -> None:
-        self.reading = False
-        self.done = True
+        self._stop()
         self._tunnel.refuse(error)
 
     def _end(self, broken: str) -> None:
+        self._stop()
+        self.broken = self.broken or broken
+
+    def _stop(self) -> None:
         self._deadlines.stop(self)
         self.reading = False
         self.done = True
-        self.broken = self.broken or broken
 
     def tell_end(self, *, closing: bool) -> None:
         """Nothing was carried, and the end of a direction that was never judged is told by closing."""
@@ -137,5 +141,6 @@ class HeldFlow:
         self._held = b""
 
     def release(self) -> None:
-        self._deadlines.stop(self)
+        self._stop()
         self._held = b""
+        del self._tunnel, self._gate  # both lead to the tunnel, which holds this flow: a cycle, unless cut here

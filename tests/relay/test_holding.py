@@ -7,20 +7,23 @@ its bytes may pass, is said by the suite in test_tunnel.py, whose setups have a 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import socket
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.loops import at_rest, until
-from support.peers import BROKEN, SMALL_BUFFER, socket_pair, tcp_stream, together
+from support.peers import BROKEN, SMALL_BUFFER, Peer, socket_pair, tcp_stream, together
 from support.tunnels import HELD, LONG_S, Setup, on, run_setup
 
 from egressproxy.errors import HelloTimeout, MalformedHello, NotTls
 from egressproxy.model import Transfer
 from egressproxy.relay.flow import COPY_BYTES
-from egressproxy.relay.holding import READ_BYTES
+from egressproxy.relay.holding import READ_BYTES, HeldFlow
+from egressproxy.relay.tunnel import Tunnel
 
 WORD = b"open sesame"
 SHORT_S = 0.03
@@ -464,6 +467,21 @@ async def test_no_deadline_is_set_any_more_once_the_bytes_may_pass(bench):
 
 
 @on_every_held_setup
+async def test_a_deadline_of_a_client_that_is_refused_already_changes_nothing(bench):
+    """Both may fall into one turn of the loop: what was found first stays."""
+    joined = await bench.join(gate=Doorkeeper(bench))
+    flow = joined.tunnel.up
+    await joined.client.send(b"no word")
+    joined.client.wait_until_delivered()
+    while not flow.done:  # noqa: ASYNC110 - the very next turn of the loop matters
+        await asyncio.sleep(0)
+    assert len(bench.deadlines) == 0
+    flow.expire()
+    await refused(joined, NotTls)
+    flow.expire()
+
+
+@on_every_held_setup
 async def test_who_may_be_silent_idles_out_as_others_do(bench):
     bench.configure(idle_s=SHORT_S)
     joined = await bench.join(gate=Doorkeeper(bench, patient=True))
@@ -496,6 +514,55 @@ async def test_a_cancelled_held_tunnel_leaves_nothing(bench):
     with pytest.raises(asyncio.CancelledError):
         await joined.over()
     assert await joined.upstream.receive_all() == b""
+
+
+@on([setup for setup in SETUPS if not setup.tls])
+@pytest.mark.parametrize("how", ["refused", "expired", "cut", "reset", "passed"])
+async def test_a_held_tunnel_is_gone_without_the_garbage_collector(bench, how):
+    """Refused tunnels come by the thousand when somebody tries, and the collector runs rarely."""
+    said = {"refused": b"no", "passed": WORD}.get(how, WORD[:4])
+
+    async def story(inner, outer):
+        gate = Doorkeeper(bench, within_s=SHORT_S if how == "expired" else LONG_S)
+        tunnel = bench.relay.open(inner, outer, gate)
+        if how == "cut":
+            bench.loop.call_soon(tunnel.cut, "cut")
+        try:
+            return (await tunnel.run()).end
+        except (NotTls, HelloTimeout) as error:
+            return error.slug
+
+    def left():
+        return [one for one in gc.get_objects() if isinstance(one, (Tunnel, HeldFlow, Doorkeeper))]
+
+    gc.collect()
+    gc.disable()
+    try:
+        (client, inner), (outer, upstream) = socket_pair(), socket_pair()
+        streams = [tcp_stream(sock, bench.poller) for sock in (inner, outer)]
+        with client, upstream:
+            client.send(said)
+            if how == "reset":
+                Peer(client).reset()
+            elif how == "passed":
+                client.shutdown(socket.SHUT_WR)
+                upstream.shutdown(socket.SHUT_WR)
+            end = await story(*streams)
+        assert (
+            end
+            == {
+                "refused": "not_tls",
+                "expired": "hello_timeout",
+                "cut": "cut",
+                "reset": "client_reset",
+                "passed": "closed",
+            }[how]
+        )
+        for stream in streams:
+            stream.close()
+        assert left() == []
+    finally:
+        gc.enable()
 
 
 @on([setup for setup in SETUPS if not setup.tls])
