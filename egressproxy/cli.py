@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
@@ -20,16 +20,19 @@ from egressproxy._version import __version__
 from egressproxy.errors import ConfigError, EgressError, MalformedTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from egressproxy.config.schema import Config, Dns
     from egressproxy.model import Target
+    from egressproxy.redirect import Mode
 
 FAILED = 1
 MISUSED = 2
 DENIED = 3
 
 _METHOD = re.compile(r"[A-Za-z-]{1,32}")
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 app = typer.Typer(
     name="egressproxy",
@@ -257,6 +260,133 @@ def _resolve(settings: Dns, host: str) -> tuple[str, ...]:
         return asyncio.run(look_up())
     except EgressError as error:
         _fail([f"allowed by name, and not found: {error}"])
+
+
+# --- redirect -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def redirect(
+    configs: Annotated[
+        list[str] | None, typer.Argument(metavar="CONFIG", help="YAML files or folders that have the listener.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the transparent listener. Default: the one in CONFIG.")
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|UID", help="The proxy's own user, whose connections are left alone. Needed with --own."
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="redirect|tproxy", help="As `transparent` in CONFIG. Default: that, or redirect."),
+    ] = None,
+    ports: Annotated[str, typer.Option(metavar="PORTS", help="Ports to capture, like 80,443,8000-8100.")] = "80,443",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CIDR", help="Capture only what goes to these networks. May be repeated."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="CIDR", help="Leave alone what goes to these. May be repeated.")
+    ] = None,
+    own: Annotated[bool, typer.Option("--own/--no-own", help="Capture programs on this host.")] = True,
+    routed: Annotated[bool, typer.Option("--routed/--no-routed", help="Capture what is routed through it.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Put the rules in place, in this network namespace.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them; nothing else is needed.")] = False,
+) -> None:
+    """Print nftables rules that bring programs' connections to a transparent listener, or apply or remove them.
+
+    Left alone: the proxy's own user, loopback and this host's own addresses, connections to this host, DNS, and all that is
+    not TCP. Programs that run as the proxy's user are left alone, too: give it a user of its own.
+
+    --apply replaces what was applied before. While the proxy is down, what is captured is refused.
+
+    \b
+    Examples:
+      egressproxy redirect --port 8443 --user egressproxy | nft -f -
+      egressproxy redirect /etc/egressproxy/ --user 1337 --exclude 10.96.0.0/12 --apply
+      egressproxy redirect --port 8443 --mode tproxy --no-own --routed --apply
+      egressproxy redirect --remove
+    """
+    from egressproxy.redirect import Capture, faults, notes, parse_networks, parse_ports, printed
+    from egressproxy.runtime import nftables
+
+    if apply and remove:
+        _fail(["--apply and --remove: expected one of them"], MISUSED)
+    try:
+        if remove:
+            nftables.remove()
+            _say(["nothing is captured any more"])
+            return
+        place, way = _transparent(configs, port, mode)
+        capture = Capture(
+            place,
+            way,
+            own,
+            routed,
+            None if user is None else _uid(user),
+            _read("--ports", parse_ports, ports),
+            _read("--include", parse_networks, include or ()),
+            _read("--exclude", parse_networks, exclude or ()),
+        )
+        if wrong := faults(capture):
+            _fail(wrong, MISUSED)
+        if not apply:
+            _say([printed(capture).removesuffix("\n")])
+            return
+        found = nftables.apply(capture)
+    except nftables.CaptureFailed as error:
+        _fail([error])
+    _say([str(capture), *(f"note: {note}" for note in (*notes(capture), *found))])
+
+
+def _transparent(configs: list[str] | None, port: int | None, mode: str | None) -> tuple[int, Mode]:
+    """Port and mode of the listener to capture for: as asked for, or as CONFIGs say. Ends the process on anything else."""
+    from egressproxy.config.load import load
+
+    modes: dict[str | None, Mode] = {None: "redirect", "redirect": "redirect", "tproxy": "tproxy"}
+    if mode not in modes:
+        _fail([f"--mode: expected redirect or tproxy, got {_shown(mode or '')}"], MISUSED)
+    if not configs:
+        if port is None:
+            _fail(["--port: expected the port of the transparent listener, or a CONFIG that has one"], MISUSED)
+        return port, modes[mode]
+    try:
+        listeners = load(configs).config.listeners
+    except ConfigError as error:
+        _fail(error.problems)
+    found = {listener.port: listener.transparent for listener in listeners if listener.transparent is not None}
+    if port is None and len(found) > 1:
+        _fail([f"--port: expected one of the transparent listeners' ports: {', '.join(map(str, found))}"], MISUSED)
+    place = next(iter(found), None) if port is None else port
+    if place is None or place not in found:
+        where = "" if place is None else f" on port {place}"
+        _fail([f"{configs[0]}: expected a listener with `transparent: redirect` or `tproxy`{where}, found none"])
+    if mode not in (None, found[place]):
+        _fail([f"--mode: the listener on port {place} has transparent: {found[place]}, got {mode}"], MISUSED)
+    return place, found[place]
+
+
+def _uid(user: str) -> int:
+    """The number of a user. Ends the process if there is no such user here."""
+    import pwd
+
+    if user.isascii() and user.isdigit() and int(user) < 2**32 - 1:
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        _fail([f"--user: expected a user of this host or a number, got {_shown(user)}"], MISUSED)
+
+
+def _read(option: str, parse: Callable[[_Given], _Made], text: _Given) -> _Made:
+    """What an option's text means. Ends the process on a ValueError."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        _fail([f"{option}: {error}"], MISUSED)
 
 
 # --- schema -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from support.namespaces import Namespace, need_namespaces
 
 from egressproxy._version import __version__
 
@@ -56,7 +57,7 @@ def test_alone_it_prints_its_help() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == egressproxy("--help").stdout
     assert done.stdout.startswith("Usage: egressproxy ")
-    for command in ("run", "check", "explain", "schema"):
+    for command in ("run", "check", "explain", "redirect", "schema"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -297,6 +298,126 @@ def test_explain_with_a_bad_configuration_exits_1(tmp_path: Path) -> None:
     done = egressproxy("explain", str(tmp_path / "none.yaml"), "--to", "a.example:1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{tmp_path}/none.yaml: cannot be read: No such file or directory\n"
+
+
+# --- redirect -----------------------------------------------------------------------------------------------------
+
+TRANSPARENT = (
+    "listeners:\n- {protocol: sni, address: '::', port: 8443, transparent: tproxy}\n"
+    "- {protocol: http-proxy, address: 127.0.0.1, port: 3128}\n"
+)
+
+
+def test_redirect_prints_rules_that_nft_takes_as_they_are() -> None:
+    done = egressproxy("redirect", "--port", "8443", "--user", "1337", "--exclude", "10.0.0.0/8,fd00::/8", "--routed")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\ntable inet egressproxy\ndelete table inet egressproxy\ntable inet egressproxy {\n" in done.stdout
+    for line in ("meta skuid 1337 return", "ip6 daddr { fd00::/8 } return", "tcp dport { 80, 443 } redirect to :8443"):
+        assert f"\t\t{line}\n" in done.stdout
+    assert done.stdout.endswith("\t}\n}\n")
+
+
+def test_redirect_takes_port_and_mode_from_a_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(TRANSPARENT)
+    done = egressproxy("redirect", str(file), "--user", "root")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tproxy to :8443" in done.stdout
+    assert "# Note: the proxy's user is root: whatever runs as root goes past the proxy.\n" in done.stdout
+    same = egressproxy("redirect", str(file), "--user", "0", "--port", "8443", "--mode", "tproxy")
+    assert same.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--port: expected the port of the transparent listener, or a CONFIG that has one"),
+        (("--port", "8443"), "expected the proxy's own user (--user), or its connections would come back to it; give it one"),
+        (("--port", "8443", "--no-own"), "nothing would be captured: neither programs on this host nor what is routed"),
+        (("--port", "8443", "--user", "no one"), "--user: expected a user of this host or a number, got 'no one'"),
+        (("--port", "8443", "--user", "4294967295"), "--user: expected a user of this host or a number, got '4294967295'"),
+        (("--port", "8443", "--user", "1", "--mode", "nat"), "--mode: expected redirect or tproxy, got 'nat'"),
+        (("--port", "8443", "--user", "1", "--ports", "53"), "--ports: expected ports other than 53: DNS is not captured"),
+        (("--port", "8443", "--user", "1", "--include", "all"), "--include: expected a network like 10.0.0.0/8 or fd00::/8"),
+        (("--port", "8443", "--user", "1", "--exclude", "10.0.0.1/8"), "--exclude: '10.0.0.1/8' has host bits set; did you"),
+        (("--apply", "--remove"), "--apply and --remove: expected one of them"),
+        (
+            ("--port", "443", "--user", "1", "--mode", "tproxy"),
+            "under tproxy a captured connection keeps its port, so that the listener's own, 443, cannot be among them",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_redirect_says_what_is_missing_or_wrong(arguments: tuple[str, ...], said: str) -> None:
+    done = egressproxy("redirect", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said", "code"),
+    [
+        (L, (), "expected a listener with `transparent: redirect` or `tproxy`, found none", 1),
+        (TRANSPARENT, ("--port", "3128"), "expected a listener with `transparent: redirect` or `tproxy` on port 3128", 1),
+        (TRANSPARENT, ("--mode", "redirect"), "--mode: the listener on port 8443 has transparent: tproxy, got redirect", 2),
+        (
+            "listeners:\n- {protocol: sni, port: 9443, transparent: redirect}\n"
+            "- {protocol: sni, port: 8443, transparent: redirect}\n",
+            (),
+            "--port: expected one of the transparent listeners' ports: 9443, 8443",
+            2,
+        ),
+        ("listeners: 1\n", (), "listeners: expected a list", 1),
+    ],
+)  # fmt: skip
+def test_redirect_says_what_a_configuration_lacks(
+    tmp_path: Path, text: str, arguments: tuple[str, ...], said: str, code: int
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    done = egressproxy("redirect", str(file), "--user", "1337", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+
+
+def test_redirect_applies_and_removes() -> None:
+    need_namespaces("nft")
+    with Namespace("host") as host:
+        nothing = host.run("nft", "list", "ruleset").out
+        applied = host.call(egressproxy, "redirect", "--port", "8443", "--user", "1337", "--apply")
+        assert (applied.returncode, applied.stderr) == (0, "")
+        assert applied.stdout.splitlines()[:2] == [
+            "TCP to ports 80, 443 of programs on this host goes to port 8443 (redirect)",
+            "note: only TCP is captured: QUIC (UDP) goes past the proxy unless a firewall stops it",
+        ]
+        rules = host.run("nft", "list", "ruleset").out
+        assert "redirect to :8443" in rules
+        again = host.call(egressproxy, "redirect", "--port", "8443", "--user", "1337", "--apply")
+        assert (again.stdout, host.run("nft", "list", "ruleset").out) == (applied.stdout, rules)
+        for _ in range(2):
+            removed = host.call(egressproxy, "redirect", "--remove")
+            assert (removed.returncode, removed.stdout, removed.stderr) == (0, "nothing is captured any more\n", "")
+        assert host.run("nft", "list", "ruleset").out == nothing
+
+
+def test_redirect_notes_what_it_finds_when_it_applies() -> None:
+    need_namespaces("nft")
+    with Namespace("host") as host:
+        host.set("ipv6/conf/lo/disable_ipv6", 1)
+        arguments = ("--port", "8443", "--mode", "tproxy", "--user", "1", "--apply")
+        done = host.call(egressproxy, "redirect", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nnote: IPv6 is off on the loopback interface" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--remove",), ("--port", "8443", "--user", "1", "--apply")])
+def test_redirect_exits_1_with_the_reason_when_it_fails(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text("#!/bin/sh\necho 'Operation not permitted (you must be root)' >&2\nexit 1\n")
+    nft.chmod(0o755)
+    done = egressproxy("redirect", *arguments, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "nft -f -: not permitted; this needs root, or CAP_NET_ADMIN in this network namespace\n"
 
 
 # --- run ----------------------------------------------------------------------------------------------------------

@@ -47,10 +47,10 @@ class _Counted:
 class TlsOrigin:
     """Serves over TLS: `/` PAGE, `/big/N` N bytes, files below `folder` (a repository, an index), POST `/echo` its body."""
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host = host
         self._counted = _Counted()
-        self._server = _TlsServer(folder, host, self._counted)
+        self._server = _TlsServer(folder, host, port, self._counted)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -81,13 +81,13 @@ class _TlsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, folder: Path, host: str, counted: _Counted) -> None:
+    def __init__(self, folder: Path, host: str, port: int, counted: _Counted) -> None:
         self.folder = folder
         self._counted = counted
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority().issue_cert(NAME, "localhost", "127.0.0.1", "::1").configure_cert(self._context)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, 0), _Pages)
+        super().__init__((host, port), _Pages)
 
     def get_request(self) -> tuple[ssl.SSLSocket, Any]:
         sock, peer = super().get_request()
@@ -150,13 +150,15 @@ class TcpOrigin:
     Sockets that nobody took are closed at the end; one that was taken belongs to the test.
     """
 
-    def __init__(self, serve: Callable[[socket.socket], None] | None = None, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self, serve: Callable[[socket.socket], None] | None = None, address: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.address = address
         self._serve = serve
         self._counted = _Counted()
         self._accepted: queue.Queue[socket.socket] = queue.Queue()
         self._listening = socket.create_server(
-            (address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET, backlog=512
+            (address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET, backlog=512
         )
         self.port: int = self._listening.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
