@@ -9,6 +9,7 @@ import resource
 import socket
 import sys
 from pathlib import Path
+from typing import Literal
 
 BACKLOG = 4096
 """Clients that may wait in the kernel's queue; net.core.somaxconn caps it (4096 on today's kernels)."""
@@ -20,10 +21,17 @@ class BindError(Exception):
     """An address and port that cannot be listened on. The message names them, the cause and the next step."""
 
 
-def listen(address: str, port: int, *, client_speaks_first: bool) -> socket.socket:
+_IP_TRANSPARENT = 19  # linux/in.h; the socket module has no name for it
+_IPV6_TRANSPARENT = 75  # linux/in6.h
+
+
+def listen(
+    address: str, port: int, *, client_speaks_first: bool, transparent: Literal["redirect", "tproxy"] | None = None
+) -> socket.socket:
     """A listening, non-blocking socket; the caller closes it. `::` takes IPv4 clients too. Raises BindError.
 
-    Accepted sockets inherit TCP_NODELAY on Linux, which saves a system call for each client.
+    With `tproxy` it takes connections to any address that the kernel hands it, which needs CAP_NET_ADMIN. `redirect` needs
+    nothing. Accepted sockets inherit TCP_NODELAY on Linux, which saves a system call for each client.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -34,22 +42,37 @@ def listen(address: str, port: int, *, client_speaks_first: bool) -> socket.sock
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         if client_speaks_first and sys.platform == "linux":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
+        if transparent == "tproxy":
+            _make_transparent(sock)
         sock.setblocking(False)
         sock.bind((address, port))
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise BindError(f"cannot listen on {address} port {port}: {_advice(error)}") from error
+        raise BindError(f"cannot listen on {address} port {port}: {_advice(error, transparent)}") from error
     return sock
 
 
-def _advice(error: OSError) -> str:
+def _make_transparent(sock: socket.socket) -> None:
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    if sock.family == socket.AF_INET6:  # for the IPv4 clients of such a socket, too
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+
+
+def _advice(error: OSError, transparent: str | None) -> str:
     cause = os.strerror(error.errno) if error.errno else str(error)
     match error.errno:
         case errno.EADDRINUSE:
             return f"{cause}; another program (or another egressproxy) has it: stop that one or choose another port"
         case errno.EACCES:
             return f"{cause}; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+        case errno.EPERM if transparent == "tproxy":
+            return f"{cause}; transparent: tproxy needs root or the capability CAP_NET_ADMIN"
+        case errno.ENOTSUP if transparent == "tproxy":
+            return f"{cause}; transparent: tproxy works on Linux only"
         case errno.EADDRNOTAVAIL:
             return f"{cause}; no interface of this host has that address"
         case _:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import subprocess
@@ -152,6 +153,61 @@ def test_a_failed_listen_leaves_no_socket(recwarn):
     with pytest.raises(BindError):
         listen("203.0.113.77", 1, client_speaks_first=True)
     assert list(recwarn) == []
+
+
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
+
+
+@pytest.mark.skipif(not LINUX, reason="TPROXY")
+@pytest.mark.parametrize(
+    ("address", "level", "option"),
+    [
+        ("127.0.0.1", socket.IPPROTO_IP, IP_TRANSPARENT),
+        ("::1", socket.IPPROTO_IPV6, IPV6_TRANSPARENT),
+        ("::", socket.IPPROTO_IPV6, IPV6_TRANSPARENT),
+    ],
+)
+def test_a_tproxy_listener_takes_connections_to_any_address(address, level, option, free_port):
+    if os.geteuid() != 0:
+        pytest.skip("IP_TRANSPARENT needs root")
+    for transparent, is_set in (("tproxy", 1), ("redirect", 0), (None, 0)):
+        with listen(address, free_port, client_speaks_first=True, transparent=transparent) as sock:
+            assert sock.getsockopt(level, option) == is_set
+
+
+WITHOUT_RIGHT = """
+    import os
+    from egressproxy.runtime.sockets import BindError, listen
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    for address in ("127.0.0.1", "::1"):
+        try:
+            listen(address, 8443, client_speaks_first=True, transparent="tproxy")
+        except BindError as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="TPROXY")
+def test_tproxy_without_the_right_is_told_with_what_it_needs():
+    assert in_child(WITHOUT_RIGHT) == [
+        f"cannot listen on {address} port 8443: Operation not permitted; transparent: tproxy needs root or the capability "
+        "CAP_NET_ADMIN"
+        for address in ("127.0.0.1", "::1")
+    ]
+
+
+def test_redirect_needs_no_right():
+    script = WITHOUT_RIGHT.replace('"tproxy")', '"redirect").close()').replace("8443", "0")
+    assert in_child(script) == []
+
+
+@pytest.mark.skipif(LINUX, reason="Linux has TPROXY")
+def test_tproxy_elsewhere_is_told_apart(free_port):
+    with pytest.raises(BindError, match="tproxy works on Linux only"):
+        listen("127.0.0.1", free_port, client_speaks_first=True, transparent="tproxy")
 
 
 # --- own places ---------------------------------------------------------------------------------------------------
