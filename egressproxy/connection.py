@@ -59,6 +59,7 @@ class Entrance(NamedTuple):
     tls          the listener itself speaks TLS
     transparent  they are captured on their way to somewhere else: `redirect` or `tproxy`
     announcers   each is announced by a PROXY protocol header, from one of these networks
+    port         the listener's own
     """
 
     label: str
@@ -66,6 +67,7 @@ class Entrance(NamedTuple):
     tls: ssl.SSLContext | None = None
     transparent: Literal["redirect", "tproxy"] | None = None
     announcers: NetworkSet | None = None
+    port: int = 0
 
 
 class Services(NamedTuple):
@@ -94,7 +96,7 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         if entrance.announcers is not None:
             await take_announcement(tcp, entrance.announcers, draft)
         if entrance.transparent is not None:
-            draft.dialled = original_destination(tcp.sock, entrance.transparent)
+            draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
         if entrance.tls is not None:
             client = secured = TlsStream(tcp, entrance.tls, server_side=True)
             await shake_hands(secured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.config.faults import path_text
 from egressproxy.errors import ConfigError
@@ -15,7 +15,7 @@ from egressproxy.tls import TlsSettingsError, listener_context
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Place = tuple[str, int]
 """Address and port that is listened on."""
+Transparent = Literal["redirect", "tproxy"] | None
+"""Of a listener: how clients are captured."""
 
 
 class Parts(NamedTuple):
@@ -49,11 +51,11 @@ class Parts(NamedTuple):
             log.writer.close(0)
 
 
-def build(loaded: Loaded, listening: Collection[Place], admin: Place | None) -> Parts:
+def build(loaded: Loaded, listening: Mapping[Place, Transparent], admin: Place | None) -> Parts:
     """All that the configuration needs beside the sockets that are there already. Changes nothing that runs.
 
-    `listening` are the places of the listeners at work, `admin` that of the admin port. Raises ConfigError or BindError,
-    with nothing left open.
+    `listening` are the places of the listeners at work, and their `transparent`; `admin` is that of the admin port. Raises
+    ConfigError or BindError, with nothing left open.
     """
     config = loaded.config
     contexts = _contexts(loaded)
@@ -67,21 +69,26 @@ def build(loaded: Loaded, listening: Collection[Place], admin: Place | None) -> 
         raise ConfigError([loaded.problem(("access_log", index, "path"), message)]) from error
     parts = Parts(loaded, policy, loaded.noted(policy.notes()), contexts, logs, {})
     own = (*listening, *([admin] if admin else ()))
+    transparent = {(listener.address, listener.port): listener.transparent for listener in config.listeners}
     for place, client_speaks_first in places.items():
         there_already = place in listening if client_speaks_first else place == admin
-        if not there_already:
-            try:
-                parts.sockets[place] = _take(place, client_speaks_first, own)
-            except BindError as error:
-                parts.give_back()
-                raise BindError(f"{error}; {_where_it_is_set(loaded, place)}") from error
+        try:
+            if not there_already:
+                parts.sockets[place] = _take(place, client_speaks_first, transparent.get(place), own)
+            elif transparent.get(place) == "tproxy" != listening[place]:
+                raise BindError(
+                    f"a reload cannot make the listener on {place[0]} port {place[1]} transparent: tproxy; restart"
+                )
+        except BindError as error:
+            parts.give_back()
+            raise BindError(f"{error}; {_where_it_is_set(loaded, place)}") from error
     return parts
 
 
-def _take(place: Place, client_speaks_first: bool, own: Collection[Place]) -> socket.socket:
+def _take(place: Place, client_speaks_first: bool, transparent: Transparent, own: Collection[Place]) -> socket.socket:
     """A socket for a place that none of its kind holds yet. Raises BindError."""
     try:
-        return listen(*place, client_speaks_first=client_speaks_first)
+        return listen(*place, client_speaks_first=client_speaks_first, transparent=transparent)
     except BindError as error:
         for address, port in own:
             if port == place[1]:  # one of the other kind has it, or one with a wider or narrower address

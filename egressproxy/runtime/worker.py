@@ -121,7 +121,7 @@ class Worker:
 
     def prepare(self) -> None:
         """Read the first configuration and bind. Raises ConfigError or BindError before anything has started."""
-        self._first = build(self._load(), listening=(), admin=None)
+        self._first = build(self._load(), listening={}, admin=None)
 
     async def serve(self) -> int:
         """Run until told to end; the exit code."""
@@ -297,7 +297,8 @@ class Worker:
 
     def _build_again(self) -> Parts:
         """In a thread, so that a million host names do not hold up a single tunnel."""
-        return build(self._load(), set(self._listeners), self._admin[0] if self._admin is not None else None)
+        listening = {place: listener.entrance.transparent for place, listener in self._listeners.items()}
+        return build(self._load(), listening, self._admin[0] if self._admin is not None else None)
 
     def _reopen_logs(self) -> None:
         self._telemetry.reopen_logs()
@@ -381,6 +382,7 @@ def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext 
         tls,
         settings.transparent,
         None if announced is None else NetworkSet(announced.announcers),
+        settings.port,
     )
 
 
