@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from egressproxy.errors import AddressDenied, LoopDetected
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from egressproxy.model import Intent, Verdict
     from egressproxy.policy.addresses import AddressClass
 
@@ -75,6 +77,8 @@ class Explanation(NamedTuple):
             reason = finding.reason if finding.own else f"{finding.address} is {finding.reason}"
             lines += [f"deny ({slug}): {reason}", f"  by name: {by_name}"]
         lines += [f"  close: {miss.rule}: {'; '.join(miss.failed)}" for miss in self.near]
+        if verdict.allowed:
+            lines += self._inside()
         if self.asks_dns:
             lines.append(f"DNS is asked for {intent.target.host}")
         else:
@@ -84,6 +88,26 @@ class Explanation(NamedTuple):
             for finding in self.addresses
         ]
         return tuple(lines)
+
+    def _inside(self) -> Iterator[str]:
+        """What is asked of the TLS inside a tunnel, and told to the upstream."""
+        verdict, port = self.verdict, self.intent.target.port
+        check = verdict.check_on(port)
+        must_be_tls = check == "enforce" if verdict.require_tls is None else verdict.require_tls
+        if check == "off":
+            yield "inside a CONNECT: " + ("must be TLS, for any name" if must_be_tls else "not looked at")
+        else:
+            subject = (
+                "the address, or a name that is allowed" if self.intent.target.is_address else self.intent.target.host
+            )
+            other = "TLS only" if must_be_tls else "what is not TLS passes"
+            yield f"inside a CONNECT: the ClientHello must ask for {subject} ({check}); {other}"
+        if not verdict.ech:
+            yield "a ClientHello with ECH is refused"
+        if verdict.proxy_protocol:
+            yield f"the upstream is told the client's address (PROXY protocol version {verdict.proxy_protocol})"
+        if verdict.dials_original:
+            yield "a captured connection goes on to the address that it dialled (resolution: none)"
 
     def _decided_by(self) -> str:
         closed = self._closed() if self.verdict.allowed else None
@@ -105,6 +129,11 @@ class Explanation(NamedTuple):
                 "rule": verdict.rule,
                 "reason": verdict.reason,
                 "private_addresses": verdict.private_addresses,
+                "sni_check": verdict.check_on(self.intent.target.port),
+                "require_tls": verdict.require_tls,
+                "ech": "allow" if verdict.ech else "deny",
+                "proxy_protocol": f"v{verdict.proxy_protocol}" if verdict.proxy_protocol else None,
+                "resolution": "none" if verdict.dials_original else "dns",
             },
             "near": [{"rule": miss.rule, "failed": list(miss.failed)} for miss in self.near],
             "asks_dns": self.asks_dns,

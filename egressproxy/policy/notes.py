@@ -32,6 +32,7 @@ def notes_on(config: Config, clauses: Sequence[Clause], index: HostIndex, guard:
     yield from _names(config)
     yield from _closed(config, clauses, guard)
     yield from _guard(config)
+    yield from _checks(config)
     yield from _open_doors(config, catch_all)
 
 
@@ -157,3 +158,20 @@ def _way_to(config: Config, clause: Clause) -> Way:
     if clause.position < len(config.rules):
         return "rules", clause.position, "hosts"
     return ("allow",) if clause.verdict.rule == ALLOW else ("services",)
+
+
+def _checks(config: Config) -> Iterator[Finding]:
+    """The check of the TLS inside tunnels where it is off or only tried, and settings that no listener makes use of."""
+    if config.sni_check == "off":
+        yield ("sni_check",), "off: a tunnel that was granted for one host may ask for another inside"
+    elif config.sni_check == "report":
+        yield ("sni_check",), "report: tunnels that ask for another host inside are logged and counted, and pass"
+    captured = any(listener.transparent is not None for listener in config.listeners)
+    for position, service in enumerate(config.services):
+        if service.resolution == "none":
+            message = (
+                "none: a captured client that writes an allowed name into its ClientHello reaches any public address"
+                if captured
+                else "none has no effect: no listener is transparent"
+            )
+            yield ("services", position, "resolution"), message

@@ -174,6 +174,7 @@ def json_open_line(draft: RecordDraft, unix_time_s: float) -> str:
         f',"connection":{draft.number},{_entrance(draft.listener, draft.protocol)}'
         f',"client":{_text(draft.client)},"client_port":{draft.client_port}'
         f',{place},"http_version":{_text(draft.http_version)},"user":{_text(draft.user)},{decision}'
+        f',"server_name":{_text(draft.server_name)}'
         f',"upstream":{"null" if draft.upstream is None else _text(str(draft.upstream))}}}'
     )
 

@@ -219,6 +219,8 @@ class RecordDraft:
             "target": None if intent is None else str(intent.target),
             "rule": None if verdict is None else verdict.rule,
             "reported": verdict is not None and verdict.reported,
+            "server_name": self.server_name,
+            "sni_check": self.sni_check,
             "upstream": None if upstream is None else str(upstream),
             "age_s": round(now - self.accepted_at, 3),
             "bytes_up": 0 if relay is None else relay.bytes_up,

@@ -35,6 +35,7 @@ def test_tells_the_rule_that_decides_and_that_dns_is_asked():
     assert explain("a.pypi.org:443", "151.101.0.1").lines() == (
         "CONNECT a.pypi.org:443 from 10.1.2.3",
         "allow (ci): allowed by rule ci",
+        "inside a CONNECT: the ClientHello must ask for a.pypi.org (enforce); TLS only",
         "DNS is asked for a.pypi.org",
         "  151.101.0.1: dialled: public",
     )

@@ -186,3 +186,22 @@ def test_an_admin_port_for_the_network_is_told():
         "whoever reaches 0.0.0.0 port 9090 sees open tunnels, rules and counters: the admin port asks nobody who it is; keep "
         "it closed to others, or listen on 127.0.0.1",
     )
+
+
+def test_a_check_of_tunnels_that_is_off_or_only_tried():
+    assert findings(allow=["a.com"], sni_check="enforce") == ()
+    for word in ("off", "report"):
+        ((way, message),) = findings(allow=["a.com"], sni_check=word)
+        assert way == ("sni_check",)
+        assert message.startswith(f"{word}: ")
+
+
+def test_a_service_that_is_dialled_where_its_client_dialled():
+    service = {"hosts": ["a.com"], "ports": [{"number": 443}], "resolution": "none"}
+    assert findings(services=[service]) == (
+        (("services", 0, "resolution"), "none has no effect: no listener is transparent"),
+    )
+    captured = {"protocol": "sni", "port": 1, "address": "127.0.0.1", "transparent": "redirect"}
+    ((way, message),) = findings(services=[service], listeners=[captured])
+    assert way == ("services", 0, "resolution")
+    assert "reaches any public address" in message

@@ -253,6 +253,7 @@ def test_an_opening_line_has_keys_of_the_closing_line():
         "target": None,
         "http_version": "1.0",
         "user": None,
+        "server_name": None,
         "rule": "wiki",
         "reason": "allowed by rule wiki",
         "reported": True,
