@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from egressproxy.errors import (
     EchDenied,
-    EgressError,
     HelloError,
     HelloTimeout,
     HelloTooLarge,
@@ -28,6 +27,7 @@ from egressproxy.wire.client_hello import HelloReader, parse_client_hello
 
 if TYPE_CHECKING:
     from egressproxy.deadlines import DeadlineQueue
+    from egressproxy.errors import EgressError
     from egressproxy.model import Intent, Verdict
     from egressproxy.policy.policy import Policy
     from egressproxy.telemetry.record import RecordDraft
@@ -86,11 +86,13 @@ class Agreement:
             hello = parse_client_hello(data) if self._reader is None else self._reader.read(data)
             if len(data) > self._limit and (hello is None or hello.length > self._limit):
                 raise HelloTooLarge(f"the ClientHello has more than {self._limit} bytes (limits.max_hello_bytes)")
-        except NotTls as error:
-            self._found("not_tls", error, refused=self._tls_required)
+        except NotTls:
+            if self._refuses("not_tls", self._tls_required):
+                raise
             return True
-        except HelloError as error:
-            self._found("malformed", error, refused=self._enforced or self._tls_required)
+        except HelloError:
+            if self._refuses("malformed", self._enforced or self._tls_required):
+                raise
             return True
         if hello is None:
             self._reader = self._reader or HelloReader()  # it comes in pieces: none of them is read twice
@@ -100,23 +102,22 @@ class Agreement:
         outcome = self._policy.agree(self._intent, self._verdict, hello.server_name, hello.ech is not None)
         if outcome == "match":
             draft.sni_check = outcome
-        else:
-            self._found(outcome, self._disagreement(outcome, hello.server_name), refused=self._enforced)
+        elif self._refuses(outcome, self._enforced):
+            raise self._disagreement(outcome, hello.server_name)
         return True
 
     def end(self, data: bytes) -> None:
-        if data:
-            error = MalformedHello(f"the client ended its half after {len(data)} bytes of a ClientHello")
-            self._found("malformed", error, refused=self._enforced or self._tls_required)
+        if data and self._refuses("malformed", self._enforced or self._tls_required):
+            raise MalformedHello(f"the client ended its half after {len(data)} bytes of a ClientHello")
 
     def expire(self, data: bytes) -> None:
-        error = HelloTimeout(f"{len(data)} bytes and no complete ClientHello within timeouts.head_s")
-        self._found("timeout", error, refused=self._enforced or self._tls_required)
+        if self._refuses("timeout", self._enforced or self._tls_required):
+            raise HelloTimeout(f"{len(data)} bytes and no complete ClientHello within timeouts.head_s")
 
-    def _found(self, outcome: str, error: EgressError, *, refused: bool) -> None:
+    def _refuses(self, outcome: str, refused: bool) -> bool:
+        """Note the outcome. Whoever asks raises: a frame that holds an error which holds the frame is a cycle."""
         self._draft.sni_check = outcome
-        if refused:
-            raise error
+        return refused
 
     def _disagreement(self, outcome: str, server_name: str | None) -> EgressError:
         target, rule = self._intent.target, self._verdict.rule

@@ -1,0 +1,330 @@
+"""What the check finds in every kind of first bytes, under every setting; and that nothing passes by accident."""
+
+from __future__ import annotations
+
+import gc
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.hellos import CAPTURES, browser_hello, extension, hello, openssl_hello, record, records, server_name
+from support.parsing import outcome_in_pieces
+
+from egressproxy.agreement import OUTCOMES, agreement_for
+from egressproxy.config.schema import Config
+from egressproxy.errors import EgressError, MalformedHello, NotTls, SniMismatch
+from egressproxy.hostport import parse_authority
+from egressproxy.model import Intent
+from egressproxy.policy.policy import Policy
+from egressproxy.telemetry.record import RecordDraft
+from egressproxy.wire import client_hello
+from egressproxy.wire.client_hello import parse_client_hello
+
+NAME, OTHER = "www.example.test", "other.example.test"
+GRANTED = openssl_hello(NAME)
+LIMIT = 65_536
+
+
+def check(target=f"{NAME}:443", *, limit=LIMIT, everywhere=None, **rule):
+    """The check of a tunnel that a rule with these settings grants, and the draft that it notes in."""
+    config = Config.model_validate(
+        {
+            "listeners": [{"protocol": "http-proxy", "port": 3128}],
+            "rules": [{"name": "known", "action": "allow", "hosts": [NAME, "192.0.2.1"], **rule}],
+            **(everywhere or {}),
+        }
+    )
+    policy = Policy.from_config(config, lambda address, port: False)
+    intent = Intent("10.0.0.1", "http-proxy:3128", "CONNECT", parse_authority(target))
+    draft = RecordDraft(1, "http-proxy:3128", "http-proxy", "10.0.0.1", 40000, 0.0)
+    services = SimpleNamespace(policy=policy, max_hello_bytes=limit, head_deadlines=object())
+    return agreement_for(intent, policy.decide(intent), draft, services), draft
+
+
+def found(said, **setting):
+    """What is noted, and the slug of the refusal or None."""
+    agreement, draft = check(**setting)
+    assert agreement is not None
+    try:
+        said(agreement)
+    except EgressError as error:
+        return draft.sni_check, error.slug
+    return draft.sni_check, None
+
+
+def judged(data):
+    def said(agreement):
+        assert agreement.judge(data) is True
+
+    return said
+
+
+def unfinished(how):
+    def said(agreement):
+        assert agreement.judge(GRANTED[:99]) is False
+        getattr(agreement, how)(GRANTED[:99])
+
+    return said
+
+
+SAID = {
+    "match": (judged(GRANTED), None),
+    "mismatch": (judged(openssl_hello(OTHER)), "sni_mismatch"),
+    "no_sni": (judged(openssl_hello(None)), "no_sni"),
+    "not_tls": (judged(b"EHLO client.example\r\n"), "not_tls"),
+    "malformed": (judged(GRANTED.replace(b"www.", b"www\0")), "malformed_hello"),
+    "malformed: cut": (unfinished("end"), "malformed_hello"),
+    "malformed: long": (judged(browser_hello(NAME)), "hello_too_large"),
+    "ech": (judged(browser_hello(NAME)), "ech_denied"),
+    "timeout": (unfinished("expire"), "hello_timeout"),
+    "timeout: silent": (lambda agreement: agreement.expire(b""), "hello_timeout"),
+}
+NAMES_ASIDE = {"mismatch", "no_sni", "ech"}
+"""What is TLS, in order, with the wrong name."""
+
+REFUSED = [
+    ({}, set(SAID)),  # the default on port 443
+    ({"sni_check": "enforce"}, set(SAID)),
+    ({"sni_check": "enforce", "require_tls": True}, set(SAID)),
+    ({"sni_check": "enforce", "require_tls": False}, set(SAID) - {"not_tls"}),
+    ({"require_tls": False}, set(SAID) - {"not_tls"}),
+    ({"sni_check": "report"}, set()),
+    ({"sni_check": "report", "require_tls": False}, set()),
+    ({"sni_check": "report", "require_tls": True}, set(SAID) - NAMES_ASIDE),
+    ({"sni_check": "off", "require_tls": True}, set(SAID) - NAMES_ASIDE),
+]
+
+
+@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize(("setting", "refused"), REFUSED, ids=[repr(setting) for setting, _ in REFUSED])
+def test_what_is_found_is_noted_and_refused_as_the_rule_says(setting, refused, kind):
+    said, slug = SAID[kind]
+    more = {"malformed: long": {"limit": 1024}, "ech": {"ech": "deny"}}.get(kind, {})
+    expected = slug if kind in refused else None
+    assert found(said, **setting, **more) == (kind.partition(":")[0], expected)
+
+
+def test_all_outcomes_are_told_apart():
+    assert {kind.partition(":")[0] for kind in SAID} == set(OUTCOMES)
+
+
+# --- which tunnels are checked ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("port", "setting", "checked"),
+    [
+        (443, {}, True),
+        (8443, {}, False),
+        (8443, {"sni_check": "enforce"}, True),
+        (8443, {"sni_check": "report"}, True),
+        (8443, {"require_tls": True}, True),
+        (8443, {"require_tls": False}, False),
+        (8443, {"everywhere": {"sni_check": "report"}}, True),
+        (8443, {"everywhere": {"sni_check": "enforce"}, "sni_check": "off"}, False),
+        (443, {"sni_check": "off"}, False),
+        (443, {"sni_check": "off", "require_tls": False}, False),
+        (443, {"sni_check": "off", "require_tls": True}, True),
+        (443, {"everywhere": {"sni_check": "off"}}, False),
+        (443, {"everywhere": {"sni_check": "off"}, "sni_check": "enforce"}, True),
+    ],
+    ids=repr,
+)
+def test_a_tunnel_is_checked_on_443_and_where_asked_for(port, setting, checked):
+    agreement, draft = check(f"{NAME}:{port}", **setting)
+    assert (agreement is not None) is checked
+    assert draft.sni_check is None
+
+
+@pytest.mark.parametrize("everywhere", [{"report": True}, {"outbound": "allow_any"}], ids=repr)
+def test_what_no_rule_allows_and_passes_all_the_same_is_checked_too(everywhere):
+    agreement, _ = check("unknown.example.test:443", everywhere=everywhere)
+    assert agreement is not None
+    with pytest.raises(SniMismatch):
+        agreement.judge(GRANTED)
+
+
+def test_who_came_by_its_hello_is_not_judged_twice():
+    agreement, draft = check()
+    draft.server_name = NAME
+    config = Config.model_validate({"listeners": [{"protocol": "sni", "port": 8443}], "outbound": "allow_any"})
+    policy = Policy.from_config(config, lambda address, port: False)
+    intent = Intent("10.0.0.1", "sni:8443", "CONNECT", parse_authority(f"{NAME}:443"), None)
+    services = SimpleNamespace(policy=policy, max_hello_bytes=LIMIT, head_deadlines=object())
+    assert agreement is not None
+    assert agreement_for(intent, policy.decide(intent), draft, services) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "patient"), [({}, False), ({"require_tls": True}, False), ({"require_tls": False}, True)]
+)
+def test_only_who_need_not_speak_tls_may_be_silent(setting, patient):
+    agreement, _ = check(**setting)
+    assert agreement is not None
+    assert agreement.patient is patient
+
+
+# --- the names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [NAME.upper(), "wWw.exAmple.test"])
+def test_a_name_is_compared_in_canonical_form_and_noted_as_sent(sent):
+    agreement, draft = check(f"{NAME.title()}.:443")
+    assert agreement is not None
+    assert agreement.judge(openssl_hello(sent))
+    assert (draft.sni_check, draft.server_name) == ("match", sent)
+
+
+def test_a_trailing_dot_changes_nothing():
+    dotted = record(hello(server_name(NAME + ".")))
+    agreement, draft = check()
+    assert agreement is not None
+    assert agreement.judge(dotted)
+    assert draft.server_name == NAME + "."
+
+
+@pytest.mark.parametrize("name", ["example.test", f"a.{NAME}", f"{NAME}.evil", "www.example.tes", "www-example.test"])
+def test_a_name_beside_it_is_another(name):
+    assert found(judged(record(hello(server_name(name))))) == ("mismatch", "sni_mismatch")
+
+
+def test_the_refusal_names_both_and_the_rule():
+    agreement, draft = check()
+    assert agreement is not None
+    with pytest.raises(SniMismatch) as caught:
+        agreement.judge(openssl_hello(OTHER))
+    assert str(caught.value) == (
+        f"the tunnel was granted for {NAME}:443 by known, the ClientHello inside asks for {OTHER}"
+    )
+    assert draft.server_name == OTHER
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [(None, "match"), (NAME, "match"), (OTHER, "mismatch")], ids=["none", "allowed", "refused"]
+)
+def test_a_tunnel_to_an_address_holds_no_name_or_one_that_may_be_reached_by_itself(name, expected):
+    slug = "sni_mismatch" if expected == "mismatch" else None
+    assert found(judged(openssl_hello(name)), target="192.0.2.1:443") == (expected, slug)
+
+
+def test_a_hello_of_just_the_limit_is_read_and_one_byte_more_is_not():
+    size = len(GRANTED)
+    assert found(judged(GRANTED + b"more"), limit=size) == ("match", None)
+    assert found(judged(GRANTED + b"more"), limit=size - 1) == ("malformed", "hello_too_large")
+    agreement, _ = check(limit=99)
+    assert agreement is not None
+    assert agreement.judge(GRANTED[:99]) is False
+    with pytest.raises(EgressError, match=r"more than 99 bytes \(limits.max_hello_bytes\)"):
+        agreement.judge(GRANTED[:100])
+
+
+def test_who_leaves_without_a_word_has_nothing_to_be_judged():
+    agreement, draft = check()
+    assert agreement is not None
+    agreement.end(b"")
+    assert draft.sni_check is None
+
+
+# --- whatever is sent ---------------------------------------------------------------------------------------------
+
+WHOLE = [
+    GRANTED,
+    openssl_hello(OTHER),
+    openssl_hello(None),
+    browser_hello(NAME),
+    records(hello(server_name(NAME)), 3),
+    record(hello(server_name(NAME, OTHER))),
+    record(hello(server_name(NAME), server_name(OTHER))),
+    *(path.read_bytes() for path in CAPTURES[:3]),
+]
+
+
+@st.composite
+def first_bytes(draw):
+    data = bytearray(draw(st.sampled_from(WHOLE)))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        data[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+    return bytes(data)
+
+
+@given(first_bytes() | st.binary(max_size=100), st.sampled_from([None, True]))
+@example(GRANTED, None)
+@settings(max_examples=150, deadline=None)
+def test_what_passes_is_a_hello_that_names_the_host(data, require_tls):
+    agreement, draft = check(**({} if require_tls is None else {"require_tls": True}))
+    assert agreement is not None
+    try:
+        passes = agreement.judge(data)
+    except EgressError:
+        assert draft.sni_check in OUTCOMES
+        assert draft.sni_check != "match"
+        return
+    read = parse_client_hello(data)
+    if passes:
+        assert read is not None
+        assert read.server_name == NAME
+        assert draft.sni_check == "match"
+    else:
+        assert read is None
+        assert draft.sni_check is None
+
+
+@given(first_bytes(), st.lists(st.integers(0, 600), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_any_split_is_judged_as_the_whole(data, cuts):
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[start:end] for start, end in pairwise(edges)]
+
+    def judge(pieces):
+        agreement, draft = check()
+        assert agreement is not None
+        return outcome_in_pieces(lambda data: agreement.judge(data) or None, pieces), draft.sni_check
+
+    assert judge(pieces) == judge([data])
+
+
+def test_records_of_one_byte_that_come_byte_by_byte_are_looked_at_once(monkeypatch):
+    """Otherwise sixty kilobytes of them are a minute's work."""
+    looks = 0
+    look = client_hello._record_size
+
+    def counted(*arguments, **more):
+        nonlocal looks
+        looks += 1
+        return look(*arguments, **more)
+
+    monkeypatch.setattr(client_hello, "_record_size", counted)
+    stream = records(hello(server_name(NAME), extension(0xFAFA, bytes(2000))), 1)
+    agreement, _ = check()
+    assert agreement is not None
+    assert [agreement.judge(stream[:size]) for size in range(1, len(stream) + 1)] == [False] * (len(stream) - 1) + [
+        True
+    ]
+    assert looks < 2 * len(stream)
+
+
+# --- nothing is left ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, slug) in SAID.items() if slug])
+def test_a_refusal_is_gone_without_the_garbage_collector(kind):
+    """An error that is held by a frame which it passed through is a cycle; refusals come by the thousand."""
+    more = {"malformed: long": {"limit": 1024}, "ech": {"ech": "deny"}}.get(kind, {})
+    gc.collect()
+    gc.disable()
+    try:
+        assert found(SAID[kind][0], **more)[1] == SAID[kind][1]
+        assert [one for one in gc.get_objects() if isinstance(one, EgressError)] == []
+    finally:
+        gc.enable()
+
+
+def test_both_words_for_what_is_not_a_hello_are_errors_of_the_client():
+    for data, error in ((b"\x17\x03\x03", NotTls), (b"\x16\x03\x01\x00\x00", MalformedHello)):
+        agreement, _ = check()
+        assert agreement is not None
+        with pytest.raises(error):
+            agreement.judge(data)
