@@ -18,6 +18,7 @@ FLOORS = (
     ("wire", "policy", "config", "redirect"),
     (
         "deadlines",
+        "stories",
         "tasks",
         "poller",
         "stream",
