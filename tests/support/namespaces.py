@@ -134,7 +134,7 @@ def three_hosts() -> Iterator[Hosts]:
         app, proxy, site = (stack.enter_context(Namespace(name)) for name in ("app", "proxy", "site"))
         connect(app, _with_length(APP), proxy, _with_length(PROXY))
         connect(proxy, _with_length(PROXY_OUTSIDE), site, [*_with_length(SITE), *_with_length(OTHER_SITE)])
-        for host, router in ((app, PROXY), (site, PROXY_OUTSIDE)):
+        for host, router in ((app, PROXY), (proxy, SITE), (site, PROXY_OUTSIDE)):
             for version, address in router.items():
                 host.ip(f"-{version}", "route", "add", "default", "via", address)
         yield Hosts(app, proxy, site)
