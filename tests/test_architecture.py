@@ -132,7 +132,6 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "relay/relay.py": "relay/test_tunnel.py",
     "config/translate.py": "its words are the golden table of config/test_load_errors.py",
     "frontends/frontend.py": "a protocol",
-    "frontends/connect.py": "told by tests/e2e",
     "runtime/worker.py": "told by tests/e2e/test_life.py",
     "runtime/supervisor.py": "told by tests/e2e/test_life.py",
     "runtime/parts.py": "told by tests/e2e/test_life.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from egressproxy.errors import ClientGone, EgressError, HeadTimeout
+from egressproxy.stream import StreamExpired
 
 if TYPE_CHECKING:
     from egressproxy.frontends.frontend import Frontend
@@ -43,7 +44,10 @@ class AutoFrontend:
         client.unread(first)
         chosen = self._tls if first[0] == _HANDSHAKE else self._http
         draft.protocol = chosen.name
-        return await chosen.read_intent(client, draft)
+        try:
+            return await chosen.read_intent(client, draft)
+        except StreamExpired as error:  # which of the two it was too slow for is known here only
+            raise chosen.too_slow("the client did not say what it wants within timeouts.head_s") from error
 
     async def grant(self, client: Stream, draft: RecordDraft) -> None:
         """As the client's own front end does."""
