@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -344,13 +345,25 @@ def _lines(file: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
+_KEPT: deque[int] = deque()
+_MOST_KEPT = 32
+
+
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on, below those that the system gives to outgoing connections."""
+    """A port that nobody listens on, below those that the system gives to outgoing connections.
+
+    It is kept for a while: bound, but not listened on, by a socket that lets those bind to it who set SO_REUSEADDR, as the
+    proxy does, and nobody who looks for a free one. Two test runs at once would else now and then find the same.
+    """
     while True:
         port = random.randint(20_000, 32_000)
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as keeper:
             try:
-                probe.bind((address, port))
+                keeper.bind((address, port))
             except OSError:
                 continue
-            return port
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # from now on, so that looking is still strict
+            _KEPT.append(keeper.detach())
+        if len(_KEPT) > _MOST_KEPT:
+            os.close(_KEPT.popleft())
+        return port
