@@ -15,7 +15,9 @@ import asyncio
 import gc
 import logging
 import signal
+import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from egressproxy._version import __version__
@@ -272,7 +274,7 @@ class Worker:
         async with self._reloading:
             if self._stopping:
                 return
-            building = self._loop.run_in_executor(None, self._build_again)
+            building = self._build_again()
             try:
                 parts = await asyncio.shield(building)
             except asyncio.CancelledError:  # the end came meanwhile, and nothing stops the thread
@@ -295,10 +297,24 @@ class Worker:
                 return
             logger.info("reload given up: the proxy is draining")
 
-    def _build_again(self) -> Parts:
-        """In a thread, so that a million host names do not hold up a single tunnel."""
+    def _build_again(self) -> asyncio.Future[Parts]:
+        """In a thread, so that a million host names do not hold up a single tunnel, nor files that cannot be read the end."""
         listening = {place: listener.entrance.transparent for place, listener in self._listeners.items()}
-        return build(self._load(), listening, self._admin[0] if self._admin is not None else None)
+        admin = self._admin[0] if self._admin is not None else None
+        built: asyncio.Future[Parts] = self._loop.create_future()
+
+        def work() -> None:
+            try:
+                settle = partial(built.set_result, build(self._load(), listening, admin))
+            except Exception as error:
+                settle = partial(built.set_exception, error)
+            try:
+                self._loop.call_soon_threadsafe(settle)
+            except RuntimeError:
+                pass  # the loop is closed, and the process about to end
+
+        threading.Thread(target=work, name="reload", daemon=True).start()
+        return built
 
     def _reopen_logs(self) -> None:
         self._telemetry.reopen_logs()
