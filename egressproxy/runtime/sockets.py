@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from egressproxy.runtime.routes import ends_on_this_host
+
 BACKLOG = 4096
 """Clients that may wait in the kernel's queue; net.core.somaxconn caps it (4096 on today's kernels)."""
 DEFER_ACCEPT_S = 1
@@ -85,12 +87,16 @@ _CANNOT_TELL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 def is_local_address(address: str) -> bool:
     """Whether a connection to the address would end on this host.
 
-    Then the kernel lets a datagram socket be bound to it, unless it lets one be bound to anything (ip_nonlocal_bind), or picks
-    that very address for its own side. Nothing is sent. True as well when no descriptor is left to find out.
+    The kernel says so. Where it cannot be asked: it lets a datagram socket be bound to the address, unless it lets one be
+    bound to anything (ip_nonlocal_bind), or picks that very address for its own side. Nothing is sent. True as well when no
+    descriptor is left to find out.
     """
     parsed = ipaddress.ip_address(address)
     if parsed.is_unspecified or parsed.is_loopback:
         return True
+    told = ends_on_this_host(address)
+    if told is not None:
+        return told
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if _binds_only_its_own(family):
         try:

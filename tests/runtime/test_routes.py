@@ -1,51 +1,18 @@
-"""Which addresses are this host's own, in network namespaces whose addresses and routes the test makes itself."""
+"""Which addresses are this host's own, on a host of the test's making: with addresses and routes of all kinds."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
+from support.namespaces import Namespace, connect, need_namespaces
 
 from egressproxy.runtime.routes import ends_on_this_host
-
-ROOT = Path(__file__).parents[2]
+from egressproxy.runtime.sockets import OwnPorts, is_local_address
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="rtnetlink")
-
-in_a_namespace = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip"),
-    reason="a network namespace needs root, unshare and ip",
-)
-
-NETWORK = """
-set -e
-ip link set lo up
-ip link add one type veth peer name other
-ip link set one up
-ip link set other up
-ip address add 192.0.2.1/24 dev one
-ip address add 192.0.2.2/24 dev one
-ip address add 2001:db8::1/64 dev one nodad
-ip address add 2001:db8::2/64 dev one nodad
-ip route add local 198.51.100.0/24 dev lo
-ip route add default via 192.0.2.254
-ip route add unreachable 203.0.113.0/25
-ip route add blackhole 203.0.113.128/26
-ip route add prohibit 203.0.113.192/26
-echo "$1" >/proc/sys/net/ipv4/ip_nonlocal_bind
-echo "$1" >/proc/sys/net/ipv6/ip_nonlocal_bind
-exec "$2" -c "$3"
-"""
-
-ASK = """
-from egressproxy.runtime.{module} import {name} as asked
-for address in {addresses!r}:
-    print(address, asked(address))
-"""
 
 OWN = {
     "192.0.2.1": "the first address of an interface",
@@ -59,6 +26,7 @@ OWN = {
 }
 OTHERS = {
     "192.0.2.3": "a neighbour",
+    "192.0.2.4": "nobody",
     "8.8.8.8": "by the default route",
     "2001:db8::3": "a neighbour by IPv6",
     "2001:db8:1::1": "without a route",
@@ -66,32 +34,36 @@ OTHERS = {
     "203.0.113.129": "a black hole",
     "203.0.113.193": "forbidden",
 }
+EXPECTED = {**dict.fromkeys(OWN, True), **dict.fromkeys(OTHERS, False)}
 
 
-def answers(module: str, name: str, nonlocal_bind: int) -> dict[str, str]:
-    """What the function says of each address in a namespace of its own."""
-    script = ASK.format(module=module, name=name, addresses=[*OWN, *OTHERS])
-    done = subprocess.run(
-        ["unshare", "-n", "sh", "-c", NETWORK, "sh", str(nonlocal_bind), sys.executable, script],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        cwd=ROOT,
-    )
-    if done.returncode and ("not permitted" in done.stderr or "Read-only" in done.stderr):
-        pytest.skip(f"this root may not make a namespace as it likes: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    return dict(line.split() for line in done.stdout.splitlines())
+@pytest.fixture(params=[0, 1], ids="ip_nonlocal_bind={}".format)
+def host(request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    need_namespaces()
+    with Namespace("host") as host, Namespace("neighbour") as neighbour:
+        own = ["192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "2001:db8::2/64"]
+        connect(host, own, neighbour, ["192.0.2.3/24", "2001:db8::3/64"])
+        host.ip("route", "add", "local", "198.51.100.0/24", "dev", "lo")
+        host.ip("route", "add", "default", "via", "192.0.2.3")
+        host.ip("route", "add", "unreachable", "203.0.113.0/25")
+        host.ip("route", "add", "blackhole", "203.0.113.128/26")
+        host.ip("route", "add", "prohibit", "203.0.113.192/26")
+        for version in ("ipv4", "ipv6"):
+            host.set(f"{version}/ip_nonlocal_bind", request.param)
+        yield host
 
 
-EXPECTED = {**dict.fromkeys(OWN, "True"), **dict.fromkeys(OTHERS, "False")}
+def test_the_kernel_knows_which_addresses_end_here(host: Namespace) -> None:
+    assert host.call(lambda: {address: ends_on_this_host(address) for address in EXPECTED}) == EXPECTED
 
 
-@in_a_namespace
-@pytest.mark.parametrize("nonlocal_bind", [0, 1], ids="ip_nonlocal_bind={}".format)
-def test_the_kernel_knows_which_addresses_end_here(nonlocal_bind: int) -> None:
-    assert answers("routes", "ends_on_this_host", nonlocal_bind) == EXPECTED
+def test_every_address_of_this_host_is_its_own(host: Namespace) -> None:
+    assert host.call(lambda: {address: is_local_address(address) for address in EXPECTED}) == EXPECTED
+
+
+def test_behind_a_wildcard_all_of_them_are_the_proxys_own_places(host: Namespace) -> None:
+    own = OwnPorts({("::", 3128)})
+    assert host.call(lambda: {address: own(address, 3128) for address in EXPECTED}) == EXPECTED
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10", "::1"])
@@ -119,6 +91,6 @@ print(ends_on_this_host("127.0.0.1"))
 
 def test_without_a_descriptor_there_is_no_answer() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_DESCRIPTORS], capture_output=True, text=True, timeout=30, check=True, cwd=ROOT
+        [sys.executable, "-c", WITHOUT_DESCRIPTORS], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout == "None\n"
