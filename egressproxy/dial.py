@@ -2,7 +2,7 @@
 
 RFC 8305: addresses of both families are tried in turn, the next one when the last has failed or after the Connection
 Attempt Delay, while the earlier attempts go on; the first that connects wins and the others are closed. The usual case,
-where the first address answers at once, costs one attempt and no task: all attempts are driven from one coroutine.
+where the first address answers at once, is told first and costs one attempt; only when it has not is there a race.
 
 This is the only module that connects. It dials what it is given and nothing else: names, and what may be dialled, are
 decided before.
@@ -60,44 +60,103 @@ class Dialer:
         Raises ConnectRefused, ConnectFailed, ConnectTimeout or OutOfDescriptors; the error names each address that was
         tried and carries the last one as `endpoint`. Hot: once per connection.
         """
-        race = _Race(self._poller, in_turn(endpoints))
-        self._whole.start(race)
+        endpoints = in_turn(endpoints)
+        whole = self._whole
+        first = self._begin(endpoints[0])
+        winner = pause = None
+        whole.start(first)
         try:
-            while (attempt := race.take_winner()) is None:
-                if race.waiting:
-                    self.attempts += 1
-                    race.begin_next()
-                elif not race.under_way:
-                    raise _failure(race.failed)
-                if race.under_way and not race.ended:
-                    await self._something_to_look_at(race)
+            if len(endpoints) > 1:
+                pause = self._pause_before_next(first)
+            if first.code is None:
+                await first
+            winner = first if first.code == 0 else await self._race(first, endpoints, whole.delay_s)
         except (UpstreamError, OutOfDescriptors) as error:
             self.outcomes[error.slug] = self.outcomes.get(error.slug, 0) + 1
             raise
         finally:
-            self._whole.stop(race)
-            race.give_up()
+            whole.stop(first)
+            if pause is not None:
+                self._between.stop(pause)
+            if winner is not first:
+                self._give_up(first)
         self.outcomes["connected"] += 1
-        attempt.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return TcpStream(attempt.sock, self._poller, attempt.endpoint.address, attempt.endpoint.port)
+        sock = winner.sock
+        assert sock is not None  # it is connected
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        address, port = winner.endpoint
+        return TcpStream(sock, self._poller, address, port)
 
-    async def _something_to_look_at(self, race: _Race) -> None:
-        """Return when an attempt has ended, or when it is time for the next one beside it. Raises ConnectTimeout."""
-        if not race.timed_out:  # it may have been while a failure was looked at; no other wake-up would come
-            race.waiter = Signal()
-            if race.waiting:
-                pause = _Pause(race)
-                self._between.start(pause)
-                try:
-                    await race.waiter
-                finally:
-                    self._between.stop(pause)
-            else:
-                await race.waiter
-        if race.timed_out and not race.ended:
-            silent = ", ".join(str(attempt.endpoint) for attempt in race.under_way)
-            facts = "; ".join([f"no answer from {silent} within {self._whole.delay_s:g} s", *_facts(race.failed)])
-            raise ConnectTimeout(facts, endpoint=race.under_way[-1].endpoint)
+    async def _race(self, first: _Attempt, endpoints: Sequence[Endpoint], connect_s: float) -> _Attempt:
+        """The first attempt has failed, or takes its time: others join it, until one is connected. `first` has the deadline."""
+        waiting = list(reversed(endpoints[1:]))
+        under_way = [first]
+        failed: list[tuple[Endpoint, int]] = []
+        try:
+            while True:
+                for attempt in tuple(under_way):
+                    if attempt.code is not None:
+                        under_way.remove(attempt)
+                        if not attempt.code:
+                            return attempt
+                        self._give_up(attempt)
+                        failed.append((attempt.endpoint, attempt.code))
+                if first.timed_out and under_way:
+                    silent = ", ".join(str(attempt.endpoint) for attempt in under_way)
+                    facts = "; ".join([f"no answer from {silent} within {connect_s:g} s", *_facts(failed)])
+                    raise ConnectTimeout(facts, endpoint=under_way[-1].endpoint)
+                if waiting:
+                    under_way.append(self._begin(waiting.pop()))
+                elif not under_way:
+                    raise _failure(failed)
+                if not first.timed_out and all(attempt.code is None for attempt in under_way):
+                    await self._something_to_look_at([first, *under_way], pause=bool(waiting))
+        finally:
+            for attempt in under_way:
+                self._give_up(attempt)
+
+    async def _something_to_look_at(self, attempts: Sequence[_Attempt], *, pause: bool) -> None:
+        """Return when one of the attempts has fired, or after a pause, when it is time for the next one beside them."""
+        either = Signal()
+        for attempt in attempts:
+            attempt.add_done_callback(either.fire)
+        if not pause:
+            await either
+            return
+        passed = self._pause_before_next(either)
+        try:
+            await either
+        finally:
+            self._between.stop(passed)
+
+    def _pause_before_next(self, ends: Signal) -> _Pause:
+        pause = _Pause(ends)
+        self._between.start(pause)
+        return pause
+
+    def _begin(self, endpoint: Endpoint) -> _Attempt:
+        """Start connecting. It may have failed on return."""
+        self.attempts += 1
+        try:
+            sock = _socket.socket(socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET, _SOCKET_KIND, 0)
+        except OSError as error:
+            return _Attempt(endpoint, None, error.errno or errno.EIO)
+        if not _BORN_NON_BLOCKING:
+            sock.setblocking(False)
+        code = sock.connect_ex(endpoint)
+        if code and code != errno.EINPROGRESS:
+            sock.close()
+            return _Attempt(endpoint, None, code)
+        attempt = _Attempt(endpoint, sock, None)
+        self._poller.watch_once(sock.fileno(), WRITE, attempt)
+        return attempt
+
+    def _give_up(self, attempt: _Attempt) -> None:
+        """Close what has failed, or has lost, or nobody waits for any more. Harmless twice."""
+        sock, attempt.sock = attempt.sock, None
+        if sock is not None:
+            self._poller.forget(sock.fileno())
+            sock.close()
 
     def configure(self, connect_s: float) -> None:
         """Change the deadline of dials to come."""
@@ -110,104 +169,44 @@ class Dialer:
         self._between.close()
 
 
-class _Attempt:
-    """One connection under way; its call is what the poller does when it has ended either way."""
+class _Attempt(Signal):
+    """One connection under way. Fires when it has ended either way; also a deadline's item, whose passing makes it fire.
 
-    __slots__ = ("_race", "endpoint", "fd", "sock")
-
-    def __init__(self, race: _Race, sock: _socket.socket, endpoint: Endpoint) -> None:
-        self._race = race
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.endpoint = endpoint
-
-    def __call__(self, _events: int) -> None:
-        self._race.ended.append(self)
-        self._race.wake()
-
-
-class _Race:
-    """The attempts of one dial.
-
-    waiting    endpoints not tried yet
-    under_way  attempts that have not been looked at since they began
-    ended      those of them that have something to say
-    failed     endpoint and errno of each that came to nothing
+    sock       None where none could be made, and once it was given up
+    code       None while it is under way, 0 when it is connected, else the errno
+    timed_out  its deadline has passed
     """
 
-    __slots__ = ("_poller", "ended", "failed", "timed_out", "under_way", "waiter", "waiting")
+    __slots__ = ("code", "endpoint", "sock", "timed_out")
 
-    def __init__(self, poller: Poller, endpoints: Sequence[Endpoint]) -> None:
-        self._poller = poller
-        self.waiting = list(reversed(endpoints))
-        self.under_way: list[_Attempt] = []
-        self.ended: list[_Attempt] = []
-        self.failed: list[tuple[Endpoint, int]] = []
-        self.waiter: Signal | None = None
+    def __init__(self, endpoint: Endpoint, sock: _socket.socket | None, code: int | None) -> None:
+        Signal.__init__(self)
+        self.endpoint = endpoint
+        self.sock = sock
+        self.code = code
         self.timed_out = False
 
-    def begin_next(self) -> None:
-        """Start connecting to the next endpoint."""
-        endpoint = self.waiting.pop()
-        address = endpoint.address
-        try:
-            sock = _socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, _SOCKET_KIND, 0)
-        except OSError as error:
-            self.failed.append((endpoint, error.errno or errno.EIO))
-            return
-        if not _BORN_NON_BLOCKING:
-            sock.setblocking(False)
-        code = sock.connect_ex((address, endpoint.port))
-        if code and code != errno.EINPROGRESS:
-            sock.close()
-            self.failed.append((endpoint, code))
-            return
-        attempt = _Attempt(self, sock, endpoint)
-        self.under_way.append(attempt)
-        self._poller.watch_once(attempt.fd, WRITE, attempt)
-
-    def take_winner(self) -> _Attempt | None:
-        """The first attempt that has ended, if it is connected; one that is not is closed and noted. None otherwise."""
-        if not self.ended:
-            return None
-        attempt = self.ended.pop(0)
-        self.under_way.remove(attempt)
-        code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not code:
-            return attempt
-        self._poller.forget(attempt.fd)
-        attempt.sock.close()
-        self.failed.append((attempt.endpoint, code))
-        return None
-
-    def give_up(self) -> None:
-        """Close what is still under way: another attempt has won, or nobody waits any more."""
-        for attempt in self.under_way:
-            self._poller.forget(attempt.fd)
-            attempt.sock.close()
-        self.under_way.clear()
+    def __call__(self, _events: int) -> None:
+        """As the poller's handler."""
+        assert self.sock is not None  # it is watched
+        self.code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self.fire()
 
     def expire(self) -> None:
-        """The time for the whole dial has passed; called by its queue."""
         self.timed_out = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Let the dialling coroutine look again."""
-        if self.waiter is not None:
-            self.waiter.fire()
+        self.fire()
 
 
 class _Pause:
-    """The delay before the next attempt joins a race."""
+    """The delay before the next attempt joins."""
 
-    __slots__ = ("_race",)
+    __slots__ = ("_ends",)
 
-    def __init__(self, race: _Race) -> None:
-        self._race = race
+    def __init__(self, ends: Signal) -> None:
+        self._ends = ends
 
     def expire(self) -> None:
-        self._race.wake()
+        self._ends.fire()
 
 
 def in_turn(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
