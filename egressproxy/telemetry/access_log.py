@@ -224,7 +224,9 @@ def _iso_second(unix_second: int) -> str:
 _NGINX_STATUS = {
     "client_gone": 200,
     "hello_timeout": 200,
+    "head_timeout": 200,  # who says nothing at all to an auto listener
     "hello_too_large": 400,
+    "malformed_proxy_header": 400,
     "rule_denied": 403,
     "address_denied": 403,
     "loop_detected": 403,

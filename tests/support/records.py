@@ -86,3 +86,47 @@ GARBAGE = UNREAD._replace(status=400, outcome="malformed_request", detail="not H
 LEFT = UNREAD._replace(
     status=None, outcome="client_gone", detail="the client left after 0 bytes", reply_bytes=0, closed_by="client"
 )
+
+SNI_TUNNEL = TUNNEL._replace(
+    listener="sni:8443",
+    protocol="sni",
+    target_text="en.Wikipedia.org",
+    http_version=None,
+    reply_bytes=0,
+    server_name="en.Wikipedia.org",
+    preread_bytes=517,
+)
+
+SNI_DENIED = DENIED._replace(
+    listener="sni:8443",
+    protocol="sni",
+    target_text="en.Wikipedia.org",
+    http_version=None,
+    reply_bytes=7,
+    server_name="en.Wikipedia.org",
+    preread_bytes=517,
+)
+
+NO_SNI = UNREAD._replace(
+    listener="sni:8443",
+    protocol="sni",
+    method="CONNECT",
+    target_text="",
+    status=400,
+    outcome="no_sni",
+    detail="the ClientHello names no server",
+    reply_bytes=7,
+    server_name="",
+    preread_bytes=400,
+)
+
+MISMATCH = TUNNEL._replace(
+    outcome="sni_mismatch",
+    detail="granted for en.wikipedia.org:443 by wiki, the ClientHello inside asks for evil.example",
+    reply_bytes=46,
+    bytes_up=0,
+    bytes_down=0,
+    closed_by="proxy",
+    server_name="evil.example",
+    sni_check="mismatch",
+)

@@ -2,21 +2,42 @@
 
 import json
 import re
+import time
 import unicodedata
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.records import DENIED, GARBAGE, LEFT, NO_TUNNEL, NOT_FOUND, REFUSED, TUNNEL, UNREAD
+from support.leaves import LEAVES
+from support.records import (
+    DENIED,
+    ENDED_AT,
+    GARBAGE,
+    LEFT,
+    MISMATCH,
+    NO_SNI,
+    NO_TUNNEL,
+    NOT_FOUND,
+    REFUSED,
+    SNI_DENIED,
+    SNI_TUNNEL,
+    TUNNEL,
+    UNREAD,
+)
 
+from egressproxy.errors import PolicyError, UpstreamError
 from egressproxy.model import ConnectionRecord, Endpoint, Intent, Target, Verdict
+from egressproxy.telemetry import access_log
 from egressproxy.telemetry.access_log import FORMATS, MAX_TEXT
 from egressproxy.telemetry.record import RecordDraft
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "istio" / "sample-logs" / "squid-native.log"
+NGINX_SAMPLES = SAMPLES.with_name("nginx-log-stream.log")
 
 squid, squid_5, json_form = FORMATS["squid"].close, FORMATS["squid-5"].close, FORMATS["json"].close
+nginx, nginx_1_22 = FORMATS["nginx-stream"].close, FORMATS["nginx-stream-1.22"].close
 
 
 def after_time(line: str) -> str:
@@ -175,6 +196,53 @@ def test_what_is_not_a_tunnel_has_squids_code_for_it(record, line, line_of_5):
     assert after_time(squid_5(record)) == (line_of_5 or line)
 
 
+@pytest.mark.parametrize(
+    ("record", "line", "line_of_5"),
+    [
+        (
+            SNI_TUNNEL,
+            "    228 172.30.109.89 TCP_TUNNEL/200 87594 CONNECT en.wikipedia.org:443 - HIER_DIRECT/91.198.174.192 -",
+            None,
+        ),
+        (SNI_DENIED, "      0 172.30.109.89 TCP_DENIED/403 7 CONNECT en.wikipedia.org:443 - HIER_NONE/- -", None),
+        (
+            SNI_DENIED._replace(reply_bytes=0),
+            "      0 172.30.109.89 TCP_DENIED_ABORTED/403 0 CONNECT en.wikipedia.org:443 - HIER_NONE/- -",
+            None,
+        ),
+        (
+            SNI_DENIED._replace(outcome="ech_denied"),
+            "      0 172.30.109.89 TCP_DENIED/403 7 CONNECT en.wikipedia.org:443 - HIER_NONE/- -",
+            None,
+        ),
+        (
+            SNI_DENIED._replace(outcome="name_not_found", status=503),
+            "      0 172.30.109.89 TCP_TUNNEL/503 0 CONNECT en.wikipedia.org:443 - HIER_NONE/- -",
+            "      0 172.30.109.89 NONE_NONE/503 0 CONNECT en.wikipedia.org:443 - HIER_NONE/- -",
+        ),
+        (
+            NO_SNI,
+            "      0 172.30.109.89 NONE_NONE/400 7 CONNECT error:transaction-end-before-headers - HIER_NONE/- -",
+            None,
+        ),
+        (
+            MISMATCH,
+            "    228 172.30.109.89 TCP_TUNNEL/200 46 CONNECT en.wikipedia.org:443 - HIER_DIRECT/91.198.174.192 -",
+            None,
+        ),
+        (
+            UNREAD._replace(outcome="announcer_denied", reply_bytes=0, status=None),
+            "      0 172.30.109.89 NONE_NONE/000 0 - error:transaction-end-before-headers - HIER_NONE/- -",
+            None,
+        ),
+    ],
+)
+def test_a_tunnel_by_server_name_has_squids_code_of_a_tunnel_and_no_page(record, line, line_of_5):
+    """What a refused client got is an alert of 7 bytes: it has no media type."""
+    assert after_time(squid(record)) == line
+    assert after_time(squid_5(record)) == (line_of_5 or line)
+
+
 def test_a_user_stands_in_the_eighth_field_and_cannot_leave_it():
     assert squid(TUNNEL._replace(user="ci")).split()[7] == "ci"
     assert squid(TUNNEL._replace(user="c i\n\u2028é")).split(" ")[-3] == "c%20i%0A%E2%80%A8%C3%A9"
@@ -219,9 +287,24 @@ def test_a_json_line_holds_the_record():
     }
 
 
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (SNI_TUNNEL, ("sni", "en.wikipedia.org", "en.Wikipedia.org", None, 200, "closed", None)),
+        (SNI_DENIED, ("sni", "en.wikipedia.org", "en.Wikipedia.org", None, 403, "rule_denied", None)),
+        (NO_SNI, ("sni", None, "", None, 400, "no_sni", "")),
+        (MISMATCH, ("http-proxy", "en.wikipedia.org", "evil.example", "mismatch", 200, "sni_mismatch", None)),
+    ],
+)
+def test_a_json_line_tells_both_names_and_what_the_check_found(record, expected):
+    line = json.loads(json_form(record))
+    keys = ("protocol", "host", "server_name", "sni_check", "status", "outcome", "target")
+    assert tuple(line[key] for key in keys) == expected
+
+
 def test_every_line_has_the_same_keys_in_the_same_order():
     keys = list(json.loads(json_form(TUNNEL)))
-    for record in (DENIED, NOT_FOUND, REFUSED, GARBAGE, LEFT):
+    for record in (DENIED, NOT_FOUND, REFUSED, GARBAGE, LEFT, SNI_TUNNEL, SNI_DENIED, NO_SNI, MISMATCH):
         assert list(json.loads(json_form(record))) == keys
 
 
@@ -260,6 +343,156 @@ def test_an_opening_line_has_keys_of_the_closing_line():
         "upstream": "[2001:db8::1]:443",
     }
     assert set(line) <= set(json.loads(json_form(TUNNEL)))
+
+
+# --- NGINX --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def zone(monkeypatch):
+    """Sets the time zone of the process, as TZ has it."""
+
+    def set_zone(name):
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+        access_log._local_time.cache_clear()
+
+    yield set_zone
+    monkeypatch.undo()
+    time.tzset()
+    access_log._local_time.cache_clear()
+
+
+def test_a_tunnel_is_logged_as_nginx_logs_it(zone):
+    """Two strings that touch between name and status; the name as it was sent; times at the end."""
+    zone("UTC")
+    record = SNI_TUNNEL._replace(bytes_up=1219)
+    line = "172.30.109.89 [07/Dec/2018:05:21:05 +0000] TCP [en.Wikipedia.org]200 87594 1219 0.230"
+    assert nginx(record) == line.replace("0.230", f"{record.duration_s:.3f}")
+    assert nginx_1_22(record) == nginx(record).replace(" 1219 ", " 702 ")
+
+
+def test_the_sample_lines_of_nginx_come_out_of_records_with_their_values(zone):
+    if not NGINX_SAMPLES.exists():
+        pytest.skip(f"no sample logs at {NGINX_SAMPLES.name}")
+    zone("UTC")
+    pattern = re.compile(r"(\S+) \[(.+?)\] TCP \[(.+)\]200 (\d+) (\d+) (\d+\.\d{3})", re.ASCII)
+    lines = NGINX_SAMPLES.read_text().splitlines()
+    assert lines
+    for line in lines:
+        match = pattern.fullmatch(line)
+        assert match is not None, line
+        client, ended_at, name, sent, received, seconds = match.groups()
+        record = SNI_TUNNEL._replace(
+            client=client,
+            ended_at_unix_s=datetime.strptime(ended_at, "%d/%b/%Y:%H:%M:%S %z").timestamp() + 0.999,
+            server_name=name,
+            bytes_down=int(sent),
+            bytes_up=int(received) + 517,
+            preread_bytes=517,
+            duration_s=float(seconds),
+        )
+        assert nginx_1_22(record) == line  # the samples are of a version that did not count the ClientHello
+        assert nginx(record._replace(bytes_up=int(received))) == line
+
+
+def test_the_time_is_that_of_the_end_in_the_zone_of_the_process(zone):
+    zone("XST-5:30")
+    assert " [07/Dec/2018:10:51:05 +0530] " in nginx(SNI_TUNNEL)
+    zone("UTC+3")
+    assert " [07/Dec/2018:02:21:05 -0300] " in nginx(SNI_TUNNEL)
+    assert " [07/Dec/2018:02:21:06 -0300] " in nginx(SNI_TUNNEL._replace(ended_at_unix_s=ENDED_AT + 0.752))
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "shown"), [(0.0, "0.000"), (0.0004, "0.000"), (0.6, "0.600"), (630.1309, "630.131")]
+)
+def test_the_session_time_is_seconds_with_milliseconds(duration_s, shown):
+    assert nginx(SNI_TUNNEL._replace(duration_s=duration_s)).endswith(f" {shown}")
+
+
+NGINX_STATUS = {
+    # a peer that sends nothing, or leaves before its hello is complete
+    "client_gone": 200,
+    "hello_timeout": 200,
+    "head_timeout": 200,
+    # what was read ahead does not fit, or what must come first is broken
+    "hello_too_large": 400,
+    "malformed_proxy_header": 400,
+    # not allowed
+    "rule_denied": 403,
+    "address_denied": 403,
+    "loop_detected": 403,
+    "sni_mismatch": 403,
+    "ech_denied": 403,
+    "announcer_denied": 403,
+    # a name that does not resolve, or none that can be read: `no host in upstream`
+    "no_sni": 500,
+    "not_tls": 500,
+    "malformed_hello": 500,
+    "name_not_found": 500,
+    "resolver_failed": 500,
+    "resolver_timeout": 500,
+    # HTTP where TLS was expected is no name either
+    "malformed_request": 500,
+    "malformed_target": 500,
+    "head_too_large": 500,
+    "target_too_long": 500,
+    "method_not_implemented": 500,
+    "client_tls_failed": 500,
+    # no address accepts
+    "connect_refused": 502,
+    "connect_failed": 502,
+    "connect_timeout": 502,
+    # no room
+    "tunnel_limit": 503,
+    "draining": 503,
+    "out_of_descriptors": 500,
+    "internal_error": 500,
+}
+
+
+def status_of(line):
+    match = re.search(r"\](\d{3}) ", line)
+    assert match is not None
+    return int(match[1])
+
+
+@pytest.mark.parametrize("error", LEAVES, ids=lambda error: error.slug)
+def test_every_way_to_fail_has_a_status_of_nginx(error):
+    """200, 400, 403, 500, 502 and 503 are all there are."""
+    record = SNI_DENIED if issubclass(error, (PolicyError, UpstreamError)) else NO_SNI
+    record = record._replace(outcome=error.slug, status=error.status)
+    assert status_of(nginx(record)) == NGINX_STATUS[error.slug]
+    assert status_of(nginx_1_22(record)) == NGINX_STATUS[error.slug]
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        "closed",
+        "client_reset",
+        "upstream_reset",
+        "idle_timeout",
+        "half_close_timeout",
+        "drained",
+        "cut",
+        "sni_mismatch",
+    ],
+)
+def test_a_session_that_came_about_is_200_however_it_ended(outcome):
+    assert status_of(nginx(SNI_TUNNEL._replace(outcome=outcome))) == 200
+
+
+def test_a_refused_client_got_its_alert_and_was_not_counted():
+    line = nginx(SNI_DENIED)
+    assert re.search(r" TCP \[en\.Wikipedia\.org\]403 7 0 \d+\.\d{3}$", line)
+    assert nginx_1_22(SNI_DENIED) == line
+
+
+def test_a_name_that_is_not_there_leaves_its_brackets_empty():
+    assert " TCP []500 7 0 " in nginx(NO_SNI)
+    assert " TCP []200 " in nginx(TUNNEL)
 
 
 # --- whatever is in the record ------------------------------------------------------------------------------------
@@ -303,6 +536,9 @@ records = st.builds(
     head_s=seconds,
     resolve_s=seconds,
     connect_s=seconds,
+    server_name=maybe_text,
+    sni_check=maybe_text,
+    preread_bytes=counts,
 )
 
 
@@ -323,7 +559,7 @@ def test_a_json_line_gives_the_values_back(record):
 
     for name in ("listener", "protocol", "client", "method", "http_version", "user"):
         assert line[name] == cut(getattr(record, name)), name
-    for name in ("rule", "reason", "outcome", "detail", "closed_by"):
+    for name in ("rule", "reason", "outcome", "detail", "closed_by", "server_name", "sni_check"):
         assert line[name] == cut(getattr(record, name)), name
     for name in ("client_port", "reported", "status", "connected", "opened", "reply_bytes", "bytes_up", "bytes_down"):
         assert line[name] == getattr(record, name), name
@@ -342,6 +578,15 @@ def test_a_squid_line_has_ten_fields(record):
     for form in (squid, squid_5):
         assert len(form(record).split()) == 10
         assert len(form(record._replace(opened=True, target=TUNNEL.target, upstream=TUNNEL.upstream)).split()) == 10
+
+
+@given(records)
+def test_an_nginx_line_ends_in_a_status_and_three_numbers(record):
+    for form in (nginx, nginx_1_22):
+        line = form(record)
+        assert re.fullmatch(
+            r".* \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] TCP \[.*\]\d{3} \d+ \d+ \d+\.\d{3}", line
+        )
 
 
 @given(texts, st.none() | texts, st.none() | texts)

@@ -1,11 +1,16 @@
 import json
 import re
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from support.records import DENIED, LEFT, NOT_FOUND, TUNNEL
+from support.leaves import LEAVES
+from support.records import DENIED, LEFT, MISMATCH, NO_SNI, NOT_FOUND, SNI_DENIED, SNI_TUNNEL, TUNNEL
 
-from egressproxy.telemetry.metrics import BOUNDS_S, MAX_CONNECTION_SERIES, Metrics
+from egressproxy.agreement import OUTCOMES
+from egressproxy.errors import EchDenied, HelloError, SniMismatch
+from egressproxy.telemetry import metrics as metrics_module
+from egressproxy.telemetry.metrics import BOUNDS_S, MAX_CONNECTION_SERIES, SNI_REFUSALS, Metrics
 from egressproxy.telemetry.record import RecordDraft
 
 
@@ -59,6 +64,62 @@ def test_connections_are_counted_by_listener_rule_outcome_and_report():
     assert found[f"{name}{{listener=http-proxy:3128,outcome=rule_denied,reported=false,rule=rest}}"] == 1
     assert found[f"{name}{{listener=http-proxy:3128,outcome=client_gone,reported=false,rule=-}}"] == 1
     assert found["egressproxy_tunnels_open{}"] == 0
+
+
+def checks(metrics: Metrics) -> dict[str, float]:
+    """The samples of sni_checks_total, by their labels."""
+    name = "egressproxy_sni_checks_total"
+    return {key.removeprefix(name): value for key, value in samples(metrics).items() if key.startswith(name)}
+
+
+def test_checks_are_counted_by_rule_finding_and_whether_the_tunnel_was_closed_for_it():
+    metrics = new_metrics()
+    matched = TUNNEL._replace(sni_check="match", server_name="en.wikipedia.org")
+    for record in (
+        matched,
+        matched,
+        MISMATCH,
+        MISMATCH._replace(outcome="closed"),
+        matched._replace(rule="other-rule"),
+    ):
+        metrics.observe(record)
+    assert checks(metrics) == {
+        "{outcome=match,refused=false,rule=wiki}": 2,
+        "{outcome=match,refused=false,rule=other-rule}": 1,
+        "{outcome=mismatch,refused=true,rule=wiki}": 1,
+        "{outcome=mismatch,refused=false,rule=wiki}": 1,
+    }
+
+
+@pytest.mark.parametrize("outcome", ["closed", "client_reset", "upstream_reset", "idle_timeout", "drained", "cut"])
+@pytest.mark.parametrize("found", OUTCOMES)
+def test_a_tunnel_that_ended_by_itself_was_not_closed_for_what_was_found(found, outcome):
+    metrics = new_metrics()
+    metrics.observe(TUNNEL._replace(sni_check=found, outcome=outcome))
+    assert checks(metrics) == {f"{{outcome={found},refused=false,rule=wiki}}": 1}
+
+
+def test_every_error_of_a_check_counts_as_a_refusal():
+    expected = {leaf.slug for leaf in LEAVES if issubclass(leaf, (HelloError, SniMismatch, EchDenied))}
+    assert expected == SNI_REFUSALS
+
+
+def test_what_was_not_checked_is_not_counted_among_the_checks():
+    metrics = new_metrics()
+    for record in (TUNNEL, SNI_TUNNEL, SNI_DENIED, SNI_DENIED._replace(outcome="ech_denied"), NO_SNI, LEFT):
+        metrics.observe(record)
+    assert checks(metrics) == {}
+
+
+def test_the_checks_stay_bounded_whatever_the_configuration_holds(monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_CONNECTION_SERIES", 100)
+    metrics = new_metrics()
+    for number in (*range(150), 0):
+        metrics.observe(MISMATCH._replace(rule=f"rule-{number}"))
+    found = checks(metrics)
+    assert len(found) == 101
+    assert found["{outcome=mismatch,refused=true,rule=rule-0}"] == 2
+    assert found["{outcome=mismatch,refused=true,rule=other}"] == 50
 
 
 def test_bytes_of_open_tunnels_count_while_they_run():
@@ -161,12 +222,14 @@ def test_the_build_and_the_process_are_told():
 def test_both_formats_parse_and_the_client_chooses():
     metrics = new_metrics()
     metrics.observe(TUNNEL)
+    metrics.observe(MISMATCH)
     plain, plain_type = metrics.exposition("text/plain")
     opened, opened_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert plain_type.startswith("text/plain")
     assert opened_type.startswith("application/openmetrics-text")
     names = {family.name for family in parse_openmetrics(opened.decode())}
     assert {"egressproxy_connections", "egressproxy_setup_seconds", "egressproxy_build"} <= names
+    assert "egressproxy_sni_checks" in names
     assert b"egressproxy_connections_total{" in plain
 
 
@@ -191,6 +254,7 @@ def test_series_stay_bounded_whatever_the_configuration_holds():
 def test_nothing_a_client_sent_is_a_label():
     metrics = new_metrics()
     metrics.observe(TUNNEL._replace(method="EVIL", target_text="evil", detail="evil", client="evil", user="evil"))
+    metrics.observe(MISMATCH._replace(server_name="evil.example"))
     text = metrics.exposition()[0].decode().lower()
     assert "evil" not in text
     assert "wikipedia" not in text
