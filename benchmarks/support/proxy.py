@@ -265,20 +265,30 @@ def find_program(name: str, packages: str) -> str:
     return program
 
 
+_kept: set[int] = set()
+
+
 def free_port(taken: Container[int] = ()) -> int:
-    """A port to listen on below the range that outgoing connections use, so none of those can hold it."""
+    """A port to listen on below the range that outgoing connections use, so none of those can hold it.
+
+    It stays bound by a socket that yields to who sets SO_REUSEADDR, as proxies do: whoever looks for a free port at the same
+    time finds another one.
+    """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(min(20000, lowest - 1000), lowest)
-        if port in taken:
+        if port in taken or port in _kept:
             continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        keeper = socket.socket()
+        try:
+            keeper.bind(("127.0.0.1", port))
+        except OSError:
+            keeper.close()
+            continue
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # from now on, so that looking is strict
+        keeper.detach()  # until the end of this process
+        _kept.add(port)
+        return port
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
