@@ -1,7 +1,7 @@
 import pytest
 
 from egressproxy.config.schema import Config, built_in
-from egressproxy.errors import AddressDenied, LoopDetected, RuleDenied
+from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Endpoint, Intent
 from egressproxy.policy.policy import Policy
@@ -183,6 +183,91 @@ def test_the_built_in_configuration_allows_public_addresses_on_80_and_443():
     assert decided_by(judge, "example.com:22") == "-outbound"
     with pytest.raises(AddressDenied):
         screened(judge, "example.com", "127.0.0.1")
+
+
+# --- by the name inside -------------------------------------------------------------------------------------------
+
+RULES = [
+    {"name": "web", "action": "allow", "hosts": ["a.com", "*.b.com"], "ports": [443]},
+    {"name": "mail", "action": "allow", "hosts": ["mail.c.com"], "ports": [993], "clients": ["10.1.0.0/16"]},
+    {"name": "addresses", "action": "allow", "hosts": ["192.0.2.1", "[2001:db8::1]"]},
+    {"name": "tried", "action": "deny", "hosts": ["tried.com"], "report": True},
+]
+
+
+def agreed(target, server_name, *, ech=False, judge=None, **who):
+    judge = judge or policy(rules=RULES)
+    asked = intent(target, **who)
+    return judge.agree(asked, judge.decide(asked), server_name, ech)
+
+
+@pytest.mark.parametrize(
+    ("target", "server_name", "outcome"),
+    [
+        ("a.com", "a.com", "match"),
+        ("A.com.", "a.com", "match"),
+        ("x.b.com", "x.b.com", "match"),
+        ("x.b.com", "y.b.com", "mismatch"),  # allowed, and not what this tunnel was granted for
+        ("a.com", "x.b.com", "mismatch"),
+        ("a.com", "a.com.evil.net", "mismatch"),
+        ("a.com", "x.a.com", "mismatch"),
+        ("a.com", None, "no_sni"),
+        ("tried.com", "tried.com", "match"),
+        ("tried.com", "a.com", "mismatch"),
+    ],
+)
+def test_the_name_inside_must_be_the_one_the_tunnel_was_granted_for(target, server_name, outcome):
+    assert agreed(target, server_name) == outcome
+
+
+@pytest.mark.parametrize(
+    ("target", "server_name", "outcome"),
+    [
+        ("192.0.2.1:443", None, "match"),
+        ("[2001:db8::1]:443", None, "match"),
+        ("192.0.2.1:443", "a.com", "match"),
+        ("[2001:db8::1]:443", "x.b.com", "match"),
+        ("192.0.2.1:443", "other.com", "mismatch"),
+        ("192.0.2.1:8443", "a.com", "mismatch"),  # a.com may be reached on 443 only
+        ("192.0.2.1:993", "mail.c.com", "match"),
+        ("192.0.2.1:443", "tried.com", "match"),  # its refusal is only reported
+    ],
+)
+def test_a_tunnel_to_an_address_may_hold_a_name_that_may_be_reached_by_itself(target, server_name, outcome):
+    assert agreed(target, server_name, client="10.1.2.3") == outcome
+
+
+def test_the_name_inside_a_tunnel_to_an_address_is_judged_for_that_client_and_method():
+    assert agreed("192.0.2.1:993", "mail.c.com", client="10.2.0.1") == "mismatch"
+    judge = policy(rules=[{"action": "allow", "hosts": ["a.com"], "methods": ["GET"]}], allow=["192.0.2.1:443"])
+    assert agreed("192.0.2.1:443", "a.com", judge=judge) == "mismatch"
+
+
+@pytest.mark.parametrize("server_name", ["a.com", "other.com", None])
+def test_ech_denied_comes_before_every_name(server_name):
+    judge = policy(rules=[{"action": "allow", "hosts": ["a.com"], "ech": "deny"}])
+    assert agreed("a.com", server_name, ech=True, judge=judge) == "ech"
+    assert agreed("a.com", "a.com", judge=judge) == "match"
+
+
+@pytest.mark.parametrize(("server_name", "outcome"), [("a.com", "match"), ("other.com", "mismatch"), (None, "no_sni")])
+def test_ech_allowed_is_judged_by_its_outer_name(server_name, outcome):
+    assert agreed("a.com", server_name, ech=True) == outcome
+
+
+def test_a_captured_client_with_ech_is_refused_where_ech_is_denied():
+    judge = policy(ech="deny", rules=[{"action": "allow", "hosts": ["a.com"]}])
+    asked = intent("a.com")._replace(ech=True)
+    with pytest.raises(EchDenied, match=r"a\.com:443 may hide another name, and ech is deny \(rule-1\)"):
+        judge.decide(asked).enforce(asked)
+    judge.decide(asked).enforce(asked._replace(ech=False))
+    policy(rules=RULES).decide(asked).enforce(asked)
+
+
+def test_who_is_refused_by_name_hears_that_and_not_of_ech():
+    asked = intent("a.com")._replace(ech=True)
+    with pytest.raises(RuleDenied):
+        policy(ech="deny").decide(asked).enforce(asked)
 
 
 # --- by address ---------------------------------------------------------------------------------------------------

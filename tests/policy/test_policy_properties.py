@@ -120,6 +120,23 @@ def test_letter_case_and_one_trailing_dot_change_no_verdict(config, intent, data
     assert judge.decide(intent._replace(target=parse_authority(f"{other}:{port}"))) is judge.decide(intent)
 
 
+@given(configs, intents, st.none() | names, st.booleans())
+def test_a_name_inside_passes_if_it_is_the_one_granted_or_may_be_reached_by_itself(config, intent, server_name, ech):
+    judge = policy(config)
+    verdict = judge.decide(intent)
+    outcome = judge.agree(intent, verdict, server_name, ech)
+    target = intent.target
+    if not target.is_address:
+        expected = "no_sni" if server_name is None else "match" if server_name == target.host else "mismatch"
+    elif server_name is None:
+        expected = "match"
+    else:
+        inside = intent._replace(target=parse_authority(f"{server_name}:{target.port}"))
+        expected = "match" if decided_slowly(config, inside)[0] else "mismatch"
+    assert outcome == expected
+    assert judge.agree(intent, verdict._replace(ech=False), server_name, ech) == ("ech" if ech else expected)
+
+
 @given(configs)
 def test_any_configuration_can_be_told_about(config):
     assert all(message.isprintable() for _, message in policy(config).notes())

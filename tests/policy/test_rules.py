@@ -73,3 +73,70 @@ def test_addresses_that_a_rule_names_are_in_its_verdict():
     hosts = ["192.0.2.1", "[2001:DB8::1]", "h1", "1.2.3.4.x1", "*.example.com"]
     ((_, clause), _) = clauses(rules=[{"action": "allow", "hosts": hosts}])
     assert clause.verdict.named_addresses == {"192.0.2.1", "2001:db8::1"}
+
+
+# --- what a verdict carries into the tunnel -----------------------------------------------------------------------
+
+ALLOWED = {"action": "allow", "hosts": ["a.com"]}
+SERVICE = {"hosts": ["f.com"], "ports": [{"number": 443}]}
+
+
+def verdicts(**settings):
+    """By the word for what decides."""
+    return {clause.verdict.rule: clause.verdict for _, clause in clauses(**settings)}
+
+
+def verdict_of(**rule):
+    return verdicts(rules=[{**ALLOWED, **rule}])["rule-1"]
+
+
+def everything(**settings):
+    """The verdicts of all that can decide, under these settings."""
+    rules = [ALLOWED, {"action": "deny", "hosts": ["b.com"], "report": True}]
+    found = verdicts(rules=rules, allow=["c.com"], services=[SERVICE], **settings)
+    assert list(found) == ["rule-1", "rule-2", "allow", "service", "outbound"]
+    return found.values()
+
+
+def test_without_settings_tls_is_checked_on_443_and_ech_may_pass():
+    for verdict in everything():
+        assert (verdict.sni_check, verdict.require_tls, verdict.ech) == (None, None, True)
+        assert (verdict.check_on(443), verdict.check_on(8443)) == ("enforce", "off")
+        assert (verdict.proxy_protocol, verdict.dials_original) == (0, False)
+
+
+@pytest.mark.parametrize("word", ["enforce", "report", "off"])
+def test_what_is_set_for_all_holds_for_everything_that_decides_and_on_every_port(word):
+    for verdict in everything(sni_check=word, ech="deny"):
+        assert (verdict.check_on(443), verdict.check_on(8443), verdict.ech) == (word, word, False)
+    for verdict in everything(outbound="allow_any", sni_check=word, ech="deny"):
+        assert (verdict.check_on(443), verdict.ech) == (word, False)
+
+
+@pytest.mark.parametrize("everywhere", [{}, {"sni_check": "enforce", "ech": "deny"}, {"sni_check": "off"}], ids=repr)
+@pytest.mark.parametrize("word", ["enforce", "report", "off"])
+def test_a_rule_says_otherwise_for_itself_alone(everywhere, word):
+    rules = [{**ALLOWED, "sni_check": word, "ech": "allow"}, {"action": "allow", "hosts": ["b.com"]}]
+    found = verdicts(rules=rules, **everywhere)
+    assert (found["rule-1"].check_on(443), found["rule-1"].check_on(22), found["rule-1"].ech) == (word, word, True)
+    assert found["rule-2"].sni_check == everywhere.get("sni_check")
+    assert found["rule-2"].ech is (everywhere.get("ech") != "deny")
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_whether_tls_is_required_is_the_rules_to_say(value):
+    assert verdict_of(require_tls=value).require_tls is value
+    assert verdict_of(require_tls=value).sni_check is None
+
+
+@pytest.mark.parametrize(("word", "version"), [("v1", 1), ("v2", 2)])
+def test_the_header_for_the_upstream_is_the_rules_to_ask_for(word, version):
+    assert verdict_of(proxy_protocol=word).proxy_protocol == version
+    assert verdict_of().proxy_protocol == 0
+
+
+def test_only_a_service_without_resolution_dials_what_was_dialled():
+    services = [{**SERVICE, "resolution": "none"}]
+    found = verdicts(rules=[ALLOWED], allow=["c.com"], services=services, outbound="allow_any")
+    assert [name for name, verdict in found.items() if verdict.dials_original] == ["service"]
+    assert not verdicts(services=[{**SERVICE, "resolution": "dns"}])["service"].dials_original
