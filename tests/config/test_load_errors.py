@@ -338,6 +338,51 @@ TABLE = [
             ":6: rules[1].private_addresses: belongs on an allow rule",
         ],
     ),
+    (
+        "listeners:\n- protocol: http-proxy\n  port: 1\n  service_port: 443\n  transparent: redirect\n",
+        [
+            ":4: listeners[0].service_port: belongs on a listener with protocol sni or auto: an http-proxy client says "
+            "where it wants to go",
+            ":5: listeners[0].transparent: belongs on a listener with protocol sni or auto: an http-proxy client says "
+            "where it wants to go",
+        ],
+    ),
+    (
+        "listeners:\n- protocol: sni\n  port: 1\n  tls: {certificate: c.yaml, key: c.yaml}\n",
+        [":4: listeners[0].tls: belongs on an http-proxy listener: sni forwards TLS and does not end it"],
+    ),
+    (
+        "listeners:\n- protocol: auto\n  port: 1\n  tls: {certificate: c.yaml, key: c.yaml}\n",
+        [":4: listeners[0].tls: belongs on an http-proxy listener: auto forwards TLS and does not end it"],
+    ),
+    (
+        "listeners: [{protocol: sni, port: 1, proxy_protocol: {}}]\n",
+        [":1: listeners[0].proxy_protocol.from: is missing; expected a list of at least 1"],
+    ),
+    (
+        "listeners: [{protocol: sni, port: 1, proxy_protocol: {from: []}}]\n",
+        [":1: listeners[0].proxy_protocol.from: expected a list of at least 1, got a list of 0"],
+    ),
+    (
+        "listeners:\n- protocol: sni\n  port: 1\n  proxy_protocol:\n    from: [10.0.0.1/8, load-balancer]\n",
+        [
+            ":5: listeners[0].proxy_protocol.from[0]: '10.0.0.1/8' has host bits set; did you mean 10.0.0.0/8?",
+            ":5: listeners[0].proxy_protocol.from[1]: expected a network like 10.0.0.0/8 or fd00::/8, got 'load-balancer'",
+        ],
+    ),
+    (
+        L + "rules:\n- action: deny\n  sni_check: report\n  require_tls: false\n  ech: deny\n  proxy_protocol: v1\n",
+        [
+            ":4: rules[0].sni_check: belongs on an allow rule",
+            ":5: rules[0].require_tls: belongs on an allow rule",
+            ":6: rules[0].ech: belongs on an allow rule",
+            ":7: rules[0].proxy_protocol: belongs on an allow rule",
+        ],
+    ),
+    (
+        L + "services: [{hosts: [a.example], ports: [{number: 1}], resolution: static}]\n",
+        [":2: services[0].resolution: expected dns or none, got 'static'; this version does not have it yet"],
+    ),
     (L + "dns:\n  min_ttl_s: 10\n  max_ttl_s: 5\n", [":3: dns.min_ttl_s: 10 is above max_ttl_s, which is 5"]),
     (
         L + "access_log: [{decisions: true}]\n",

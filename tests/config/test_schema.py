@@ -86,6 +86,133 @@ def test_settings_that_could_be_read_twice_are_refused(settings: dict[str, objec
         config(**settings)
 
 
+LISTENERS = [
+    {"protocol": "sni", "port": 1, "service_port": 8443, "transparent": "redirect"},
+    {"protocol": "auto", "port": 2, "service_port": 1, "transparent": "tproxy"},
+    {"protocol": "sni", "port": 3, "proxy_protocol": {"from": ["10.0.0.0/8", "::1"]}},
+    {"protocol": "auto", "port": 4, "proxy_protocol": {"from": ["10.0.0.1"]}},
+    {"protocol": "http-proxy", "port": 5, "proxy_protocol": {"from": ["0.0.0.0/0", "::/0"]}},
+    {"protocol": "http-proxy", "port": 6, "tls": {"certificate": "c.pem", "key": "k.pem"}},
+]
+RULE = {
+    "action": "allow",
+    "hosts": ["a.example"],
+    "sni_check": "report",
+    "require_tls": False,
+    "ech": "deny",
+    "proxy_protocol": "v2",
+}
+SERVICE = {"hosts": ["a.example"], "ports": [{"number": 443}]}
+
+
+@pytest.mark.parametrize("listener", LISTENERS, ids=repr)
+def test_each_listener_takes_what_has_a_meaning_there(listener: dict[str, object]) -> None:
+    (read,) = Config.model_validate({"listeners": [listener]}).listeners
+    assert read.label == f"{listener['protocol']}:{listener['port']}"
+    assert read.service_port == listener.get("service_port")
+    assert read.transparent == listener.get("transparent")
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [
+        {"protocol": "http-proxy", "port": 1, "service_port": 443},
+        {"protocol": "http-proxy", "port": 1, "transparent": "redirect"},
+        {"protocol": "sni", "port": 1, "tls": {"certificate": "c.pem", "key": "k.pem"}},
+        {"protocol": "auto", "port": 1, "tls": {"certificate": "c.pem", "key": "k.pem"}},
+        {"protocol": "sni", "port": 1, "service_port": 0},
+        {"protocol": "sni", "port": 1, "service_port": "443"},
+        {"protocol": "sni", "port": 1, "transparent": "nat"},
+        {"protocol": "sni", "port": 1, "transparent": True},
+        {"protocol": "sni", "port": 1, "proxy_protocol": True},
+        {"protocol": "sni", "port": 1, "proxy_protocol": {}},
+        {"protocol": "sni", "port": 1, "proxy_protocol": {"from": []}},
+        {"protocol": "sni", "port": 1, "proxy_protocol": {"from": ["10.0.0.1/8"]}},
+        {"protocol": "sni", "port": 1, "proxy_protocol": {"from": "10.0.0.0/8"}},
+        {"protocol": "sni", "port": 1, "proxy_protocol": {"from": ["any"]}},
+        {"protocol": "sni", "port": 1, "proxy_protocol": {"announcers": ["10.0.0.0/8"]}},
+    ],
+    ids=repr,
+)
+def test_what_has_no_meaning_on_a_listener_is_refused(listener: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Config.model_validate({"listeners": [listener]})
+
+
+def test_announcers_are_networks() -> None:
+    settings = Config.model_validate({"listeners": LISTENERS[2:3]})
+    announced = settings.listeners[0].proxy_protocol
+    assert announced is not None
+    assert [str(network) for network in announced.announcers] == ["10.0.0.0/8", "::1/128"]
+    printed = settings.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+    assert printed["listeners"][0]["proxy_protocol"] == {"from": ["10.0.0.0/8", "::1/128"]}
+    assert Config.model_validate(printed) == settings
+
+
+@pytest.mark.parametrize("key", ["sni_check", "require_tls", "ech", "proxy_protocol"])
+def test_what_is_asked_of_a_tunnel_belongs_on_a_rule_that_opens_one(key: str) -> None:
+    assert getattr(config(rules=[RULE]).rules[0], key) == RULE[key]
+    with pytest.raises(ValidationError, match="belongs on an allow rule"):
+        config(rules=[{"action": "deny", key: RULE[key]}])
+    with pytest.raises(ValidationError, match="belongs on an allow rule"):
+        config(rules=[{"action": "deny", "report": True, key: RULE[key]}])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"sni_check": "on"},
+        {"sni_check": True},
+        {"require_tls": "yes"},
+        {"require_tls": 1},
+        {"ech": False},
+        {"ech": "report"},
+        {"proxy_protocol": 1},
+        {"proxy_protocol": "v3"},
+        {"sni_check": None},
+        {"require_tls": None},
+        {"ech": None},
+    ],
+    ids=repr,
+)
+def test_other_words_for_what_is_asked_of_a_tunnel_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        config(rules=[{**RULE, **setting}])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sni_check": "on"},
+        {"sni_check": None},
+        {"ech": "off"},
+        {"require_tls": True},  # of a rule
+        {"services": [{**SERVICE, "resolution": "static"}]},
+        {"services": [{**SERVICE, "resolution": "None"}]},
+        {"services": [{**SERVICE, "resolution": None}]},
+        {"services": [{**SERVICE, "sni_check": "off"}]},
+        {"rules": [{"action": "allow", "resolution": "none"}]},
+        {"limits": {"max_hello_bytes": 511}},
+        {"limits": {"max_hello_bytes": 65_537}},
+        {"access_log": [{"format": "nginx-stream", "decisions": True}]},
+        {"access_log": [{"format": "nginx"}]},
+    ],
+    ids=repr,
+)
+def test_settings_of_tls_by_server_name_are_read_strictly(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        config(**settings)
+
+
+def test_defaults_of_tls_by_server_name() -> None:
+    settings = config(services=[SERVICE], rules=[{"action": "allow"}])
+    assert (settings.sni_check, settings.ech, settings.limits.max_hello_bytes) == (None, "allow", 65_536)
+    assert settings.services[0].resolution == "dns"
+    rule, listener = settings.rules[0], settings.listeners[0]
+    assert (rule.sni_check, rule.require_tls, rule.ech, rule.proxy_protocol) == (None, None, None, None)
+    assert (listener.service_port, listener.transparent, listener.proxy_protocol) == (None, None, None)
+
+
 @pytest.mark.parametrize(
     "places",
     [
