@@ -451,7 +451,8 @@ def test_run_names_the_log_that_it_cannot_open(tmp_path: Path) -> None:
         ),
         (
             L.replace("3128", "FREE") + "admin:\n  port: TAKEN\n",
-            "it is admin.port in FILE:3, by default 9090: write admin: {port: ...} for another one, or admin: null for none",
+            "it is admin.port in FILE:3, by default 9090: write admin: {port: ...} in a configuration for another one, "
+            "or admin: null for none",
         ),
     ],
     ids=["listener", "admin"],

@@ -15,13 +15,14 @@ LISTENERS = "; for example listeners: [{protocol: http-proxy, address: 127.0.0.1
 _LONGEST = 60
 _WORD = re.compile(r"[A-Za-z0-9_.:*/-]+")
 _PLAIN = re.compile(r"(?=.*[A-Za-z/])[A-Za-z0-9][A-Za-z0-9_./-]*(?::[0-9]{1,5}(?:-[0-9]{1,5})?)?")
+_PORT = re.compile(r"[0-9]+(?:-[0-9]+)?|\*")
 _NOT_PLAIN = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
 
 
 def single_for_list(value: object) -> str:
-    """One entry, or several in one text, where a list belongs."""
-    if isinstance(value, dict):
-        return "; put - before it, or [ ] around it"
+    """One entry, or several in one text, where a list of texts belongs."""
+    if isinstance(value, dict) and all(_PORT.fullmatch(str(port)) for port in value.values()):
+        value = " ".join(f"{host}:{port}" for host, port in value.items())
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ""
     words = re.split(r"[,\s]+", str(value).strip(", \t\r\n"))
@@ -29,6 +30,17 @@ def single_for_list(value: object) -> str:
         return "; write it as a list, like [one, other]"
     entries = words if isinstance(value, int) else [_quoted_if_needed(word) for word in words]
     return f"; write it as a list: [{', '.join(entries)}]"
+
+
+def single_for_mappings(key: str, value: object) -> str:
+    """One entry where a list of mappings belongs. `key` is that of the list."""
+    if isinstance(value, dict):
+        return "; put - before it, or [ ] around it"
+    if key == "listeners":
+        return LISTENERS
+    if key == "access_log" and isinstance(value, str) and _WORD.fullmatch(value) and len(value) <= _LONGEST:
+        return f"; write it as a list: [{{path: {_quoted_if_needed(value)}}}]"
+    return ""
 
 
 def _quoted_if_needed(word: str) -> str:

@@ -142,10 +142,9 @@ def _unexpected(way: Way, value: object) -> str:
 def _advice(way: Way, schema: _Schema, value: object) -> str:
     """What was meant, where a value of another kind is a common slip."""
     kind = schema.get("type")
-    if way == ("listeners",) and value == []:
-        return slips.LISTENERS
     if kind == "array":
-        return slips.single_for_list(value)
+        of_mappings = _resolved(schema.get("items", {})).get("type") == "object"
+        return slips.single_for_mappings(str(way[-1]), value) if of_mappings else slips.single_for_list(value)
     if way == ("admin",) and value is not None:
         return slips.word_for_admin(value)
     if kind == "number" and isinstance(value, str) and str(way[-1]).endswith("_s"):

@@ -112,7 +112,9 @@ def _where_it_is_set(loaded: Loaded, place: Place) -> str:
     file, line = loaded.locate(way)
     where = f"it is {path_text(way)}" + (f" in {file}:{line}" if line else "")
     if way[0] == "admin":
-        where += ", by default 9090: write admin: {port: ...} for another one, or admin: null for none"
+        where += (
+            ", by default 9090: write admin: {port: ...} in a configuration for another one, or admin: null for none"
+        )
     return where
 
 

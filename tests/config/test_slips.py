@@ -31,7 +31,10 @@ from egressproxy.hostport import parse_allow_entry
         ("", "; write it as a list, like [one, other]"),
         ("a\x1b[31mb", "; write it as a list, like [one, other]"),
         ("a" * 61, "; write it as a list, like [one, other]"),
-        ({"action": "deny"}, "; put - before it, or [ ] around it"),
+        ({"a.x": 443}, "; write it as a list: [a.x:443]"),
+        ({"a.x": 443, "b.x": "*"}, '; write it as a list: [a.x:443, "b.x:*"]'),
+        ({"a.x": None}, ""),
+        ({"a.x": [1]}, ""),
         (None, ""),
         (True, ""),
         (1.5, ""),
@@ -39,6 +42,22 @@ from egressproxy.hostport import parse_allow_entry
 )
 def test_one_thing_where_a_list_belongs(value: object, advice: str) -> None:
     assert slips.single_for_list(value) == advice
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "advice"),
+    [
+        ("rules", {"action": "deny"}, "; put - before it, or [ ] around it"),
+        ("listeners", 3128, slips.LISTENERS),
+        ("listeners", [], slips.LISTENERS),
+        ("access_log", "logs/access.log", "; write it as a list: [{path: logs/access.log}]"),
+        ("access_log", "-", '; write it as a list: [{path: "-"}]'),
+        ("access_log", "a: b", ""),
+        ("rules", "deny", ""),
+    ],
+)
+def test_one_thing_where_a_list_of_mappings_belongs(key: str, value: object, advice: str) -> None:
+    assert slips.single_for_mappings(key, value) == advice
 
 
 WORDS = st.from_regex(r"\A[A-Za-z0-9*._:/-]{1,12}\Z").filter(lambda word: not word.endswith(":"))
