@@ -192,8 +192,10 @@ class Tunnel:
         """Go on with what no event will announce: bytes read with the head, or inside a TLS engine."""
         self._resume_due = False
         if self._result is None:
-            self.up.pump()
-            self.down.pump()
+            if self.up.blocked or self.up.more():
+                self.up.pump()
+            if self.down.blocked or self.down.more():
+                self.down.pump()
             self._settle()
 
     def _settle(self) -> None:
