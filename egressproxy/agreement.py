@@ -56,8 +56,9 @@ class Agreement:
     """The check of one tunnel: a `relay.holding.Gate`. Hot: once per checked tunnel."""
 
     __slots__ = (
+        "_check",
         "_draft",
-        "_enforced",
+        "_hello_required",
         "_intent",
         "_limit",
         "_policy",
@@ -76,8 +77,10 @@ class Agreement:
         self._draft = draft
         self._limit = services.max_hello_bytes
         self.deadlines = services.head_deadlines
-        self._enforced = verdict.check_on(intent.target.port) == "enforce"
-        self._tls_required = self._enforced if verdict.require_tls is None else verdict.require_tls
+        self._check = verdict.check_on(intent.target.port)
+        enforced = self._check == "enforce"
+        self._tls_required = enforced if verdict.require_tls is None else verdict.require_tls
+        self._hello_required = enforced or self._tls_required
         self._reader: HelloReader | None = None
         self.patient = verdict.require_tls is False
 
@@ -91,7 +94,7 @@ class Agreement:
                 raise
             return True
         except HelloError:
-            if self._refuses("malformed", self._enforced or self._tls_required):
+            if self._refuses("malformed", self._hello_required):
                 raise
             return True
         if hello is None:
@@ -100,18 +103,20 @@ class Agreement:
         draft = self._draft
         draft.server_name = hello.server_name_as_sent
         outcome = self._policy.agree(self._intent, self._verdict, hello.server_name, hello.ech is not None)
+        if self._check == "off" and outcome != "ech":
+            return True  # TLS was all that was asked for
         if outcome == "match":
             draft.sni_check = outcome
-        elif self._refuses(outcome, self._enforced):
+        elif self._refuses(outcome, self._check != "report"):
             raise self._disagreement(outcome, hello.server_name)
         return True
 
     def end(self, data: bytes) -> None:
-        if data and self._refuses("malformed", self._enforced or self._tls_required):
+        if data and self._refuses("malformed", self._hello_required):
             raise MalformedHello(f"the client ended its half after {len(data)} bytes of a ClientHello")
 
     def expire(self, data: bytes) -> None:
-        if self._refuses("timeout", self._enforced or self._tls_required):
+        if self._refuses("timeout", self._hello_required):
             raise HelloTimeout(f"{len(data)} bytes and no complete ClientHello within timeouts.head_s")
 
     def _refuses(self, outcome: str, refused: bool) -> bool:

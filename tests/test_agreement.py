@@ -93,7 +93,6 @@ REFUSED = [
     ({"sni_check": "report"}, set()),
     ({"sni_check": "report", "require_tls": False}, set()),
     ({"sni_check": "report", "require_tls": True}, set(SAID) - NAMES_ASIDE),
-    ({"sni_check": "off", "require_tls": True}, set(SAID) - NAMES_ASIDE),
 ]
 
 
@@ -104,6 +103,17 @@ def test_what_is_found_is_noted_and_refused_as_the_rule_says(setting, refused, k
     more = {"malformed: long": {"limit": 1024}, "ech": {"ech": "deny"}}.get(kind, {})
     expected = slug if kind in refused else None
     assert found(said, **setting, **more) == (kind.partition(":")[0], expected)
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_where_only_tls_is_required_names_are_not_compared(kind):
+    """Any name will do, and is noted without a finding. One that may be hidden is refused where `ech` says so."""
+    said, slug = SAID[kind]
+    more = {"malformed: long": {"limit": 1024}, "ech": {"ech": "deny"}}.get(kind, {})
+    any_name = kind in ("match", "mismatch", "no_sni")
+    expected = (None, None) if any_name else (kind.partition(":")[0], slug)
+    assert found(said, sni_check="off", require_tls=True, **more) == expected
+    assert found(said, target=f"{NAME}:8443", require_tls=True, **more) == expected
 
 
 def test_all_outcomes_are_told_apart():
