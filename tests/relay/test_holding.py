@@ -13,7 +13,7 @@ import socket
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.loops import at_rest, until
 from support.peers import BROKEN, SMALL_BUFFER, Peer, socket_pair, tcp_stream, together
@@ -21,6 +21,7 @@ from support.tunnels import HELD, LONG_S, Setup, on, run_setup
 
 from egressproxy.errors import HelloTimeout, MalformedHello, NotTls
 from egressproxy.model import Transfer
+from egressproxy.relay import tunnel as tunnel_module
 from egressproxy.relay.flow import COPY_BYTES
 from egressproxy.relay.holding import READ_BYTES, HeldFlow
 from egressproxy.relay.tunnel import Tunnel
@@ -235,6 +236,72 @@ def test_all_of_it_passes_or_nothing_does_however_it_is_cut(setup, begins, rest,
             with pytest.raises((NotTls, MalformedHello)):
                 await joined.over()
             assert joined.tunnel.bytes_up == 0
+
+    run_setup(setup, story)
+
+
+ACTS = st.tuples(
+    st.sampled_from(["client", "upstream"]),
+    st.sampled_from(["send", "send", "send", "end", "reset", "close", "turn", "cut", "late"]),
+    st.integers(1, 12),
+)
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acts=st.lists(ACTS, max_size=10), word=st.booleans(), strict=st.booleans())
+def test_whatever_peers_do_nothing_unjudged_is_heard_and_nothing_is_left(setup, monkeypatch, acts, word, strict):
+    """Either may send, end, leave or reset at any moment, and the tunnel be cut or out of time."""
+    monkeypatch.setattr(tunnel_module, "LINGER_S", SHORT_S)
+    script = (WORD if word else b"open season") + b"." * 100
+
+    async def story(bench):
+        joined = await bench.join(gate=Doorkeeper(bench, strict=strict))
+        peers = {"client": joined.client, "upstream": joined.upstream}
+        silent, said, late = set(), 0, False
+        for who, act, number in acts:
+            peer = peers[who]
+            if act == "cut":
+                joined.tunnel.cut("cut")
+            elif act == "late" and isinstance(joined.tunnel.up, HeldFlow):
+                late = True
+                joined.tunnel.up.expire()
+            elif act == "turn":
+                await asyncio.sleep(0.0005 * number)
+            elif act in ("send", "end") and who not in silent:
+                try:
+                    await (peer.end() if act == "end" else peer.send(script[said : said + number]))
+                    said += number if act == "send" and who == "client" else 0
+                except OSError:
+                    pass  # the other side is gone
+            elif act in ("reset", "close") and f"{who} left" not in silent:
+                getattr(peer, act)()
+            if act in ("end", "reset", "close"):
+                silent.add(who)
+            if act in ("reset", "close"):
+                silent.add(f"{who} left")
+            await asyncio.sleep(0)
+        heard = b""
+        if "upstream left" not in silent:
+            if "client" not in silent:
+                joined.client.close()
+            try:
+                while data := await joined.upstream.receive_some():
+                    heard += data
+            except BROKEN:
+                pass
+        for peer in peers.values():
+            peer.close()
+        try:
+            transfer = await joined.over()
+        except (NotTls, MalformedHello, HelloTimeout):
+            assert heard == b""
+        else:
+            assert len(heard) <= transfer.bytes_up <= said
+        assert script[:said].startswith(heard)
+        if heard and not (word and said >= len(WORD)):  # not the word: then by the gate's grace at the end of it
+            assert not strict
+            assert late or WORD.startswith(heard)
 
     run_setup(setup, story)
 
