@@ -132,6 +132,13 @@ async def test_all_that_came_with_the_head_is_judged_however_much_it_is(bench):
     assert (await end_in_order(joined)).bytes_up == len(word)
 
 
+@on([setup for setup in SETUPS if setup.tls])
+async def test_bytes_that_came_with_the_handshake_are_judged_without_an_event(bench):
+    joined = await bench.join(early=WORD + b" and more", gate=Doorkeeper(bench))
+    assert await joined.upstream.receive(len(WORD) + 9) == WORD + b" and more"
+    assert (await end_in_order(joined)).bytes_up == len(WORD) + 9
+
+
 @on_every_held_setup
 async def test_much_behind_the_word_arrives_whole_and_once(bench):
     joined = await bench.join(buffer=SMALL_BUFFER, gate=Doorkeeper(bench))
@@ -404,6 +411,7 @@ async def test_what_a_client_says_to_a_dead_upstream_is_read_and_asks_no_gate(be
     await until(lambda: joined.tunnel.bytes_down == 100_000)
     joined.upstream.reset()
     await until(lambda: joined.tunnel.up.broken, "the tunnel noticed")
+    assert len(bench.deadlines) == 0
     await joined.client.send(b"not the word" * 1000)
     received = 0
     try:
@@ -414,6 +422,20 @@ async def test_what_a_client_says_to_a_dead_upstream_is_read_and_asks_no_gate(be
     assert received == 100_000
     assert await joined.over() == Transfer(0, 100_000, "upstream", "upstream_reset")
     assert gate.asked == [WORD[:4]]
+
+
+@on_every_held_setup
+async def test_a_client_that_ends_beside_a_dead_upstream_is_heard_once(bench):
+    joined = await bench.join(buffer=SMALL_BUFFER, gate=Doorkeeper(bench))
+    await joined.upstream.send(bytes(150_000))
+    await until(lambda: joined.tunnel.bytes_down == 150_000)
+    joined.upstream.reset()
+    await until(lambda: joined.tunnel.up.broken, "the tunnel noticed")
+    await joined.client.end()
+    await until(lambda: joined.tunnel.up.done, "and does not listen any more")
+    assert not joined.task.done()
+    assert len(await joined.client.receive(150_000)) == 150_000
+    assert (await joined.over()).end == "upstream_reset"
 
 
 # --- the client leaves --------------------------------------------------------------------------------------------
@@ -489,8 +511,9 @@ async def test_who_has_not_said_the_word_in_time_is_refused(bench, said):
 
 
 @on_every_held_setup
-async def test_more_of_the_word_does_not_move_the_deadline(bench):
-    gate = Doorkeeper(bench, word=WORD * 10_000, within_s=4 * SHORT_S)
+@pytest.mark.parametrize("patient", [False, True])
+async def test_more_of_the_word_does_not_move_the_deadline(bench, patient):
+    gate = Doorkeeper(bench, word=WORD * 10_000, patient=patient, within_s=3 * SHORT_S)
     joined = await bench.join(gate=gate)
     started = bench.loop.time()
     while not joined.task.done():

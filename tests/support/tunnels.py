@@ -23,7 +23,7 @@ from egressproxy.relay.flow import Flow
 from egressproxy.relay.holding import Gate, HeldFlow
 from egressproxy.relay.relay import Relay
 from egressproxy.relay.splicing import SpliceFlow
-from egressproxy.stream import Stream, TcpStream, TlsStream
+from egressproxy.stream import TLS_READ_BYTES, Stream, TcpStream, TlsStream
 
 LONG_S = 60.0
 """A timeout that no test reaches."""
@@ -121,6 +121,7 @@ class Bench:
     async def join(
         self,
         *,
+        early: bytes = b"",
         unread: bytes = b"",
         upstream_unread: bytes = b"",
         buffer: int | None = None,
@@ -129,6 +130,7 @@ class Bench:
     ) -> Joined:
         """A tunnel at work.
 
+        early   sent by the client before it runs, and behind TLS already taken in with the handshake
         buffer  size of every socket's buffers
         before  called with both streams before it runs
         gate    judges the client's first bytes; None: one that lets them pass, or none, as the setup says
@@ -144,6 +146,11 @@ class Bench:
         if self.setup.engine == "tls-both":
             upstream = TlsPeer(upstream_end, server_context(), server_side=True)
             outer = await _secured(outer, upstream, server_side=False)
+        if early:
+            await client.send(early)
+            client.wait_until_delivered()
+            if isinstance(inner, TlsStream):
+                inner._incoming.write(inner.tcp.try_read(TLS_READ_BYTES) or b"")
         if unread:
             inner.unread(unread)
         if upstream_unread:
