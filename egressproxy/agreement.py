@@ -89,9 +89,9 @@ class Agreement:
             hello = parse_client_hello(data) if self._reader is None else self._reader.read(data)
             if len(data) > self._limit and (hello is None or hello.length > self._limit):
                 raise HelloTooLarge(f"the ClientHello has more than {self._limit} bytes (limits.max_hello_bytes)")
-        except NotTls:
+        except NotTls as error:
             if self._refuses("not_tls", self._tls_required):
-                raise
+                raise NotTls(f"{error}; {self._way_out()}") from None
             return True
         except HelloError:
             if self._refuses("malformed", self._hello_required):
@@ -117,12 +117,20 @@ class Agreement:
 
     def expire(self, data: bytes) -> None:
         if self._refuses("timeout", self._hello_required):
-            raise HelloTimeout(f"{len(data)} bytes and no complete ClientHello within timeouts.head_s")
+            facts = f"{len(data)} bytes and no complete ClientHello within timeouts.head_s"
+            raise HelloTimeout(facts if data else f"{facts}; {self._way_out()}")
 
     def _refuses(self, outcome: str, refused: bool) -> bool:
         """Note the outcome. Whoever asks raises: a frame that holds an error which holds the frame is a cycle."""
         self._draft.sni_check = outcome
         return refused
+
+    def _way_out(self) -> str:
+        """What an operator may do who wants other protocols than TLS to pass."""
+        rule = self._verdict.rule
+        return (
+            f"where something else than TLS is meant to pass, set require_tls: false on a rule for it (this was {rule})"
+        )
 
     def _disagreement(self, outcome: str, server_name: str | None) -> EgressError:
         target, rule = self._intent.target, self._verdict.rule

@@ -283,7 +283,7 @@ def redirect(
         str | None,
         typer.Option(metavar="redirect|tproxy", help="As `transparent` in CONFIG. Default: that, or redirect."),
     ] = None,
-    ports: Annotated[str, typer.Option(metavar="PORTS", help="Ports to capture, like 80,443,8000-8100.")] = "80,443",
+    ports: Annotated[str, typer.Option(metavar="PORTS", help="Ports to capture, like 443,8000-8100.")] = "443",
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="CIDR", help="Capture only what goes to these networks. May be repeated."),

@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 from egressproxy.errors import EchDenied, RuleDenied
 
-
 TLS_PORT = 443
 """Where a tunnel is expected to carry TLS, and an `sni` listener forwards to, unless the configuration says otherwise."""
 
@@ -63,7 +62,8 @@ class Verdict(NamedTuple):
     private_addresses  the address guard lets addresses of private and other special ranges pass
     named_addresses    address literals that the rule itself names: the only way to a metadata address
     sni_check          whether the TLS inside a CONNECT tunnel must ask for the tunnel's host: `enforce`, `report` or `off`;
-                       None: `enforce` on port 443, `off` elsewhere
+                       None: `by_default` on port 443, `off` elsewhere
+    by_default         `enforce`, or `report` where refusals are only reported
     require_tls        whether what is inside must be TLS; None: where `sni_check` says `enforce`
     ech                a ClientHello with Encrypted Client Hello may pass, judged by its outer name
     proxy_protocol     version of the PROXY protocol header that the upstream gets; 0: none
@@ -81,10 +81,11 @@ class Verdict(NamedTuple):
     ech: bool = True
     proxy_protocol: Literal[0, 1, 2] = 0
     dials_original: bool = False
+    by_default: str = "enforce"
 
     def check_on(self, port: int) -> str:
         """`enforce`, `report` or `off` for a tunnel to this port."""
-        return self.sni_check or ("enforce" if port == TLS_PORT else "off")
+        return self.sni_check or (self.by_default if port == TLS_PORT else "off")
 
     def enforce(self, intent: Intent) -> None:
         """Raise RuleDenied unless allowed, EchDenied for a hidden name that is not."""

@@ -78,7 +78,7 @@ class Capture(NamedTuple):
     own: bool = True
     routed: bool = False
     uid: int | None = None
-    ports: tuple[PortRange, ...] = (PortRange(80, 80), PortRange(443, 443))
+    ports: tuple[PortRange, ...] = (PortRange(443, 443),)
     include: tuple[Network, ...] = ()
     exclude: tuple[Network, ...] = ()
 

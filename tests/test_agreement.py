@@ -148,12 +148,23 @@ def test_a_tunnel_is_checked_on_443_and_where_asked_for(port, setting, checked):
     assert draft.sni_check is None
 
 
-@pytest.mark.parametrize("everywhere", [{"report": True}, {"outbound": "allow_any"}], ids=repr)
-def test_what_no_rule_allows_and_passes_all_the_same_is_checked_too(everywhere):
-    agreement, _ = check("unknown.example.test:443", everywhere=everywhere)
+def test_what_no_rule_allows_and_passes_all_the_same_is_checked_too():
+    agreement, _ = check("unknown.example.test:443", everywhere={"outbound": "allow_any"})
     assert agreement is not None
     with pytest.raises(SniMismatch):
         agreement.judge(GRANTED)
+
+
+@pytest.mark.parametrize("target", [f"{NAME}:443", "unknown.example.test:443"])
+def test_where_refusals_are_only_reported_a_mismatch_is_too_unless_a_check_is_set(target):
+    agreement, draft = check(target, everywhere={"report": True})
+    assert agreement is not None
+    assert agreement.judge(openssl_hello("other.example.test"))
+    assert draft.sni_check == "mismatch"
+    agreement, _ = check(target, everywhere={"report": True, "sni_check": "enforce"})
+    assert agreement is not None
+    with pytest.raises(SniMismatch):
+        agreement.judge(openssl_hello("other.example.test"))
 
 
 def test_who_came_by_its_hello_is_not_judged_twice():
@@ -168,9 +179,11 @@ def test_who_came_by_its_hello_is_not_judged_twice():
 
 
 @pytest.mark.parametrize(
-    ("setting", "patient"), [({}, False), ({"require_tls": True}, False), ({"require_tls": False}, True)]
+    ("setting", "patient"),
+    [({}, False), ({"require_tls": True}, False), ({"sni_check": "report"}, False), ({"require_tls": False}, True)],
 )
 def test_only_who_need_not_speak_tls_may_be_silent(setting, patient):
+    """`report` says what `enforce` would have done, to the silent as well."""
     agreement, _ = check(**setting)
     assert agreement is not None
     assert agreement.patient is patient

@@ -312,7 +312,7 @@ def test_redirect_prints_rules_that_nft_takes_as_they_are() -> None:
     done = egressproxy("redirect", "--port", "8443", "--user", "1337", "--exclude", "10.0.0.0/8,fd00::/8", "--routed")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\ntable inet egressproxy\ndelete table inet egressproxy\ntable inet egressproxy {\n" in done.stdout
-    for line in ("meta skuid 1337 return", "ip6 daddr { fd00::/8 } return", "tcp dport { 80, 443 } redirect to :8443"):
+    for line in ("meta skuid 1337 return", "ip6 daddr { fd00::/8 } return", "tcp dport { 443 } redirect to :8443"):
         assert f"\t\t{line}\n" in done.stdout
     assert done.stdout.endswith("\t}\n}\n")
 
@@ -387,7 +387,7 @@ def test_redirect_applies_and_removes() -> None:
         applied = host.call(egressproxy, "redirect", "--port", "8443", "--user", "1337", "--apply")
         assert (applied.returncode, applied.stderr) == (0, "")
         assert applied.stdout.splitlines()[:2] == [
-            "TCP to ports 80, 443 of programs on this host goes to port 8443 (redirect)",
+            "TCP to ports 443 of programs on this host goes to port 8443 (redirect)",
             "note: only TCP is captured: QUIC (UDP) goes past the proxy unless a firewall stops it",
         ]
         rules = host.run("nft", "list", "ruleset").out

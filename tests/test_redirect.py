@@ -37,7 +37,7 @@ def networks(*texts: str):
 
 def test_the_rules_for_a_pod_of_its_own():
     assert printed(OWN) == (
-        "# TCP to ports 80, 443 of programs on this host goes to port 15001 (redirect).\n"
+        "# TCP to ports 443 of programs on this host goes to port 15001 (redirect).\n"
         "# Note: only TCP is captured: QUIC (UDP) goes past the proxy unless a firewall stops it.\n"
         "# Note: the listener should have the address ::, which takes IPv4 and IPv6; where it does not listen, what is "
         "captured is refused.\n"
@@ -45,7 +45,7 @@ def test_the_rules_for_a_pod_of_its_own():
         "delete table inet egressproxy\n"
         "table inet egressproxy {\n"
         "\tchain capture {\n"
-        "\t\ttcp dport { 80, 443 } redirect to :15001\n"
+        "\t\ttcp dport { 443 } redirect to :15001\n"
         "\t}\n"
         "\n"
         "\tchain output {\n"
@@ -61,7 +61,7 @@ def test_the_rules_for_a_pod_of_its_own():
         "\t\tmeta skuid 1337 return\n"
         "\t\tfib saddr type != local return\n"
         "\t\tct state != invalid return\n"
-        "\t\ttcp dport { 80, 443 } drop\n"
+        "\t\ttcp dport { 443 } drop\n"
         "\t}\n"
         "}\n"
     )

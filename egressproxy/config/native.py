@@ -349,7 +349,7 @@ _AMBIGUOUS = (
         "is true to some readers of YAML and text to others; write true, or quote it",
     ),
     (
-        re.compile(r"no|No|NO|off|Off|OFF"),
+        re.compile(r"no|No|NO|Off|OFF"),  # `off` is a word of the settings, and text here as in YAML 1.2
         "is false to some readers of YAML and text to others; write false, or quote it",
     ),
     (

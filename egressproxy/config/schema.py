@@ -539,11 +539,12 @@ class Config(_Settings):
     services: Annotated[tuple[Service, ...], Field(max_length=MAX_ENTRIES)] = ()
     """The registry of known destinations."""
     report: Flag = False
-    """Log and count all that rules and `outbound` would refuse, and let it pass. The address guard still holds."""
+    """Log and count all that rules and `outbound` would refuse, and let it pass; tunnels on port 443 whose TLS asks for another
+    host as well. The address guard still holds, and an `sni_check` or `ech` that is set."""
     sni_check: SniCheck | None = None
     """Whether the TLS inside a CONNECT tunnel must ask for the host that the tunnel was granted for. `enforce`: if not, it is
-    closed before the origin sees a byte; `report`: logged and counted only; `off`: not looked at. Absent: `enforce` on port
-    443 and `off` on other ports. Set, it holds for every port of every rule that does not say otherwise."""
+    closed before the origin sees a byte; `report`: logged and counted only; `off`: not looked at. Absent: `off`, and on port
+    443 `enforce` (`report` with `report: true`). Set, it holds for every port of every rule that does not say otherwise."""
     ech: Ech = "allow"
     """A ClientHello with Encrypted Client Hello (browsers send a dummy of it to every site): `allow` judges its outer name;
     `deny` closes, dummies included, which nothing on the path can tell from the real thing."""

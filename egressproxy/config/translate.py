@@ -147,6 +147,8 @@ def _advice(way: Way, schema: _Schema, value: object) -> str:
         return slips.single_for_mappings(str(way[-1]), value) if of_mappings else slips.single_for_list(value)
     if way == ("admin",) and value is not None:
         return slips.word_for_admin(value)
+    if kind == "boolean" and value == "off":
+        return "; write false"
     if kind == "number" and isinstance(value, str) and str(way[-1]).endswith("_s"):
         return slips.span_for_seconds(value)
     return ""
@@ -165,6 +167,10 @@ def _hint(way: Way, value: object) -> str:
         return ""
     if isinstance(value, str) and _pattern(way) in _OF_HOSTS:
         return slips.url_for_host(value, with_port=_pattern(way) == ("allow",))
+    words = _schema_at(way).get("enum")
+    if words is not None and isinstance(value, (int, float)):
+        meant = "off" if value is False else f"v{value}"
+        return f"; did you mean {meant}?" if meant in words else ""
     if isinstance(value, (int, float)):
         if "examples" in _schema_at(way):  # text of a form that no number has: quoted it would be as wrong
             return ""

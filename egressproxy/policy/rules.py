@@ -162,10 +162,19 @@ def _rule_verdict(rule: Rule, name: str, config: Config) -> Verdict:
             require_tls=rule.require_tls,
             ech=ech,
             proxy_protocol=_PROXY_PROTOCOLS[rule.proxy_protocol],
+            by_default=_check_by_default(config),
         )
     reported = rule.report or config.report
     reason = f"refused by rule {name}"
-    return Verdict(allowed=reported, rule=name, reason=reason, reported=reported, sni_check=config.sni_check, ech=ech)
+    return Verdict(
+        allowed=reported,
+        rule=name,
+        reason=reason,
+        reported=reported,
+        sni_check=config.sni_check,
+        ech=ech,
+        by_default="report",
+    )
 
 
 def _allow_parts(config: Config) -> Iterator[tuple[list[HostPattern], PortRange, Verdict]]:
@@ -182,6 +191,7 @@ def _allow_parts(config: Config) -> Iterator[tuple[list[HostPattern], PortRange,
         named_addresses=named,
         sni_check=config.sni_check,
         ech=config.ech == "allow",
+        by_default=_check_by_default(config),
     )
     for ports, hosts in by_ports.items():
         yield hosts, ports, verdict
@@ -196,6 +206,7 @@ def _service_verdict(service: Service, config: Config) -> Verdict:
         named_addresses=_addresses(service.hosts),
         sni_check=config.sni_check,
         ech=config.ech == "allow",
+        by_default=_check_by_default(config),
         dials_original=service.resolution == "none",
     )
 
@@ -213,4 +224,9 @@ def _outbound_verdict(config: Config) -> Verdict:
         reported=config.report and registry,
         sni_check=config.sni_check,
         ech=config.ech == "allow",
+        by_default=_check_by_default(config),
     )
+
+
+def _check_by_default(config: Config) -> Literal["enforce", "report"]:
+    return "report" if config.report else "enforce"

@@ -109,7 +109,7 @@ def _squid_url(record: ConnectionRecord) -> str:
     if record.target_text:
         path, mark, _ = record.target_text.partition("?")
         return _field(path + mark)
-    if record.outcome == "malformed_request":
+    if record.status == 400:
         return "error:invalid-request"
     return "error:transaction-end-before-headers"
 

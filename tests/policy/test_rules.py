@@ -101,7 +101,7 @@ def everything(**settings):
 def test_without_settings_tls_is_checked_on_443_and_ech_may_pass():
     for verdict in everything():
         assert (verdict.sni_check, verdict.require_tls, verdict.ech) == (None, None, True)
-        assert (verdict.check_on(443), verdict.check_on(8443)) == ("enforce", "off")
+        assert (verdict.check_on(443), verdict.check_on(8443)) == ("report" if verdict.reported else "enforce", "off")
         assert (verdict.proxy_protocol, verdict.dials_original) == (0, False)
 
 

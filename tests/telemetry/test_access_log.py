@@ -222,7 +222,7 @@ def test_what_is_not_a_tunnel_has_squids_code_for_it(record, line, line_of_5):
         ),
         (
             NO_SNI,
-            "      0 172.30.109.89 NONE_NONE/400 7 CONNECT error:transaction-end-before-headers - HIER_NONE/- -",
+            "      0 172.30.109.89 NONE_NONE/400 7 CONNECT error:invalid-request - HIER_NONE/- -",
             None,
         ),
         (
