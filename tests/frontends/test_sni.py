@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.certificates import client_context, server_context
 from support.hellos import (
     CAPTURED_NAME,
     CAPTURES,
@@ -17,7 +18,7 @@ from support.hellos import (
     server_name,
 )
 from support.leaves import LEAVES
-from support.peers import together
+from support.peers import TlsPeer, together
 
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.errors import (
@@ -31,7 +32,7 @@ from egressproxy.errors import (
 )
 from egressproxy.frontends.sni import READ_BYTES, SniFrontend, send_alert
 from egressproxy.model import Intent, Target
-from egressproxy.stream import StreamExpired
+from egressproxy.stream import StreamExpired, TlsStream
 from egressproxy.wire import client_hello
 from egressproxy.wire.alerts import alert_record
 
@@ -205,6 +206,16 @@ async def test_refusing_who_is_gone_never_raises(ends):
     front().refuse(ends.stream, RuleDenied("gone"), ends.draft)
     ends.stream.close()
     assert ends.draft.reply_bytes == 0
+
+
+async def test_an_alert_goes_inside_the_tls_of_the_listener(ends):
+    """Of a client that speaks TLS to the proxy, and again inside its tunnel."""
+    stream = TlsStream(ends.stream, server_context(), server_side=True)
+    peer = TlsPeer(ends.peer.sock, client_context(), server_side=False)
+    await together(stream.handshake(), peer.handshake())
+    assert send_alert(stream, RuleDenied("no")) == 7
+    assert await peer.receive_all() == alert_record(RuleDenied.alert)
+    stream.close()
 
 
 async def test_an_alert_that_does_not_fit_is_not_waited_for(ends):
