@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from egressproxy.agreement import agreement_for
 from egressproxy.capture import original_destination
@@ -53,7 +54,8 @@ LINGER_READ_BYTES = 16_384
 """Read and thrown away after a refusal, at most."""
 
 
-class Entrance(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entrance:
     """How clients of one listener come in.
 
     tls          the listener itself speaks TLS
@@ -70,7 +72,8 @@ class Entrance(NamedTuple):
     port: int = 0
 
 
-class Services(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Services:
     """What a connection is served with: one whole configuration, put to work. A reload makes another one."""
 
     policy: Policy

@@ -1,11 +1,13 @@
 """The values that pass between the stages: what is wanted, what was decided, where it went, what came of it.
 
 Values are immutable. The ones made anew for every connection are named tuples and not frozen dataclasses: a frozen
-dataclass assigns each field through `object.__setattr__`, three times the cost, several microseconds per tunnel.
+dataclass assigns each field through `object.__setattr__`, three times the cost, several microseconds per tunnel. The one
+that is made once and read by every connection, `Verdict`, is a frozen dataclass: its fields are read in a third of the time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from egressproxy.errors import EchDenied, RuleDenied
@@ -50,7 +52,8 @@ class Intent(NamedTuple):
     ech: bool = False
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Verdict:
     """What the policy says of an intent by name.
 
     One verdict is made per rule when the configuration is loaded and shared by all connections: it holds nothing of them.

@@ -1,5 +1,6 @@
 """The index says what a walk through the rules says; spelling and the number of entries change no verdict."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -134,7 +135,7 @@ def test_a_name_inside_passes_if_it_is_the_one_granted_or_may_be_reached_by_itse
         inside = intent._replace(target=parse_authority(f"{server_name}:{target.port}"))
         expected = "match" if decided_slowly(config, inside)[0] else "mismatch"
     assert outcome == expected
-    assert judge.agree(intent, verdict._replace(ech=False), server_name, ech) == ("ech" if ech else expected)
+    assert judge.agree(intent, replace(verdict, ech=False), server_name, ech) == ("ech" if ech else expected)
 
 
 @given(configs)
