@@ -186,10 +186,13 @@ class _Attempt(Signal):
         self.code = code
         self.timed_out = False
 
-    def __call__(self, _events: int) -> None:
+    def __call__(self, events: int) -> None:
         """As the poller's handler."""
-        assert self.sock is not None  # it is watched
-        self.code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if events == WRITE:  # nearly always: an attempt that has failed has other bits as well
+            self.code = 0
+        else:
+            assert self.sock is not None  # it is watched
+            self.code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         self.fire()
 
     def expire(self) -> None:

@@ -27,6 +27,8 @@ READ = 1
 """Ready to read, or at the end of the stream (EPOLLIN)."""
 WRITE = 4
 """Ready to write (EPOLLOUT)."""
+ERROR = 8
+"""It has failed, or may have: asking it will tell (EPOLLERR)."""
 _ONCE = 1 << 30
 """EPOLLONESHOT: stay registered, but report nothing more until watched again."""
 _BATCH = 256
@@ -139,7 +141,7 @@ class LoopPoller:
     def watch_once(self, fd: int, events: int, handler: Handler) -> None:
         def once(ready: int) -> None:
             self.watch(fd, 0, handler)
-            handler(ready)
+            handler(ready | ERROR)  # the loop does not tell one from the other
 
         self.watch(fd, events, once)
 
