@@ -92,18 +92,21 @@ class _Story:
         self.awaited: Awaited | None = None
 
     def __call__(self, awaited: Awaited) -> None:
-        if awaited is self.awaited:
+        if awaited is self.awaited:  # else it was cancelled meanwhile
             self.awaited = None
-            self._stories.wake(self)
+            stories = self._stories
+            if not stories.woken:
+                stories.loop.call_soon(stories.go_on_with_all)
+            stories.woken.append(self)
 
 
 class Stories:
     """Those of one worker that are being told."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
+        self.woken: list[_Story] = []  # what they waited for has happened; they go on in the next turn
         self._told: set[_Story] = set()
-        self._woken: list[_Story] = []
         self._all_over = asyncio.Event()
 
     def __len__(self) -> int:
@@ -115,14 +118,9 @@ class Stories:
         self._told.add(story)
         self._go_on(story)
 
-    def wake(self, story: _Story) -> None:
-        """What the story waited for has happened."""
-        if not self._woken:
-            self._loop.call_soon(self._go_on_with_all)
-        self._woken.append(story)
-
-    def _go_on_with_all(self) -> None:
-        woken, self._woken = self._woken, []
+    def go_on_with_all(self) -> None:
+        """Tell on those that were woken."""
+        woken, self.woken = self.woken, []
         for story in woken:
             if story in self._told:  # else it was cancelled meanwhile
                 self._go_on(story)
@@ -135,7 +133,7 @@ class Stories:
             self._end(story)
         except Exception as defect:
             self._end(story)
-            self._loop.call_exception_handler({"message": f"a defect ended {coroutine!r}", "exception": defect})
+            self.loop.call_exception_handler({"message": f"a defect ended {coroutine!r}", "exception": defect})
         else:
             story.awaited = awaited
             awaited._asyncio_future_blocking = False
