@@ -143,7 +143,8 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         draft.error = InternalError(f"{type(error).__name__}; the proxy's own log has the details")
         frontend.refuse(client, draft.error, draft)
     finally:
-        services.head_deadlines.stop(tcp)
+        if draft.head_at is None:
+            services.head_deadlines.stop(tcp)
         client.close()
         if upstream is not None:
             upstream.close()
