@@ -5,8 +5,11 @@ ClientHello, and its server name is compared with the target before the upstream
 `OUTCOMES`, noted in the record and counted, whether it is enforced or only reported.
 
 A client that leaves before it has sent a byte has nothing to be judged. Names encrypted inside the hello (ECH) stay
-hidden: the outer name is judged, unless `ech` is `deny`. A second hello, after a HelloRetryRequest, must name the same
-server (RFC 8446 section 4.1.2) and is the origin's to hold to that.
+hidden: the outer name is judged, unless `ech` is `deny`.
+
+A server of TLS 1.3 may ask for a second ClientHello, which must be the first with small changes (RFC 8446 section 4.1.2), and
+few servers see whether it names another one. So what a client sends behind its hello is held until the server's first bytes
+say that no second one is wanted, or the second has been read and names the same server. This holds on `sni` listeners as well.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from egressproxy.errors import (
     SniMismatch,
     SniMissing,
 )
-from egressproxy.wire.client_hello import HelloReader, parse_client_hello
+from egressproxy.wire.client_hello import TLS_1_3, HelloReader, parse_client_hello, second_hello_at
+from egressproxy.wire.server_hello import asks_again
 
 if TYPE_CHECKING:
     from egressproxy.deadlines import DeadlineQueue
@@ -61,11 +65,14 @@ class Agreement:
         "_hello_required",
         "_intent",
         "_limit",
+        "_name",
         "_policy",
         "_reader",
         "_tls_required",
         "_verdict",
         "deadlines",
+        "judged",
+        "listens",
         "patient",
     )
 
@@ -77,14 +84,17 @@ class Agreement:
         self._draft = draft
         self._limit = services.max_hello_bytes
         self.deadlines = services.head_deadlines
-        self._check = verdict.check_on(intent.target.port)
+        self._check = verdict.by_default if draft.judged_bytes else verdict.check_on(intent.target.port)
         enforced = self._check == "enforce"
         self._tls_required = enforced if verdict.require_tls is None else verdict.require_tls
         self._hello_required = enforced or self._tls_required
         self._reader: HelloReader | None = None
+        self._name: str | None = intent.target.host  # that the first hello asked for
+        self.judged = draft.judged_bytes
+        self.listens = False
         self.patient = verdict.require_tls is False
 
-    def judge(self, data: bytes) -> bool:
+    def judge(self, data: bytes) -> int | None:
         try:
             hello = parse_client_hello(data) if self._reader is None else self._reader.read(data)
             if len(data) > self._limit and (hello is None or hello.length > self._limit):
@@ -92,23 +102,54 @@ class Agreement:
         except NotTls as error:
             if self._refuses("not_tls", self._tls_required):
                 raise NotTls(f"{error}; {self._way_out()}") from None
-            return True
+            return len(data)
+        except HelloError:
+            if self._refuses("malformed", self._hello_required):
+                raise
+            return len(data)
+        if hello is None:
+            self._reader = self._reader or HelloReader()  # it comes in pieces: none of them is read twice
+            return None
+        draft = self._draft
+        draft.server_name = hello.server_name_as_sent
+        outcome = self._policy.agree(self._intent, self._verdict, hello.server_name, hello.ech is not None)
+        if self._check == "off" and outcome != "ech":
+            return len(data)  # TLS was all that was asked for
+        if outcome == "match":
+            draft.sni_check = outcome
+            self._name = hello.server_name
+            self._reader = None
+            self.listens = TLS_1_3 in hello.versions
+        elif self._refuses(outcome, self._check != "report"):
+            raise self._disagreement(outcome, hello.server_name)
+        return hello.length
+
+    def hear(self, answer: bytes) -> bool | None:
+        return asks_again(answer)
+
+    def judge_again(self, data: bytes) -> bool:
+        try:
+            at = second_hello_at(data)
+            if at is not None:
+                self._reader = self._reader or HelloReader()
+            hello = None if at is None or self._reader is None else self._reader.read(data[at:])
+            if hello is None and len(data) > self._limit + (at or 0):
+                raise HelloTooLarge(
+                    f"the second ClientHello has more than {self._limit} bytes (limits.max_hello_bytes)"
+                )
         except HelloError:
             if self._refuses("malformed", self._hello_required):
                 raise
             return True
         if hello is None:
-            self._reader = self._reader or HelloReader()  # it comes in pieces: none of them is read twice
             return False
-        draft = self._draft
-        draft.server_name = hello.server_name_as_sent
-        outcome = self._policy.agree(self._intent, self._verdict, hello.server_name, hello.ech is not None)
-        if self._check == "off" and outcome != "ech":
-            return True  # TLS was all that was asked for
-        if outcome == "match":
-            draft.sni_check = outcome
-        elif self._refuses(outcome, self._check != "report"):
-            raise self._disagreement(outcome, hello.server_name)
+        outcome = "match" if hello.server_name == self._name else "mismatch"
+        if hello.ech is not None and not self._verdict.ech:
+            outcome = "ech"
+        if outcome != "match":
+            self._draft.server_name = hello.server_name_as_sent
+            if self._refuses(outcome, self._check != "report"):
+                raise self._disagreement(outcome, f"{hello.server_name} when the server asks again")
         return True
 
     def end(self, data: bytes) -> None:
@@ -148,10 +189,11 @@ class Agreement:
 def agreement_for(intent: Intent, verdict: Verdict, draft: RecordDraft, services: CheckServices) -> Agreement | None:
     """The check of a tunnel; None where nothing is to be checked. Hot: once per connection.
 
-    A client of an `sni` listener was judged by its ClientHello before.
+    A client of an `sni` listener was judged by its ClientHello before; left is the second one that its server may ask for.
     """
-    if draft.server_name is not None or (
-        verdict.check_on(intent.target.port) == "off" and verdict.require_tls is not True
-    ):
+    if draft.server_name is None:
+        if verdict.check_on(intent.target.port) == "off" and verdict.require_tls is not True:
+            return None
+    elif not draft.judged_bytes:
         return None
     return Agreement(intent, verdict, draft, services)

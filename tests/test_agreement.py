@@ -56,14 +56,14 @@ def found(said, **setting):
 
 def judged(data):
     def said(agreement):
-        assert agreement.judge(data) is True
+        assert agreement.judge(data) == len(data)
 
     return said
 
 
 def unfinished(how):
     def said(agreement):
-        assert agreement.judge(GRANTED[:99]) is False
+        assert agreement.judge(GRANTED[:99]) is None
         getattr(agreement, how)(GRANTED[:99])
 
     return said
@@ -234,11 +234,13 @@ def test_a_tunnel_to_an_address_holds_no_name_or_one_that_may_be_reached_by_itse
 
 def test_a_hello_of_just_the_limit_is_read_and_one_byte_more_is_not():
     size = len(GRANTED)
-    assert found(judged(GRANTED + b"more"), limit=size) == ("match", None)
+    agreement, _ = check(limit=size)
+    assert agreement is not None
+    assert agreement.judge(GRANTED + b"more") == size
     assert found(judged(GRANTED + b"more"), limit=size - 1) == ("malformed", "hello_too_large")
     agreement, _ = check(limit=99)
     assert agreement is not None
-    assert agreement.judge(GRANTED[:99]) is False
+    assert agreement.judge(GRANTED[:99]) is None
     with pytest.raises(EgressError, match=r"more than 99 bytes \(limits.max_hello_bytes\)"):
         agreement.judge(GRANTED[:100])
 
@@ -304,7 +306,7 @@ def test_any_split_is_judged_as_the_whole(data, cuts):
     def judge(pieces):
         agreement, draft = check()
         assert agreement is not None
-        return outcome_in_pieces(lambda data: agreement.judge(data) or None, pieces), draft.sni_check
+        return outcome_in_pieces(lambda data: agreement.judge(data), pieces), draft.sni_check
 
     assert judge(pieces) == judge([data])
 
@@ -323,8 +325,8 @@ def test_records_of_one_byte_that_come_byte_by_byte_are_looked_at_once(monkeypat
     stream = records(hello(server_name(NAME), extension(0xFAFA, bytes(2000))), 1)
     agreement, _ = check()
     assert agreement is not None
-    assert [agreement.judge(stream[:size]) for size in range(1, len(stream) + 1)] == [False] * (len(stream) - 1) + [
-        True
+    assert [agreement.judge(stream[:size]) for size in range(1, len(stream) + 1)] == [None] * (len(stream) - 1) + [
+        len(stream)
     ]
     assert looks < 2 * len(stream)
 
@@ -352,7 +354,11 @@ def test_a_refusal_is_gone_without_the_garbage_collector(kind):
 
 
 def test_both_words_for_what_is_not_a_hello_are_errors_of_the_client():
-    for data, error in ((b"\x17\x03\x03", NotTls), (b"\x16\x03\x01\x00\x00", MalformedHello)):
+    for data, error in (
+        (b"SSH-2.0", NotTls),
+        (b"\x17\x03\x03", MalformedHello),
+        (b"\x16\x03\x01\x00\x00", MalformedHello),
+    ):
         agreement, _ = check()
         assert agreement is not None
         with pytest.raises(error):

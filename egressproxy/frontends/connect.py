@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from egressproxy.errors import ClientGone, EgressError, HeadTimeout, HelloError, MethodNotImplemented, PolicyError
-from egressproxy.frontends.sni import send_alert
+from egressproxy.errors import ClientGone, EgressError, HeadTimeout, MethodNotImplemented
+from egressproxy.frontends.sni import is_about_what_is_inside, send_alert
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.wire.replies import ESTABLISHED, refusal
@@ -83,7 +83,7 @@ class ConnectFrontend:
         if error.status is None:
             return
         if draft.status is not None:
-            if isinstance(error, (HelloError, PolicyError)):
+            if is_about_what_is_inside(error):
                 draft.reply_bytes += send_alert(client, error)
             return
         reply = refusal(error)

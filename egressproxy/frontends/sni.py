@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from egressproxy.errors import ClientGone, EgressError, HelloTimeout, HelloTooLarge, SniMissing
+from egressproxy.errors import ClientGone, EgressError, HelloError, HelloTimeout, HelloTooLarge, PolicyError, SniMissing
 from egressproxy.model import Intent, Target
 from egressproxy.wire.alerts import alert_record
-from egressproxy.wire.client_hello import ClientHello, HelloReader, parse_client_hello
+from egressproxy.wire.client_hello import TLS_1_3, ClientHello, HelloReader, parse_client_hello
 
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
@@ -42,6 +42,8 @@ class SniFrontend:
         draft.method = "CONNECT"
         hello = await self._read_hello(client, draft)
         draft.server_name = draft.target_text = hello.server_name_as_sent
+        if TLS_1_3 in hello.versions:
+            draft.judged_bytes = hello.length
         if hello.server_name is None:
             raise SniMissing("the ClientHello names no server, so there is nowhere to go")
         dialled = draft.dialled
@@ -78,11 +80,19 @@ class SniFrontend:
         draft.status = 200
 
     def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
-        """Send the error's alert, unless the client is gone or its tunnel has opened."""
-        if error.status is None or draft.status is not None:
+        """Send the error's alert, unless the client is gone; in an open tunnel only where the client's own words are wrong."""
+        if error.status is None:
             return
-        draft.status = error.status
-        draft.reply_bytes = send_alert(client, error)
+        if draft.status is None:
+            draft.status = error.status
+        elif not is_about_what_is_inside(error):
+            return
+        draft.reply_bytes += send_alert(client, error)
+
+
+def is_about_what_is_inside(error: EgressError) -> bool:
+    """Whether an open tunnel is ended for what its client says in it: then that is answered with an alert."""
+    return isinstance(error, (HelloError, PolicyError))
 
 
 def send_alert(client: Stream, error: EgressError) -> int:

@@ -1,4 +1,11 @@
-"""The client's direction of a tunnel whose first bytes are judged before the upstream sees one."""
+"""The client's direction of a tunnel whose first bytes are judged before the upstream sees one.
+
+Three phases, the last two only where the gate asks for them:
+
+1. what the client sends is held until the gate lets a first part of it pass;
+2. the part has gone on, the rest is held, and the first bytes of the upstream say whether the client has to speak again;
+3. it has, and what it sends is held until the gate lets that pass, too.
+"""
 
 from __future__ import annotations
 
@@ -14,37 +21,55 @@ if TYPE_CHECKING:
 
 READ_BYTES = 4096
 """Read at a time, and all that is read before the rest has been judged."""
+MAX_HELD_BYTES = 65_536
+"""Held for an upstream that has not answered yet; the client is not read beyond that."""
+ANSWER_BYTES = 64
+"""Of the upstream's first bytes that the gate is shown."""
 
 
 class Gate(Protocol):
-    """Judges the first bytes of a client.
+    """Judges the first bytes of a client. Whatever judges raises EgressError where they must not pass.
 
     patient    a client that says nothing may go on saying nothing: the deadline begins with its first byte
     deadlines  where that deadline is set
+    judged     bytes of the client that have been judged before
+    listens    set by `judge`: the upstream's answer decides whether the client has to be judged again
     """
 
     patient: bool
     deadlines: DeadlineQueue
+    judged: int
+    listens: bool
 
-    def judge(self, data: bytes) -> bool:
-        """With all that came so far: True when it may pass, False when more is needed. Raises EgressError if it must not."""
+    def judge(self, data: bytes) -> int | None:
+        """With all that came so far: how much of it may pass now, at least something, or None when more is needed."""
+
+    def hear(self, answer: bytes) -> bool | None:
+        """With the first bytes of the upstream: whether the client has to be judged again; None when more is needed."""
+
+    def judge_again(self, data: bytes) -> bool:
+        """With all that came behind what `judge` let pass: True when it may pass, False when more is needed."""
 
     def end(self, data: bytes) -> None:
-        """No more comes. Returns when what came may pass, raises EgressError if not."""
+        """No more comes, in a phase that waits for it. Returns when what came may pass."""
 
     def expire(self, data: bytes) -> None:
         """As `end`: no more came in time."""
 
 
 class HeldFlow:
-    """Carries nothing yet. When the gate lets the bytes pass, the tunnel puts the flow that carries in its place."""
+    """Carries no more than what is judged. When all may pass, the tunnel puts a flow that carries in its place."""
 
     __slots__ = (
         "_deadlines",
         "_gate",
         "_held",
         "_more",
+        "_passing",
+        "_phase",
+        "_sink",
         "_source",
+        "_source_ended",
         "_tunnel",
         "blocked",
         "broken",
@@ -53,21 +78,26 @@ class HeldFlow:
         "reading",
     )
 
-    def __init__(self, tunnel: Tunnel, source: Stream, gate: Gate) -> None:
+    def __init__(self, tunnel: Tunnel, source: Stream, sink: Stream, gate: Gate) -> None:
         self._tunnel = tunnel
         self._source = source
+        self._sink = sink
         self._gate = gate
         self._deadlines = gate.deadlines
-        self._held = b""
         ahead = source.take_unread()
-        source.unread(ahead)
-        self._more = bool(ahead) or type(source) is not TcpStream  # no event tells of what waits inside a TLS engine
+        self._passing = ahead[: gate.judged]
+        self._held = b""
+        source.unread(ahead[gate.judged :])
+        self._phase = 2 if gate.judged else 1
+        self._source_ended = False
+        # No event tells of what was put back, or waits inside a TLS engine.
+        self._more = bool(ahead) or type(source) is not TcpStream
         self.reading = True
-        self.blocked = False
+        self.blocked = bool(self._passing)
         self.done = False
         self.broken: str | None = None
         self.carried = 0
-        if not gate.patient:
+        if self._phase == 1 and not gate.patient:
             gate.deadlines.start(self)
 
     def more(self) -> bool:
@@ -76,7 +106,11 @@ class HeldFlow:
     def pump(self) -> bool:
         if self.done:
             return False
+        if self._passing and not self._pass_on():
+            return True
         self._more = False
+        if not self.reading:
+            return True
         try:
             data = self._source.try_read(READ_BYTES)
         except OSError:
@@ -88,19 +122,80 @@ class HeldFlow:
             if not data:
                 self._end("sink")
             return True
-        if not self._held and self._gate.patient:
+        return self._take(data)
+
+    def _take(self, data: bytes) -> bool:
+        gate = self._gate
+        if self._phase == 1 and gate.patient and not self._held:
             self._deadlines.start(self)
         self._held += data
+        self._source_ended = not data
+        self._more = bool(data)
+        if self._phase == 2:
+            self.reading = bool(data) and len(self._held) < MAX_HELD_BYTES
+            return True
         try:
             if not data:
-                self._gate.end(self._held)
-            elif not self._gate.judge(self._held):
-                self._more = True  # of what was put back, or decrypted, no event tells either
-                return True
+                gate.end(self._held)
+                return self._let_pass()
+            return self._judge()
         except EgressError as error:
             self._refuse(error)
             return False
-        return self._let_pass()
+
+    def _judge(self) -> bool:
+        """What is held, by the phase. Raises EgressError."""
+        gate = self._gate
+        if self._phase == 3:
+            return self._let_pass() if gate.judge_again(self._held) else True
+        part = gate.judge(self._held)
+        if part is None:
+            return True
+        if not gate.listens:
+            return self._let_pass()
+        self._deadlines.stop(self)
+        self._passing, self._held = self._held[:part], self._held[part:]
+        self._phase = 2
+        self._pass_on()
+        return True
+
+    def _pass_on(self) -> bool:
+        """Hand the judged part to the sink; True when it has taken all."""
+        try:
+            sent = self._sink.try_write(self._passing)
+        except OSError:
+            self.abandon()
+            return False
+        self.carried += sent
+        self._passing = self._passing[sent:]
+        self.blocked = bool(self._passing)
+        return not self.blocked
+
+    def hear(self) -> bool:
+        """The upstream has something to say; True when this may have changed anything. Before any of it is taken."""
+        if self._phase != 2 or self.done or self.broken:
+            return False
+        try:
+            again = self._gate.hear(self._sink.try_peek(ANSWER_BYTES))
+            if again is None:
+                return False
+            if not again:
+                return self._let_pass()
+            self._phase = 3
+            self._deadlines.start(self)
+            self.reading = self._more = not self._source_ended
+            if self._source_ended:
+                self._gate.end(self._held)
+                return self._let_pass()
+            return self._judge()
+        except EgressError as error:
+            self._refuse(error)
+            return True
+
+    def unheard(self) -> None:
+        """The upstream has ended its half. One that has not answered by now never will."""
+        if self._phase == 2 and not self.done and not self.broken:
+            self._let_pass()
 
     def expire(self) -> None:
         """The client's deadline has passed."""
@@ -116,7 +211,7 @@ class HeldFlow:
 
     def _let_pass(self) -> bool:
         self._deadlines.stop(self)
-        self._source.unread(self._held)
+        self._source.unread(self._passing + self._held)
         return self._tunnel.let_pass()
 
     def _refuse(self, error: EgressError) -> None:
@@ -130,17 +225,20 @@ class HeldFlow:
     def _stop(self) -> None:
         self._deadlines.stop(self)
         self.reading = False
+        self.blocked = False
         self.done = True
 
     def tell_end(self, *, closing: bool) -> None:
-        """Nothing was carried, and the end of a direction that was never judged is told by closing."""
+        """The end of a direction that was never judged to its end is told by closing."""
 
     def abandon(self) -> None:
         self._deadlines.stop(self)
         self.broken = self.broken or "sink"
-        self._held = b""
+        self._held = self._passing = b""
+        self.blocked = False
+        self.reading = not self._source_ended
 
     def release(self) -> None:
         self._stop()
-        self._held = b""
+        self._held = self._passing = b""
         del self._tunnel, self._gate  # both lead to the tunnel, which holds this flow: a cycle, unless cut here

@@ -8,7 +8,8 @@ end: a reset after a reset, an end after an end. What it sends meanwhile is for 
 closing into a reset that destroys what is on its way to it. The kernel reports a reset once, to a read or to a write: the
 stream remembers it for both.
 
-**Held.** What the client sends may be held until its first bytes are judged (`holding`). The other direction flows meanwhile.
+**Held.** What the client sends may be held until its first bytes are judged (`holding`). The other direction flows meanwhile;
+its first bytes are looked at where the judgement depends on them.
 
 **Quiet.** No byte either way for `idle_s`: over. Once one direction has ended, `half_close_s` instead. An event only sets a
 counter back; the relay looks at it every now and then.
@@ -50,6 +51,7 @@ class Tunnel:
         "_client_interest",
         "_closed_by",
         "_half_closed",
+        "_held",
         "_linger_timer",
         "_lingered_s",
         "_over",
@@ -69,7 +71,8 @@ class Tunnel:
         self._relay = relay
         self._client = client
         self._upstream = upstream
-        self.up: Flow = relay.flow(client, upstream) if gate is None else HeldFlow(self, client, gate)
+        self._held: HeldFlow | None = None if gate is None else HeldFlow(self, client, upstream, gate)
+        self.up: Flow = relay.flow(client, upstream) if self._held is None else self._held
         self.down = relay.flow(upstream, client)
         self._client_interest = READ
         self._upstream_interest = READ
@@ -124,14 +127,18 @@ class Tunnel:
                     poller.forget(stream.fd)
             self.up.release()
             self.down.release()
+            self._held = None
 
     def cut(self, end: str) -> None:
         """End it now, from outside; `end` says why."""
         self._finish("proxy", end)
 
     def let_pass(self) -> bool:
-        """The held bytes may pass and have been put back: the flow that carries takes over. As `Flow.pump`."""
+        """What was held may pass and has been put back: the flow that carries takes over. As `Flow.pump`."""
+        carried = self.up.carried
+        self._held = None
         self.up = self._relay.flow(self._client, self._upstream)
+        self.up.carried = carried
         self.up.pump()
         return True  # also when the sink takes nothing yet: it waits for other events than the flow before
 
@@ -178,6 +185,10 @@ class Tunnel:
 
     def _on_upstream(self, events: int) -> None:
         self._quiet_s = 0.0
+        if self._held is not None and self._held.hear():
+            self._settle()
+            if self._result is not None:
+                return
         if events == READ:
             if self.down.pump():
                 self._settle()
@@ -202,6 +213,8 @@ class Tunnel:
         """After a flow has changed: is it over, and if not, which events are wanted now."""
         if self._result is not None:
             return
+        if self._held is not None and self.down.done:
+            self._held.unheard()
         up, down = self.up, self.down
         if up.broken or down.broken:
             self._wind_down()

@@ -43,6 +43,7 @@ class RecordDraft:
     relay        the running relay, while there is one
     dialled      where a captured client was on its way to
     server_name, sni_check, preread_bytes  as in the record
+    judged_bytes  of a ClientHello that opened the tunnel, where the server may ask for another one; else 0
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class RecordDraft:
         "head_at",
         "http_version",
         "intent",
+        "judged_bytes",
         "listener",
         "method",
         "number",
@@ -105,6 +107,7 @@ class RecordDraft:
         self.server_name: str | None = None
         self.sni_check: str | None = None
         self.preread_bytes = 0
+        self.judged_bytes = 0
 
     def finish(self, ended_at: float, unix_time_s: float) -> ConnectionRecord:
         """The record of this connection, which has ended.

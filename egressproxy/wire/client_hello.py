@@ -17,8 +17,8 @@ for a name. A trailing dot is the one liberty: RFC 6066 has names without, brows
 and NGINX take it, and DNS gives it no other meaning; it is dropped from the canonical form and kept in the one as sent.
 
 Not here: what is in the extensions that are not named below (RFC 8446 leaves that to the server, as the order of
-pre_shared_key), QUIC and DTLS (not TCP), hellos in the style of SSL 2.0 (they have no name; RFC 6176), and a second
-ClientHello after a HelloRetryRequest: only the first is judged, and the second names the same server (RFC 8446 section 4.1.2).
+pre_shared_key), QUIC and DTLS (not TCP), and hellos in the style of SSL 2.0 (they have no name; RFC 6176): malformed. What
+stands before a second ClientHello, after a HelloRetryRequest, is skipped by `second_hello_at`.
 
 Documents: RFC 8446 sections 4.1.2 (ClientHello), 4.2 (extensions) and 5.1 (records), RFC 6066 section 3 (server_name),
 RFC 7301 section 3.1 (ALPN), RFC 9849 section 5 (Encrypted Client Hello), RFC 8701 (GREASE).
@@ -30,13 +30,16 @@ import struct
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from egressproxy.errors import HelloTooLarge, MalformedHello, MalformedTarget, NotTls
+from egressproxy.errors import HelloError, HelloTooLarge, MalformedHello, MalformedTarget, NotTls
 from egressproxy.hostport import canonical_host
 
 # RFC 8446 section 5.1: ContentType handshake(22), and at most 2^14 bytes in a plaintext record. The version in its
 # header says nothing of the version of TLS; clients send 0x0301 and 0x0303, and its first octet has been 3 since SSL 3.0.
 _HANDSHAKE = 22
 _MAJOR = 3
+_OTHER_RECORDS = (20, 21, 23, 24)  # change_cipher_spec, alert, application_data; heartbeat of RFC 6520
+_BEFORE_SECOND_HELLO = (20, 21, 23)  # RFC 8446 appendix D.4, section 6, and early data, which the server throws away
+_MAX_CIPHERTEXT = (1 << 14) + 2048
 _RECORD_HEADER = 5
 _MAX_RECORD = 1 << 14
 
@@ -59,6 +62,8 @@ _ENCRYPTED_CLIENT_HELLO = 0xFE0D
 _HOST_NAME = 0  # NameType, RFC 6066 section 3
 _ECH_OUTER, _ECH_INNER = 0, 1  # ECHClientHelloType, RFC 9849 section 5
 
+TLS_1_3 = 0x0304
+"""From this version on a server may ask for a second ClientHello."""
 MAX_HELLO_BYTES = 65_536
 """Bytes of the stream that a hello may take. A post-quantum share is 1.2 KiB; OpenSSL's server takes 128 KiB, Go's 64."""
 
@@ -164,10 +169,35 @@ class HelloReader:
             self._records += 1
 
 
+def second_hello_at(data: bytes) -> int | None:
+    """Where the first handshake record begins in what a client sends behind its first hello; None when it is not there yet.
+
+    Raises MalformedHello for a record that cannot stand before it.
+    """
+    at = 0
+    while len(data) - at >= _RECORD_HEADER:
+        kind, major, size = data[at], data[at + 1], data[at + 3] << 8 | data[at + 4]
+        if kind == _HANDSHAKE:
+            return at
+        if kind not in _BEFORE_SECOND_HELLO or major != _MAJOR or size > _MAX_CIPHERTEXT:
+            raise MalformedHello(f"expected a second ClientHello, got a record of type {kind} with {size} bytes")
+        at += _RECORD_HEADER + size
+    return None
+
+
 def _record_size(header: bytes, *, first: bool) -> int | None:
     """The size of a record's contents, None while its header is not complete. Raises at the first wrong octet."""
-    error = NotTls if first else MalformedHello
+    error: type[HelloError] = NotTls if first else MalformedHello
+    if (
+        first and header[:1] >= b"\x80"
+    ):  # SSL 2.0 sets the highest bit of its length, and the message's type comes third
+        if len(header) < 3:
+            return None
+        if header[2] == _CLIENT_HELLO:
+            raise MalformedHello("expected a record of a TLS handshake (0x16), got a hello in the style of SSL 2.0")
     if header and header[0] != _HANDSHAKE:
+        if header[0] in _OTHER_RECORDS:
+            error = MalformedHello  # TLS, and some servers overlook it and go on with the hello behind it
         what = _OTHER_PROTOCOLS.get(header[0], "") if first else " in the middle of the ClientHello"
         raise error(f"expected a record of a TLS handshake (0x16), got 0x{header[0]:02x}{what}")
     if len(header) > 1 and header[1] != _MAJOR:
@@ -332,7 +362,6 @@ _OTHER_PROTOCOLS = {
     0x0D: " (the beginning of a PROXY protocol header of version 2?)",
     0x15: " (a TLS alert)",
     0x17: " (TLS application data)",
-    0x80: " (a hello in the style of SSL 2.0?)",
     **dict.fromkeys(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", " (a letter: HTTP or another text protocol?)"),
 }
 """First bytes that tell what came instead of a handshake."""

@@ -23,11 +23,13 @@ from support.peers import TlsPeer, together
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.errors import (
     ClientGone,
+    Draining,
     HelloTimeout,
     HelloTooLarge,
     MalformedHello,
     NotTls,
     RuleDenied,
+    SniMismatch,
     SniMissing,
 )
 from egressproxy.frontends.sni import READ_BYTES, SniFrontend, send_alert
@@ -119,7 +121,7 @@ async def test_a_hello_that_comes_byte_by_byte_is_waited_for_and_looked_at_once(
     [
         (openssl_hello(None), SniMissing),
         (b"GET / HTTP/1.1\r\n\r\n", NotTls),
-        (b"\x15\x03\x01\x00\x02\x01\x00", NotTls),
+        (b"\x15\x03\x01\x00\x02\x01\x00", MalformedHello),
         (b"\x16\x03\x01\x00\x00", MalformedHello),
         (record(hello(server_name("192.0.2.1"))), MalformedHello),
         (record(hello(server_name("[::1]"))), MalformedHello),
@@ -192,12 +194,14 @@ async def test_who_cannot_be_answered_hears_nothing(ends, error):
     assert (ends.draft.status, ends.draft.reply_bytes) == (None, 0)
 
 
-async def test_granting_says_nothing_and_nothing_is_said_behind_it(ends):
+async def test_granting_says_nothing_and_an_open_tunnel_hears_of_its_own_words_only(ends):
     await front().grant(ends.stream, ends.draft)
-    front().refuse(ends.stream, RuleDenied("too late"), ends.draft)
-    ends.stream.close()
-    assert await ends.peer.receive_all() == b""
+    front().refuse(ends.stream, Draining("the proxy's own affair"), ends.draft)
     assert (ends.draft.status, ends.draft.reply_bytes) == (200, 0)
+    front().refuse(ends.stream, SniMismatch("another name when the server asks again"), ends.draft)
+    ends.stream.close()
+    assert await ends.peer.receive_all() == bytes((21, 3, 3, 0, 2, 2, 112))
+    assert (ends.draft.status, ends.draft.reply_bytes) == (200, 7)
 
 
 async def test_refusing_who_is_gone_never_raises(ends):

@@ -48,12 +48,14 @@ class Doorkeeper:
         if within_s != LONG_S:
             self.deadlines.delay_s = within_s
         self.asked = []
+        self.judged = 0
+        self.listens = False
 
     def judge(self, data):
         self.asked.append(data)
         if data[: len(self.word)] != self.word[: len(data)]:
             raise NotTls("expected the word")
-        return len(data) >= len(self.word)
+        return len(data) if len(data) >= len(self.word) else None
 
     def end(self, data):
         if data and self.strict:

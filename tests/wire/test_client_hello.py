@@ -32,7 +32,7 @@ from support.parsing import outcome_in_pieces, parse_every_way
 from egressproxy.errors import HelloTooLarge, MalformedHello, NotTls
 from egressproxy.hostport import canonical_host
 from egressproxy.wire import client_hello
-from egressproxy.wire.client_hello import MAX_HELLO_BYTES, ClientHello, HelloReader, parse_client_hello
+from egressproxy.wire.client_hello import MAX_HELLO_BYTES, ClientHello, HelloReader, parse_client_hello, second_hello_at
 
 NAME = "www.example.test"
 TLS_1_3, TLS_1_2, TLS_1_1, TLS_1_0 = 0x0304, 0x0303, 0x0302, 0x0301
@@ -340,17 +340,11 @@ def test_a_server_name_that_could_be_read_twice_is_malformed(block):
         (b"G", "letter"),
         (b"CONNECT a.example:443 HTTP/1.1\r\n", "letter"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "letter"),
-        (b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10", "SSL 2.0"),
         (b"\x05\x01\x00", "SOCKS5"),
         (b"\x04\x01\x00", "SOCKS4"),
         (b"\r\n\r\n\0\r\nQUIT\n", "PROXY"),
-        (b"\x15\x03\x01\0\2\2\x28", "alert"),
-        (b"\x17\x03\x03", "application data"),
-        (b"\x14\x03\x03\0\1\1", "0x14"),
         (b"\0", "0x00"),
         (b"\n", "0x0a"),
-        (b"\xc3\0\0\0\1", "0xc3"),  # QUIC's long header
-        (b"\xff", "0xff"),
         (b"\x16\x02\x00", "0x02"),
         (b"\x16\xfe\xfd\0\0", "0xfe"),  # DTLS
         (b"\x16\x16\x16", "0x16"),
@@ -364,9 +358,59 @@ def test_other_protocols_are_told_by_the_first_wrong_byte(data, told):
 
 
 @pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\x14\x03\x03\0\1\1", "0x14"),
+        (b"\x15\x03\x01\0\2\1\x5a", "alert"),
+        (b"\x17\x03\x03", "application data"),
+        (b"\x18\x03\x03", "0x18"),
+    ],
+)
+def test_tls_that_does_not_begin_with_a_handshake_is_malformed_and_not_another_protocol(data, told):
+    """Some servers overlook such a record and go on with the hello behind it."""
+    assert parse(data) is parse(data[:1]) is MalformedHello
+    assert told in complaint(data[:1])
+
+
+@pytest.mark.parametrize(
     ("data", "error"),
     [
-        (record(hello(server_name(NAME)), kind=23), NotTls),
+        (b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10", MalformedHello),  # a hello of SSL 2.0
+        (b"\xc3\0\0\0\1", NotTls),  # QUIC's long header
+        (b"\xff\xff\xff", NotTls),
+    ],
+)
+def test_a_hello_of_ssl_2_is_told_from_other_protocols_by_its_third_byte(data, error):
+    assert parse(data) is parse(data[:3]) is error
+    assert parse(data[:1]) is parse(data[:2]) is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "at"),
+    [
+        (b"", 0),
+        (record(b"\1", 20), 6),
+        (record(b"\1", 20) + record(bytes(700), 23), 6 + 705),
+        (record(b"\1\x5a", 21), 7),
+    ],
+)
+def test_a_second_hello_is_found_behind_what_may_stand_before_it(prefix, at):
+    stream = prefix + record(hello(server_name(NAME)))
+    assert second_hello_at(stream) == at
+    for end in range(at + 5):
+        assert second_hello_at(stream[:end]) is None
+
+
+@pytest.mark.parametrize("wrong", [b"GET / ", record(b"x", 24), record(b"x", 23, 0x0203), b"\x17\x03\x03\xff\xff"])
+def test_what_may_not_stand_before_a_second_hello_is_refused(wrong):
+    with pytest.raises(MalformedHello):
+        second_hello_at(wrong + record(hello(server_name(NAME))))
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (record(hello(server_name(NAME)), kind=23), MalformedHello),
         (record(hello(server_name(NAME)), version=0x0403), NotTls),
         (record(hello(server_name(NAME)) + bytes(16_384)), MalformedHello),
     ],
