@@ -103,10 +103,11 @@ class Tunnel:
         """
         relay = self._relay
         poller = relay.poller
+        client, upstream = self._client, self._upstream
         relay.enter(self)
         try:
-            poller.watch(self._upstream.fd, READ, self._on_upstream)
-            poller.watch(self._client.fd, READ, self._on_client)
+            poller.watch(upstream.fd, READ, self._on_upstream)
+            poller.watch(client.fd, READ, self._on_client)
             if self.up.blocked or self.down.blocked or self.up.more() or self.down.more():
                 self._resume()
             if self._result is None:
@@ -122,9 +123,8 @@ class Tunnel:
                 self._linger_timer.cancel()
             if self._result is None:  # cancelled: a `_resume` on its way finds nothing to do
                 self._result = ("proxy", "cut")
-            for stream in (self._client, self._upstream):
-                if stream.fd >= 0:  # one that was reset is closed, and its number may be somebody else's by now
-                    poller.forget(stream.fd)
+            poller.forget(client.fd)  # one that was reset is closed, and has none any more: its number may be another's
+            poller.forget(upstream.fd)
             self.up.release()
             self.down.release()
             self._held = None
