@@ -14,8 +14,12 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Literal
 
+from egressproxy.errors import LoopDetected
+
 if TYPE_CHECKING:
     from _socket import socket as RawSocket
+
+    from egressproxy.stream import TcpStream
 
 _SOL_IP, _SOL_IPV6 = 0, 41  # numbers of the protocols, as socket.IPPROTO_IP and IPPROTO_IPV6 have them
 _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and as IP6T_SO_ORIGINAL_DST linux/netfilter_ipv6/ip6_tables.h
@@ -50,6 +54,45 @@ def original_destination(
         return None
     dialled = _text(packed), port
     return None if dialled == (_plain(address), here[1]) else dialled
+
+
+class OwnConnections:
+    """The proxy's open connections to upstreams, as a capture that does not leave them out would bring them back.
+
+    Each would come in as a client, be allowed like the one before, and dial again, until every tunnel is taken.
+    """
+
+    __slots__ = ("_of_stream", "_sources", "watched")
+
+    def __init__(self) -> None:
+        self._of_stream: dict[TcpStream, tuple[str, int]] = {}
+        self._sources: set[tuple[str, int]] = set()
+        self.watched = False  # without a transparent listener nothing is kept
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def add(self, upstream: TcpStream) -> None:
+        """It is connected. Hot: once per connection."""
+        if self.watched:
+            here = upstream.sock.getsockname()
+            source = self._of_stream[upstream] = (_plain(here[0]), here[1])
+            self._sources.add(source)
+
+    def discard(self, upstream: TcpStream) -> None:
+        """It is closed next."""
+        if self._of_stream:
+            source = self._of_stream.pop(upstream, None)
+            if source is not None:
+                self._sources.discard(source)
+
+    def refuse(self, client: TcpStream) -> None:
+        """Raise LoopDetected for a captured client that is one of them."""
+        if (client.address, client.port) in self._sources:
+            raise LoopDetected(
+                f"{client.address} port {client.port} is this proxy itself, whose own connections are captured: run it as the "
+                "user that `egressproxy redirect --user` names"
+            )
 
 
 @lru_cache(_CACHE)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import ssl
 
     from egressproxy.admission import Admission
+    from egressproxy.capture import OwnConnections
     from egressproxy.deadlines import DeadlineQueue
     from egressproxy.dial import Dialer
     from egressproxy.frontends.frontend import Frontend
@@ -85,12 +86,13 @@ class Services:
     head_deadlines: DeadlineQueue
     linger_deadlines: DeadlineQueue
     max_hello_bytes: int
+    own_connections: OwnConnections
 
 
 async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Services) -> None:
     """Carry one client from accept to close. Closes `tcp` and writes one record on every way out."""
     client: Stream = tcp
-    upstream: Stream | None = None
+    upstream: TcpStream | None = None
     frontend = entrance.frontend
     now = time.monotonic
     draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, now())
@@ -100,6 +102,7 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
             await take_announcement(tcp, entrance.announcers, draft)
         if entrance.transparent is not None:
             draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
+            services.own_connections.refuse(tcp)
         if entrance.tls is not None:
             client = secured = TlsStream(tcp, entrance.tls, server_side=True)
             await shake_hands(secured)
@@ -116,9 +119,14 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         draft.connected_at = now()
         draft.upstream = Endpoint(upstream.address, upstream.port)
         draft.connected = True
+        services.own_connections.add(upstream)
         if verdict.proxy_protocol:
             await introduce(tcp, upstream, intent, verdict.proxy_protocol)
+        if entrance.tls is not None:  # inside TLS even 39 bytes may have to wait for a client that reads nothing
+            services.head_deadlines.start(tcp)
         await frontend.grant(client, draft)
+        if entrance.tls is not None:
+            services.head_deadlines.stop(tcp)
         check = agreement_for(intent, verdict, draft, services)  # decide, by the name inside
         tunnel = draft.relay = services.relay.open(client, upstream, check)
         services.telemetry.opened(draft)
@@ -128,7 +136,8 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         frontend.refuse(client, error, draft)
         if upstream is not None:
             upstream.close()
-        await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
+        if draft.reply_bytes or isinstance(error, ClientTlsFailed):
+            await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
     except StreamExpired:
         draft.error = frontend.too_slow(
             f"the client did not say what it wants within {services.head_deadlines.delay_s:g} s"
@@ -143,10 +152,11 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         draft.error = InternalError(f"{type(error).__name__}; the proxy's own log has the details")
         frontend.refuse(client, draft.error, draft)
     finally:
-        if draft.head_at is None:
+        if draft.head_at is None or entrance.tls is not None:
             services.head_deadlines.stop(tcp)
         client.close()
         if upstream is not None:
+            services.own_connections.discard(upstream)
             upstream.close()
         services.telemetry.closed(draft.finish(now(), time.time()))  # record
         services.admission.end(draft)

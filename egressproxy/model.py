@@ -166,12 +166,10 @@ class ConnectionRecord(NamedTuple):
     resolve_s: float | None
     connect_s: float | None
     server_name: str | None = None  # SNI as the client sent it, letter case kept; None where no ClientHello was read
-    sni_check: str | None = (
-        None  # what the check of the TLS inside a tunnel found, see `policy.agreement`; None: not checked
-    )
-    preread_bytes: int = (
-        0  # bytes read from the client before the tunnel opened that went into it: the ClientHello of `sni`
-    )
+    sni_check: str | None = None  # what the check of the TLS inside a tunnel found, see `agreement`; None: not checked
+    # bytes read from the client before the tunnel opened that went into it: the ClientHello of `sni`
+    preread_bytes: int = 0
+    dialled: tuple[str, int] | None = None  # where a captured client was on its way to
 
 
 class Problem(NamedTuple):

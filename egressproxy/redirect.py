@@ -117,6 +117,9 @@ def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
     return tuple(_network(word.strip()) for text in texts for word in text.split(","))
 
 
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
 def _network(text: str) -> Network:
     try:
         wider = ip_network(text, strict=False)
@@ -124,6 +127,8 @@ def _network(text: str) -> Network:
         wider = None
     if wider is None or "%" in text:  # a zone would let any text into the rules behind its sign
         raise ValueError(f"expected a network like 10.0.0.0/8 or fd00::/8, got {text[:80]!a}")
+    if wider.version == 6 and wider.subnet_of(_MAPPED):
+        raise ValueError(f"{text!a} is a network of IPv4 addresses; write it as such, like 10.0.0.0/8")
     try:
         return ip_network(text)
     except ValueError:

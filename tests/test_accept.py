@@ -16,6 +16,7 @@ from support.peers import listening
 from egressproxy import admission as admission_module
 from egressproxy.accept import BATCH, PAUSE_S, Listener
 from egressproxy.admission import Admission
+from egressproxy.capture import OwnConnections
 from egressproxy.connection import Entrance, Services
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.errors import ClientGone
@@ -70,6 +71,7 @@ class Door:
             head_deadlines=self.queues[0],
             linger_deadlines=self.queues[1],
             max_hello_bytes=65_536,
+            own_connections=OwnConnections(),
         )
         self.listener = Listener(
             sock, Entrance("http-proxy:3128", self.doorman, None), self.services, self.poller, self.stories, loop

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 from support.clients import receive
@@ -13,7 +14,9 @@ from support.namespaces import SITE, Hosts, need_namespaces, three_hosts
 from support.peers import listening
 from support.waiting import WAIT_S
 
-from egressproxy.capture import original_destination
+from egressproxy.capture import OwnConnections, original_destination
+from egressproxy.errors import LoopDetected
+from egressproxy.hostport import PortRange
 from egressproxy.redirect import Capture
 from egressproxy.runtime import nftables
 from egressproxy.runtime.sockets import listen
@@ -36,7 +39,9 @@ def hosts() -> Iterator[Hosts]:
 def taken(hosts: Hosts, mode: str, address: str, destination: str, port: int = 443) -> Iterator[socket.socket]:
     """What a listener accepts when a routed client connects to the destination; the first byte has been sent and read."""
     proxy = hosts.proxy
-    proxy.call(nftables.apply, Capture(LISTENER, mode, own=False, routed=True))
+    proxy.call(
+        nftables.apply, Capture(LISTENER, mode, own=False, routed=True, ports=(PortRange(80, 80), PortRange(443, 443)))
+    )
     with proxy.call(lambda: listen(address, LISTENER, client_speaks_first=False, transparent=mode)) as listener:
         listener.settimeout(WAIT_S)
         with hosts.app.call(socket.create_connection, (destination, port), WAIT_S) as client:
@@ -90,3 +95,37 @@ def test_a_client_that_is_gone_was_going_nowhere(mode):
         accepted, _ = listener.accept()
         accepted.close()
         assert original_destination(accepted, mode) is None
+
+
+# --- our own ------------------------------------------------------------------------------------------------------
+
+
+class Ours(NamedTuple):
+    """A stream, as far as it is looked at."""
+
+    sock: socket.socket
+    address: str = "192.0.2.1"
+    port: int = 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_client_that_is_one_of_our_own_connections_is_a_loop(address: str) -> None:
+    own = OwnConnections()
+    own.watched = True
+    with listening(host=address) as listener, socket.create_connection(listener.getsockname()[:2], WAIT_S) as sock:
+        ours = Ours(sock)
+        own.add(ours)  # type: ignore[arg-type]  # stands for a TcpStream
+        came_back = Ours(sock, *sock.getsockname()[:2])
+        with pytest.raises(LoopDetected, match="`egressproxy redirect --user`"):
+            own.refuse(came_back)  # type: ignore[arg-type]  # the same
+        own.refuse(ours)  # type: ignore[arg-type]  # another address
+        own.discard(ours)  # type: ignore[arg-type]  # the same
+        own.discard(ours)  # type: ignore[arg-type]  # harmless twice
+        own.refuse(came_back)  # type: ignore[arg-type]  # it is closed
+
+
+def test_nothing_is_kept_where_nobody_is_captured() -> None:
+    own = OwnConnections()
+    with socket.socket() as sock:
+        own.add(Ours(sock))  # type: ignore[arg-type]  # not even asked for its name
+    assert len(own) == 0

@@ -208,6 +208,10 @@ def test_networks_may_be_repeated_or_have_commas():
     ("text", "said"),
     [
         ("10.0.0.1/8", "'10.0.0.1/8' has host bits set; did you mean 10.0.0.0/8?"),
+        (
+            "::ffff:10.0.0.0/104",
+            "'::ffff:10.0.0.0/104' is a network of IPv4 addresses; write it as such, like 10.0.0.0/8",
+        ),
         ("cluster", "expected a network like 10.0.0.0/8 or fd00::/8, got 'cluster'"),
         ("10.0.0.0/8,", "got ''"),
         ("10.0.0.0/33", "got '10.0.0.0/33'"),

@@ -116,9 +116,12 @@ class Policy:
             return "match"
         if server_name is None:
             return "match" if target.is_address else "no_sni"
-        if target.is_address and self.decide(intent._replace(target=Target(server_name, target.port, False))).allowed:
-            return "match"
-        return "mismatch"
+        if not target.is_address:
+            return "mismatch"
+        by_itself = self.decide(intent._replace(target=Target(server_name, target.port, False)))
+        if ech and not by_itself.ech:
+            return "ech"
+        return "match" if by_itself.allowed else "mismatch"
 
     def screen(self, intent: Intent, verdict: Verdict, addresses: Sequence[str]) -> tuple[Endpoint, ...]:
         """The addresses that may be dialled, in the order given. Runs once per connection, before dialling.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from egressproxy._version import __version__
 from egressproxy.accept import Listener
 from egressproxy.admission import Admission
+from egressproxy.capture import OwnConnections
 from egressproxy.connection import Entrance, Services
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.dial import Dialer
@@ -87,6 +88,7 @@ class Worker:
         self._tunnels_cut = 0
         self._reloading = asyncio.Lock()
         self._admission = Admission(0)
+        self._own_connections = OwnConnections()
         self.metrics = Metrics(version=__version__, loop=loop_name, live_drafts=self.open_drafts)
         self._telemetry = Telemetry((), self.metrics)
         self.sources: Sequence[str] = ()
@@ -216,6 +218,7 @@ class Worker:
         resolver = self._resolver_for(config)
         self.metrics.watch(resolver, dialer)
         self._admission.max_tunnels = config.limits.max_tunnels
+        self._own_connections.watched = any(listener.transparent is not None for listener in config.listeners)
         return Services(
             policy=parts.policy,
             resolver=resolver,
@@ -226,6 +229,7 @@ class Worker:
             head_deadlines=DeadlineQueue("head_timeout", timeouts.head_s, self._loop),
             linger_deadlines=linger,
             max_hello_bytes=config.limits.max_hello_bytes,
+            own_connections=self._own_connections,
         )
 
     def _resolver_for(self, config: Config) -> Resolver:

@@ -25,6 +25,7 @@ from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied
+from egressproxy.model import Endpoint
 from egressproxy.wire.replies import CONTENT_TYPE
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def json_line(record: ConnectionRecord) -> str:
         f',"client":{_text(record.client)},"client_port":{record.client_port}'
         f',"method":{_text(record.method)},{place},"http_version":{_text(record.http_version)}'
         f',"user":{_text(record.user)},{_decision(record.rule, record.reason, record.reported)}'
+        f',"dialled":{"null" if record.dialled is None else _text(str(Endpoint(*record.dialled)))}'
         f',"server_name":{_text(record.server_name)},"sni_check":{_text(record.sni_check)}'
         f',"status":{"null" if record.status is None else record.status}'
         f',"outcome":{_text(record.outcome)},"detail":{_text(record.detail)}'
@@ -174,6 +176,7 @@ def json_open_line(draft: RecordDraft, unix_time_s: float) -> str:
         f',"connection":{draft.number},{_entrance(draft.listener, draft.protocol)}'
         f',"client":{_text(draft.client)},"client_port":{draft.client_port}'
         f',{place},"http_version":{_text(draft.http_version)},"user":{_text(draft.user)},{decision}'
+        f',"dialled":{"null" if draft.dialled is None else _text(str(Endpoint(*draft.dialled)))}'
         f',"server_name":{_text(draft.server_name)}'
         f',"upstream":{"null" if draft.upstream is None else _text(str(draft.upstream))}}}'
     )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from egressproxy.errors import EgressError, UpstreamError
-from egressproxy.model import ConnectionRecord
+from egressproxy.errors import ClientGone, ClientTlsFailed, EgressError, UpstreamError
+from egressproxy.model import ConnectionRecord, Endpoint
 
 if TYPE_CHECKING:
-    from egressproxy.model import Endpoint, Intent, Transfer, Verdict
+    from egressproxy.model import Intent, Transfer, Verdict
 
 
 class Relaying(Protocol):
@@ -150,8 +150,8 @@ class RecordDraft:
         if error is not None:
             outcome = error.slug
             detail = str(error)
-            if transfer is None and error.status is None:
-                closed_by = "client"  # the errors after which nobody is there to be answered
+            if transfer is None and isinstance(error, (ClientGone, ClientTlsFailed)):
+                closed_by = "client"
             if upstream is None and isinstance(error, UpstreamError):
                 upstream = error.endpoint
 
@@ -202,6 +202,7 @@ class RecordDraft:
                 self.server_name,
                 self.sni_check,
                 self.preread_bytes,
+                self.dialled,
             )
         )
 
@@ -225,6 +226,7 @@ class RecordDraft:
             "target": None if intent is None else str(intent.target),
             "rule": None if verdict is None else verdict.rule,
             "reported": verdict is not None and verdict.reported,
+            "dialled": None if self.dialled is None else str(Endpoint(*self.dialled)),
             "server_name": self.server_name,
             "sni_check": self.sni_check,
             "upstream": None if upstream is None else str(upstream),

@@ -71,6 +71,7 @@ MAX_HELLO_BYTES = 65_536
 # time. Longer lists of protocols are read anew, so that what the cache holds is bounded in bytes, too.
 _CACHE = 256
 _MAX_CACHED = 64
+_MAX_ALPN = 4096  # clients send a few names in some twenty bytes; thirty thousand of them would take milliseconds
 
 _unpack_start = struct.Struct(
     ">BBxHI"
@@ -315,6 +316,8 @@ def _versions(value: bytes) -> tuple[int, ...]:
 def _protocols(value: bytes) -> tuple[str, ...]:
     """What application_layer_protocol_negotiation lists."""
     size = len(value) - 2
+    if size > _MAX_ALPN:
+        raise MalformedHello(f"ALPN: expected a list of at most {_MAX_ALPN} bytes, got one of {size}")
     if size < 2 or _unpack_length(value)[0] != size:
         raise MalformedHello(
             "ALPN: expected a list of protocols that fills the extension, got one whose length does not fit"

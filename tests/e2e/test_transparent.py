@@ -148,7 +148,7 @@ def test_an_allowed_host_is_reached_without_any_proxy_setting(
     assert TITLE in captured.curl(way, NAME, SITE[version], 0).out
     record = captured.record()
     assert (record["protocol"], record["server_name"], record["host"], record["port"]) == ("sni", NAME, NAME, 443)
-    assert (record["rule"], record["status"]) == ("known", 200)
+    assert (record["rule"], record["status"], record["dialled"]) == ("known", 200, shown(SITE[version]))
     assert (
         sum(captured.hosts.site.call(origin.contacts) for origin in origins.right.values()) == sum(before.values()) + 1
     )
@@ -226,6 +226,33 @@ def test_while_the_proxy_is_down_nothing_gets_past(
         captured.redirect("--remove")
     for way in ("own", "routed"):
         assert TITLE in captured.curl(way, NAME, SITE[4], 0).out
+
+
+@pytest.mark.parametrize("mode", ["redirect", "tproxy"])
+@pytest.mark.parametrize("protocol", ["sni", "auto"])
+def test_a_proxy_that_is_captured_itself_says_so_and_does_not_go_round(
+    hosts: Hosts, origins: Origins, names: DnsServer, readable: Path, tmp_path: Path, mode: str, protocol: str
+) -> None:
+    config = {
+        "listeners": [{"protocol": protocol, "address": "::", "transparent": mode}],
+        "rules": [{"name": "known", "action": "allow", "hosts": [NAME], "private_addresses": True}],
+        "dns": {"servers": [names.address]},
+    }
+    proxy = Proxy(tmp_path, config)
+    captured = Captured(proxy, hosts, readable)
+    hosts.proxy.call(proxy.start)
+    try:
+        captured.redirect(str(proxy.config_file), "--user", "4242", "--apply")  # and the proxy runs as root
+        captured.curl("own", NAME, SITE[4], 35)
+        inner, outer = sorted(
+            hosts.proxy.call(proxy.settled).records, key=lambda record: record["outcome"] != "loop_detected"
+        )
+        assert "`egressproxy redirect --user`" in inner["detail"]
+        assert (inner["outcome"], inner["upstream"]) == ("loop_detected", None)
+        assert outer["rule"] == "known"
+    finally:
+        captured.redirect("--remove")
+        hosts.proxy.call(proxy.end)
 
 
 def test_a_reload_cannot_make_a_listener_take_what_tproxy_brings(start: Callable[..., Proxy]) -> None:

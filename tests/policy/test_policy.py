@@ -386,3 +386,9 @@ def test_a_loop_is_told_from_a_closed_address():
 def test_an_address_that_is_none_is_a_value_error():
     with pytest.raises(ValueError):
         screened(policy(allow=["a.com"]), "a.com", "not an address")
+
+
+def test_a_name_whose_own_rule_refuses_ech_may_not_hide_behind_an_address():
+    judge = policy(rules=[{"action": "allow", "hosts": ["a.com"], "ech": "deny"}], allow=["192.0.2.1:443"])
+    assert agreed("192.0.2.1:443", "a.com", ech=True, judge=judge) == "ech"
+    assert agreed("192.0.2.1:443", "a.com", judge=judge) == "match"

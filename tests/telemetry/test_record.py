@@ -130,6 +130,7 @@ def test_the_live_view_follows_the_phases():
         "target": "example.com:443",
         "rule": "ci",
         "reported": False,
+        "dialled": None,
         "server_name": None,
         "sni_check": None,
         "upstream": "192.0.2.7:443",
