@@ -10,7 +10,7 @@ from egressproxy.policy.policy import Policy
 SETTINGS = {
     "listeners": [{"protocol": "http-proxy", "port": 3128}],
     "rules": [
-        {"name": "ci", "action": "allow", "clients": ["10.1.0.0/16"], "hosts": ["*.pypi.org"], "ports": [443]},
+        {"name": "ci", "action": "allow", "clients": ["10.1.0.0/16"], "hosts": ["*.packages.example"], "ports": [443]},
         {
             "name": "git",
             "action": "allow",
@@ -32,18 +32,18 @@ def explain(target, *addresses, client="10.1.2.3", method="CONNECT", **settings)
 
 
 def test_tells_the_rule_that_decides_and_that_dns_is_asked():
-    assert explain("a.pypi.org:443", "151.101.0.1").lines() == (
-        "CONNECT a.pypi.org:443 from 10.1.2.3",
+    assert explain("a.packages.example:443", "151.101.0.1").lines() == (
+        "CONNECT a.packages.example:443 from 10.1.2.3",
         "allow (ci): allowed by rule ci",
-        "inside a CONNECT: the ClientHello must ask for a.pypi.org (enforce); TLS only",
-        "DNS is asked for a.pypi.org",
+        "inside a CONNECT: the ClientHello must ask for a.packages.example (enforce); TLS only",
+        "DNS is asked for a.packages.example",
         "  151.101.0.1: dialled: public",
     )
 
 
 def test_tells_which_conditions_of_a_close_rule_failed():
-    assert explain("a.pypi.org:80", client="10.9.0.1").lines() == (
-        "CONNECT a.pypi.org:80 from 10.9.0.1",
+    assert explain("a.packages.example:80", client="10.9.0.1").lines() == (
+        "CONNECT a.packages.example:80 from 10.9.0.1",
         "deny (outbound): no rule, allow entry or service lets this host and port pass",
         "  close: ci: port 80 is not among 443; client 10.9.0.1 is in none of its 1 networks",
         "  close: gets: method CONNECT is not among GET",
@@ -57,9 +57,9 @@ def test_allow_entries_and_services_come_close_too(target, rule):
 
 
 def test_a_rule_for_the_names_below_is_told_to_who_asks_for_the_apex():
-    (_, miss) = explain("pypi.org:443").near
+    (_, miss) = explain("packages.example:443").near
     assert miss.rule == "ci"
-    assert miss.failed == ("*.pypi.org is every name below pypi.org and not pypi.org itself",)
+    assert miss.failed == ("*.packages.example is every name below packages.example and not packages.example itself",)
 
 
 def test_rules_after_the_deciding_one_are_not_told():
@@ -130,7 +130,7 @@ def test_a_reported_refusal_is_told_as_one():
 
 
 def test_the_dictionary_is_json():
-    told = json.loads(json.dumps(explain("a.pypi.org:80", "10.0.0.1").as_dict()))
+    told = json.loads(json.dumps(explain("a.packages.example:80", "10.0.0.1").as_dict()))
     assert told["allowed"] is False
     assert told["by_name"]["rule"] == "outbound"
     assert told["near"][0] == {"rule": "ci", "failed": ["port 80 is not among 443"]}

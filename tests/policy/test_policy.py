@@ -74,18 +74,18 @@ def test_all_conditions_of_a_rule_must_hold():
             {
                 "action": "allow",
                 "clients": ["10.1.0.0/16", "2001:db8::/32"],
-                "hosts": ["*.pypi.org", "files.pythonhosted.org"],
+                "hosts": ["*.packages.example", "files.example.net"],
                 "ports": [443, "8000-8100"],
                 "methods": ["CONNECT"],
             }
         ]
     )
-    assert decided_by(judge, "a.pypi.org") == "+rule-1"
-    assert decided_by(judge, "files.pythonhosted.org:8100", client="2001:db8::5") == "+rule-1"
-    assert decided_by(judge, "pypi.org") == "-outbound"
-    assert decided_by(judge, "a.pypi.org:8101") == "-outbound"
-    assert decided_by(judge, "a.pypi.org", client="10.2.0.1") == "-outbound"
-    assert decided_by(judge, "a.pypi.org", method="GET") == "-outbound"
+    assert decided_by(judge, "a.packages.example") == "+rule-1"
+    assert decided_by(judge, "files.example.net:8100", client="2001:db8::5") == "+rule-1"
+    assert decided_by(judge, "packages.example") == "-outbound"
+    assert decided_by(judge, "a.packages.example:8101") == "-outbound"
+    assert decided_by(judge, "a.packages.example", client="10.2.0.1") == "-outbound"
+    assert decided_by(judge, "a.packages.example", method="GET") == "-outbound"
 
 
 def test_rule_names_count_all_rules_from_one():

@@ -20,7 +20,7 @@ from egressproxy.telemetry.record import RecordDraft
 CONFIG = {
     "listeners": [{"protocol": "http-proxy", "port": 3128, "name": "front"}],
     "rules": [
-        {"name": "ci", "action": "allow", "clients": ["10.1.0.0/16"], "hosts": ["*.pypi.org"], "ports": [443]},
+        {"name": "ci", "action": "allow", "clients": ["10.1.0.0/16"], "hosts": ["*.packages.example"], "ports": [443]},
         {"name": "rest", "action": "deny"},
     ],
 }
@@ -46,7 +46,7 @@ class State:
     def add_drafts(self, count: int) -> None:
         for number in range(len(self.drafts) + 1, len(self.drafts) + count + 1):
             draft = RecordDraft(number, "front", "http-proxy", "10.1.2.3", 50000, time.monotonic())
-            draft.intent = Intent("10.1.2.3", "front", "CONNECT", Target("files.pypi.org", 443, False))
+            draft.intent = Intent("10.1.2.3", "front", "CONNECT", Target("files.packages.example", 443, False))
             draft.verdict = Verdict(True, "ci", "allowed by rule ci")
             draft.upstream = Endpoint("192.0.2.7", 443)
             draft.opened = True
@@ -104,7 +104,7 @@ async def test_open_tunnels_are_listed(pages, state):
     body = json.loads((await pages.ask("/tunnels"))[2])
     assert (body["open"], body["shown"]) == (1, 1)
     [tunnel] = body["tunnels"]
-    assert (tunnel["connection"], tunnel["target"], tunnel["rule"]) == (1, "files.pypi.org:443", "ci")
+    assert (tunnel["connection"], tunnel["target"], tunnel["rule"]) == (1, "files.packages.example:443", "ci")
     assert 0 <= tunnel["age_s"] < 10
 
 
@@ -155,15 +155,15 @@ async def test_long_lists_of_the_configuration_are_cut_and_said_to_be(pages, sta
 
 
 async def test_explain_says_which_rule_decides(pages):
-    allowed = json.loads((await pages.ask("/explain?to=files.pypi.org:443&client=10.1.2.3"))[2])
+    allowed = json.loads((await pages.ask("/explain?to=files.packages.example:443&client=10.1.2.3"))[2])
     assert (allowed["allowed"], allowed["by_name"]["rule"], allowed["listener"]) == (True, "ci", "front")
-    denied = json.loads((await pages.ask("/explain?to=files.pypi.org:443&client=10.2.2.3&method=GET"))[2])
+    denied = json.loads((await pages.ask("/explain?to=files.packages.example:443&client=10.2.2.3&method=GET"))[2])
     assert (denied["allowed"], denied["by_name"]["rule"], denied["method"]) == (False, "rest", "GET")
 
 
 async def test_explain_takes_a_url_as_the_command_line_does(pages):
-    told = json.loads((await pages.ask("/explain?to=https://files.pypi.org/simple&client=10.1.2.3"))[2])
-    assert (told["target"], told["allowed"]) == ("files.pypi.org:443", True)
+    told = json.loads((await pages.ask("/explain?to=https://files.packages.example/simple&client=10.1.2.3"))[2])
+    assert (told["target"], told["allowed"]) == ("files.packages.example:443", True)
 
 
 async def test_explain_names_a_parameter_that_it_does_not_know(pages):
@@ -172,12 +172,12 @@ async def test_explain_names_a_parameter_that_it_does_not_know(pages):
 
 
 async def test_explain_judges_addresses_it_is_given(pages):
-    path = "/explain?to=files.pypi.org:443&client=10.1.2.3&address=169.254.169.254"
+    path = "/explain?to=files.packages.example:443&client=10.1.2.3&address=169.254.169.254"
     assert json.loads((await pages.ask(path))[2])["allowed"] is False
 
 
 async def test_explain_speaks_to_people_who_ask_for_text(pages):
-    status, content_type, body = await pages.ask("/explain?to=files.pypi.org:443&client=10.1.2.3", Accept="text/plain")
+    status, content_type, body = await pages.ask("/explain?to=files.packages.example:443&client=10.1.2.3", Accept="text/plain")
     assert (status, content_type) == (200, "text/plain; charset=utf-8")
     assert "rule ci" in body
 
