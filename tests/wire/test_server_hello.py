@@ -31,7 +31,13 @@ WARNING = record(b"\x01\x70", 21)
 FATAL = record(b"\x02\x28", 21)
 
 
-@pytest.mark.parametrize("before", [b"", WARNING, WARNING * 2])
+def cut_up(stream: bytes, size: int) -> bytes:
+    """The first record's contents in records of this size."""
+    content = stream[5 : 5 + int.from_bytes(stream[3:5], "big")]
+    return b"".join(record(content[at : at + size]) for at in range(0, len(content), size))
+
+
+@pytest.mark.parametrize("before", [b"", WARNING, WARNING * 2, record(b"\x01\x70\x01\x5a", 21)])
 def test_a_hello_retry_request_asks_again(before: bytes) -> None:
     assert asks_again(before + RETRY) is True
     assert asks_again((before + RETRY)[:ENOUGH_BYTES]) is True
@@ -58,3 +64,23 @@ def test_a_cut_answer_is_not_judged_wrongly(whole: bytes) -> None:
     last = asks_again(whole)
     for end in range(len(whole)):
         assert asks_again(whole[:end]) in (None, last)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 10, 37, 38, 64])
+def test_records_may_cut_the_answer_anywhere(size: int) -> None:
+    assert asks_again(cut_up(RETRY, size)) is True
+    assert asks_again(cut_up(RETRY, size)[:ENOUGH_BYTES]) is True
+    assert asks_again(WARNING + cut_up(RETRY, size)) is True
+    for end in range(ENOUGH_BYTES):
+        assert asks_again(cut_up(RETRY, size)[:end]) in (None, True)
+
+
+@pytest.mark.parametrize("size", [5, 10, 37, 38])
+def test_another_answer_in_small_records_does_not_ask(size: int) -> None:
+    assert asks_again(cut_up(answer(), size)) is False
+
+
+def test_what_cannot_be_told_may_be_one() -> None:
+    assert asks_again(WARNING * 9) is None
+    assert asks_again(WARNING * 10) is True
+    assert asks_again((WARNING * 5 + RETRY)[:ENOUGH_BYTES]) is True
