@@ -26,7 +26,7 @@ from egressproxy.errors import (
     SniMismatch,
     SniMissing,
 )
-from egressproxy.wire.client_hello import TLS_1_3, HelloReader, parse_client_hello, second_hello_at
+from egressproxy.wire.client_hello import TLS_1_3, HelloReader, SecondHelloReader, parse_client_hello
 from egressproxy.wire.server_hello import asks_again
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Agreement:
         "_name",
         "_policy",
         "_reader",
+        "_second",
         "_tls_required",
         "_verdict",
         "deadlines",
@@ -89,6 +90,7 @@ class Agreement:
         self._tls_required = enforced if verdict.require_tls is None else verdict.require_tls
         self._hello_required = enforced or self._tls_required
         self._reader: HelloReader | None = None
+        self._second: SecondHelloReader | None = None
         self._name: str | None = intent.target.host  # that the first hello asked for
         self.judged = draft.judged_bytes
         self.listens = False
@@ -118,8 +120,7 @@ class Agreement:
         if outcome == "match":
             draft.sni_check = outcome
             self._name = hello.server_name
-            self._reader = None
-            self.listens = TLS_1_3 in hello.versions
+            self.listens = TLS_1_3 in hello.versions or max(hello.versions, default=0) > TLS_1_3  # drafts of it
         elif self._refuses(outcome, self._check != "report"):
             raise self._disagreement(outcome, hello.server_name)
         return hello.length
@@ -128,12 +129,10 @@ class Agreement:
         return asks_again(answer)
 
     def judge_again(self, data: bytes) -> bool:
+        reader = self._second = self._second or SecondHelloReader()
         try:
-            at = second_hello_at(data)
-            if at is not None:
-                self._reader = self._reader or HelloReader()
-            hello = None if at is None or self._reader is None else self._reader.read(data[at:])
-            if hello is None and len(data) > self._limit + (at or 0):
+            hello = reader.read(data)
+            if reader.found and (len(data) - reader.at if hello is None else hello.length) > self._limit:
                 raise HelloTooLarge(
                     f"the second ClientHello has more than {self._limit} bytes (limits.max_hello_bytes)"
                 )

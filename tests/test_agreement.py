@@ -9,7 +9,17 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.hellos import CAPTURES, browser_hello, extension, hello, openssl_hello, record, records, server_name
+from support.hellos import (
+    CAPTURES,
+    browser_hello,
+    extension,
+    hello,
+    openssl_hello,
+    record,
+    records,
+    server_name,
+    supported_versions,
+)
 from support.parsing import outcome_in_pieces
 
 from egressproxy.agreement import OUTCOMES, agreement_for
@@ -20,7 +30,7 @@ from egressproxy.model import Intent
 from egressproxy.policy.policy import Policy
 from egressproxy.telemetry.record import RecordDraft
 from egressproxy.wire import client_hello
-from egressproxy.wire.client_hello import parse_client_hello
+from egressproxy.wire.client_hello import MAX_BEFORE_SECOND_BYTES, parse_client_hello
 
 NAME, OTHER = "www.example.test", "other.example.test"
 GRANTED = openssl_hello(NAME)
@@ -250,6 +260,204 @@ def test_who_leaves_without_a_word_has_nothing_to_be_judged():
     assert agreement is not None
     agreement.end(b"")
     assert draft.sni_check is None
+
+
+# --- when the server asks again -----------------------------------------------------------------------------------
+
+CCS, EARLY = record(b"\1", 20, 0x0303), record(bytes(300), 23, 0x0303)
+RETRY = record(b"\x02\0\0\x2c\3\3" + bytes.fromhex("CF21AD74E59A6111BE1D8C021E65B891C2A211167ABB8C5E079E09E2C8A8339C"))
+
+
+def asked_again(*, first=GRANTED, **setting):
+    """A check that has let a first hello pass and listens, and its draft."""
+    agreement, draft = check(**setting)
+    assert agreement is not None
+    assert agreement.judge(first + b"more") == len(first)
+    assert agreement.listens
+    assert agreement.hear(RETRY[:9]) is None
+    assert agreement.hear(RETRY)
+    assert draft.sni_check == "match"
+    return agreement, draft
+
+
+AGAIN = {
+    "match": (GRANTED, None),
+    "mismatch": (openssl_hello(OTHER), "sni_mismatch"),
+    "mismatch: none": (openssl_hello(None), "sni_mismatch"),
+    "ech": (browser_hello(NAME), "ech_denied"),
+    "malformed": (GRANTED.replace(b"www.", b"www\0"), "malformed_hello"),
+    "malformed: no hello": (record(b"\x10\0\0\0"), "malformed_hello"),
+    "malformed: other record": (record(b"\0", 24), "malformed_hello"),
+    "malformed: not tls": (b"GET / HTTP/1.1\r\n\r\n", "malformed_hello"),
+    "malformed: two names": (record(hello(server_name(NAME), server_name(OTHER))), "malformed_hello"),
+    "malformed: long": (record(hello(server_name(NAME), extension(0xFAFA, bytes(5000)))), "hello_too_large"),
+    "malformed: too long": (b"\x16\3\1\x40\0\1\1\0\0" + bytes(99), "hello_too_large"),
+}
+AGAIN_REFUSED = [
+    ({}, set(AGAIN)),
+    ({"sni_check": "enforce"}, set(AGAIN)),
+    ({"require_tls": False}, set(AGAIN)),
+    ({"sni_check": "report"}, set()),
+    ({"sni_check": "report", "require_tls": True}, {kind for kind in AGAIN if kind.startswith("malformed")}),
+]
+
+
+@pytest.mark.parametrize(
+    "before", [b"", CCS, CCS + EARLY, record(b"\1\x5a", 21)], ids=["bare", "ccs", "early", "alert"]
+)
+@pytest.mark.parametrize("kind", AGAIN)
+@pytest.mark.parametrize(("setting", "refused"), AGAIN_REFUSED, ids=[repr(setting) for setting, _ in AGAIN_REFUSED])
+@pytest.mark.parametrize("size", [1, 100_000], ids=["byte by byte", "whole"])
+def test_a_second_hello_is_noted_and_refused_as_the_rule_says(setting, refused, kind, before, size):
+    said, slug = AGAIN[kind]
+    more = {"malformed: long": {"limit": 4096}, "ech": {"ech": "deny"}}.get(kind, {})
+    agreement, draft = asked_again(**setting, **more)
+    data = before + said
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    result = outcome_in_pieces(lambda data: agreement.judge_again(data) or None, pieces)
+    if kind in refused and slug:
+        assert getattr(result, "slug", None) == slug
+    else:
+        assert result is True
+    assert draft.sni_check == kind.partition(":")[0]
+
+
+def test_no_cut_of_a_second_hello_passes():
+    data = CCS + EARLY + records(hello(server_name(NAME)), 1)
+    agreement, _ = asked_again()
+    assert [agreement.judge_again(data[:end]) for end in range(len(data))] == [False] * len(data)
+    assert agreement.judge_again(data + b"more")
+
+
+def test_the_refusal_of_a_second_hello_names_both():
+    agreement, draft = asked_again()
+    with pytest.raises(SniMismatch) as caught:
+        agreement.judge_again(CCS + openssl_hello(OTHER))
+    assert str(caught.value) == (
+        f"the tunnel was granted for {NAME}:443 by known, the ClientHello inside asks for {OTHER} when the server asks again"
+    )
+    assert draft.server_name == OTHER
+
+
+@pytest.mark.parametrize("first", [NAME, None])
+@pytest.mark.parametrize("second", [NAME, "Www.Example.TEST", None, "192.0.2.1", OTHER])
+def test_a_second_hello_in_a_tunnel_to_an_address_names_what_the_first_named(first, second):
+    """Also where both names may be reached by themselves."""
+    agreement, draft = asked_again(first=openssl_hello(first), target="192.0.2.1:443", hosts=[NAME, OTHER, "192.0.2.1"])
+    same = first == (second and second.lower()) if second != "192.0.2.1" else first is None
+    if same:
+        assert agreement.judge_again(openssl_hello(second))
+    else:
+        with pytest.raises(SniMismatch):
+            agreement.judge_again(openssl_hello(second))
+    assert draft.sni_check == ("match" if same else "mismatch")
+
+
+@pytest.mark.parametrize(
+    ("versions", "listens"),
+    [
+        ((0x0304,), True),
+        ((0x0303, 0x0304), True),
+        ((0x7F1C, 0x0303), True),
+        ((0x0305,), True),
+        ((0x0303, 0x0302), False),
+    ],
+)
+def test_the_answer_is_listened_to_where_a_server_may_ask_again(versions, listens):
+    agreement, _ = check()
+    assert agreement is not None
+    said = record(hello(server_name(NAME), supported_versions(*versions)))
+    assert agreement.judge(said) == len(said)
+    assert agreement.listens is listens
+
+
+def test_grease_alone_is_no_version():
+    agreement, _ = check()
+    assert agreement is not None
+    assert agreement.judge(record(hello(server_name(NAME), supported_versions(0x2A2A))))
+    assert not agreement.listens
+
+
+def test_where_names_are_not_compared_nothing_is_listened_to():
+    for setting in ({"sni_check": "off", "require_tls": True}, {"require_tls": True, "target": f"{NAME}:8443"}):
+        agreement, _ = check(**setting)
+        assert agreement is not None
+        assert agreement.judge(GRANTED)
+        assert not agreement.listens
+
+
+@pytest.mark.parametrize("how", ["end", "expire"])
+@pytest.mark.parametrize(("setting", "refused"), [({}, True), ({"sni_check": "report"}, False)])
+def test_a_second_hello_that_does_not_come_whole(how, setting, refused):
+    agreement, draft = asked_again(**setting)
+    assert not agreement.judge_again(GRANTED[:99])
+    if refused:
+        with pytest.raises(EgressError):
+            getattr(agreement, how)(GRANTED[:99])
+    else:
+        getattr(agreement, how)(GRANTED[:99])
+    assert draft.sni_check == {"end": "malformed", "expire": "timeout"}[how]
+
+
+def test_early_data_does_not_count_as_a_hello_but_has_a_bound():
+    early = record(bytes(16_379), 23) * (MAX_BEFORE_SECOND_BYTES // 16_384)
+    agreement, _ = asked_again(limit=1024)
+    assert not agreement.judge_again(early[:-1])
+    assert agreement.judge_again(early + GRANTED)
+    agreement, draft = asked_again(limit=1024)
+    with pytest.raises(EgressError, match="within 65536 bytes"):
+        agreement.judge_again(early + CCS)
+    assert draft.sni_check == "malformed"
+
+
+def test_an_answer_that_does_not_ask_lets_everything_pass():
+    agreement, draft = check()
+    assert agreement is not None
+    assert agreement.judge(GRANTED) == len(GRANTED)
+    assert agreement.hear(RETRY[:11] + bytes(32)) is False
+    assert agreement.hear(b"HTTP/1.1 400 ") is False
+    assert agreement.hear(b"") is None
+    assert draft.sni_check == "match"
+
+
+def listener_check(said, *, everywhere=None, judged=None, **rule):
+    """The check of a client of an `sni` listener that came by this hello."""
+    config = Config.model_validate(
+        {
+            "listeners": [{"protocol": "sni", "port": 8443}],
+            "rules": [{"name": "known", "action": "allow", "hosts": [NAME, OTHER], **rule}],
+            **(everywhere or {}),
+        }
+    )
+    policy = Policy.from_config(config, lambda address, port: False)
+    intent = Intent("10.0.0.1", "sni:8443", "CONNECT", parse_authority(f"{NAME}:8443"))
+    draft = RecordDraft(1, "sni:8443", "sni", "10.0.0.1", 40000, 0.0)
+    draft.server_name = NAME
+    draft.judged_bytes = len(said) if judged is None else judged
+    services = SimpleNamespace(policy=policy, max_hello_bytes=LIMIT, head_deadlines=object())
+    return agreement_for(intent, policy.decide(intent), draft, services), draft
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"sni_check": "off"}, {"sni_check": "report"}, {"require_tls": False}], ids=repr
+)
+def test_who_came_by_its_hello_is_judged_by_its_second_whatever_the_check_in_tunnels(setting):
+    """`sni_check` is about tunnels: here the name in the hello is what was allowed."""
+    agreement, draft = listener_check(GRANTED, **setting)
+    assert agreement is not None
+    assert agreement.judged == len(GRANTED)
+    assert agreement.judge_again(CCS + GRANTED)
+    assert draft.sni_check is None
+    agreement, draft = listener_check(GRANTED, **setting)
+    with pytest.raises(SniMismatch):
+        agreement.judge_again(openssl_hello(OTHER))
+    assert (draft.sni_check, draft.server_name) == ("mismatch", OTHER)
+
+
+def test_on_a_listener_that_only_reports_a_second_hello_is_reported():
+    agreement, draft = listener_check(GRANTED, everywhere={"report": True})
+    assert agreement.judge_again(openssl_hello(OTHER))
+    assert draft.sni_check == "mismatch"
 
 
 # --- whatever is sent ---------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class SniFrontend:
         draft.method = "CONNECT"
         hello = await self._read_hello(client, draft)
         draft.server_name = draft.target_text = hello.server_name_as_sent
-        if TLS_1_3 in hello.versions:
+        if TLS_1_3 in hello.versions or max(hello.versions, default=0) > TLS_1_3:  # drafts of it
             draft.judged_bytes = hello.length
         if hello.server_name is None:
             raise SniMissing("the ClientHello names no server, so there is nowhere to go")

@@ -18,7 +18,7 @@ and NGINX take it, and DNS gives it no other meaning; it is dropped from the can
 
 Not here: what is in the extensions that are not named below (RFC 8446 leaves that to the server, as the order of
 pre_shared_key), QUIC and DTLS (not TCP), and hellos in the style of SSL 2.0 (they have no name; RFC 6176): malformed. What
-stands before a second ClientHello, after a HelloRetryRequest, is skipped by `second_hello_at`.
+stands before a second ClientHello, after a HelloRetryRequest, is skipped by a SecondHelloReader.
 
 Documents: RFC 8446 sections 4.1.2 (ClientHello), 4.2 (extensions) and 5.1 (records), RFC 6066 section 3 (server_name),
 RFC 7301 section 3.1 (ALPN), RFC 9849 section 5 (Encrypted Client Hello), RFC 8701 (GREASE).
@@ -66,6 +66,8 @@ TLS_1_3 = 0x0304
 """From this version on a server may ask for a second ClientHello."""
 MAX_HELLO_BYTES = 65_536
 """Bytes of the stream that a hello may take. A post-quantum share is 1.2 KiB; OpenSSL's server takes 128 KiB, Go's 64."""
+MAX_BEFORE_SECOND_BYTES = 65_536
+"""That may stand before a second hello: the early data of a client that was not asked yet. Servers let 16 KiB come."""
 
 # Distinct lists of protocols and of versions that are kept once they were read: clients send a few, each the same every
 # time. Longer lists of protocols are read anew, so that what the cache holds is bounded in bytes, too.
@@ -170,20 +172,50 @@ class HelloReader:
             self._records += 1
 
 
-def second_hello_at(data: bytes) -> int | None:
-    """Where the first handshake record begins in what a client sends behind its first hello; None when it is not there yet.
+class SecondHelloReader:
+    """Reads what a client sends behind its first hello, up to the end of a second one; each record is looked at once.
 
-    Raises MalformedHello for a record that cannot stand before it.
+    at  where the record begins that is looked at next, or the second hello
     """
-    at = 0
-    while len(data) - at >= _RECORD_HEADER:
-        kind, major, size = data[at], data[at + 1], data[at + 3] << 8 | data[at + 4]
-        if kind == _HANDSHAKE:
-            return at
-        if kind not in _BEFORE_SECOND_HELLO or major != _MAJOR or size > _MAX_CIPHERTEXT:
-            raise MalformedHello(f"expected a second ClientHello, got a record of type {kind} with {size} bytes")
-        at += _RECORD_HEADER + size
-    return None
+
+    __slots__ = ("_reader", "at")
+
+    def __init__(self) -> None:
+        self.at = 0
+        self._reader: HelloReader | None = None
+
+    @property
+    def found(self) -> bool:
+        """The second hello has begun."""
+        return self._reader is not None
+
+    def read(self, data: bytes) -> ClientHello | None:
+        """As `HelloReader.read`, `length` counted from `at`. `data`: all that came behind the first hello.
+
+        Raises MalformedHello also for a record that cannot stand before it, HelloTooLarge also for too many that can.
+        """
+        if self._reader is None:
+            if not self._skip(data):
+                return None
+            self._reader = HelloReader()
+        return self._reader.read(data[self.at :])
+
+    def _skip(self, data: bytes) -> bool:
+        """True when `at` is where a handshake record begins."""
+        at = self.at
+        while len(data) - at >= _RECORD_HEADER:
+            kind, major, size = data[at], data[at + 1], data[at + 3] << 8 | data[at + 4]
+            if kind == _HANDSHAKE:
+                return True
+            if kind not in _BEFORE_SECOND_HELLO or major != _MAJOR or not 0 < size <= _MAX_CIPHERTEXT:
+                raise MalformedHello(f"expected a second ClientHello, got a record of type {kind} with {size} bytes")
+            at += _RECORD_HEADER + size
+            if at > MAX_BEFORE_SECOND_BYTES:
+                raise HelloTooLarge(
+                    f"expected a second ClientHello within {MAX_BEFORE_SECOND_BYTES} bytes, got {at} or more"
+                )
+            self.at = at
+        return False
 
 
 def _record_size(header: bytes, *, first: bool) -> int | None:

@@ -32,7 +32,14 @@ from support.parsing import outcome_in_pieces, parse_every_way
 from egressproxy.errors import HelloTooLarge, MalformedHello, NotTls
 from egressproxy.hostport import canonical_host
 from egressproxy.wire import client_hello
-from egressproxy.wire.client_hello import MAX_HELLO_BYTES, ClientHello, HelloReader, parse_client_hello, second_hello_at
+from egressproxy.wire.client_hello import (
+    MAX_BEFORE_SECOND_BYTES,
+    MAX_HELLO_BYTES,
+    ClientHello,
+    HelloReader,
+    SecondHelloReader,
+    parse_client_hello,
+)
 
 NAME = "www.example.test"
 TLS_1_3, TLS_1_2, TLS_1_1, TLS_1_0 = 0x0304, 0x0303, 0x0302, 0x0301
@@ -395,16 +402,56 @@ def test_a_hello_of_ssl_2_is_told_from_other_protocols_by_its_third_byte(data, e
     ],
 )
 def test_a_second_hello_is_found_behind_what_may_stand_before_it(prefix, at):
-    stream = prefix + record(hello(server_name(NAME)))
-    assert second_hello_at(stream) == at
-    for end in range(at + 5):
-        assert second_hello_at(stream[:end]) is None
+    second = record(hello(server_name(NAME)))
+    reader = SecondHelloReader()
+    for end in range(len(prefix + second)):
+        assert reader.read((prefix + second)[:end]) is None
+        assert reader.found is (end >= at + 5)
+    assert reader.read(prefix + second + b"more") == parse_client_hello(second)
+    assert reader.at == at
+    assert SecondHelloReader().read(prefix + second) == parse_client_hello(second)
 
 
-@pytest.mark.parametrize("wrong", [b"GET / ", record(b"x", 24), record(b"x", 23, 0x0203), b"\x17\x03\x03\xff\xff"])
+@pytest.mark.parametrize(
+    "wrong", [b"GET / ", record(b"x", 24), record(b"x", 23, 0x0203), b"\x17\x03\x03\xff\xff", record(b"", 20)]
+)
 def test_what_may_not_stand_before_a_second_hello_is_refused(wrong):
     with pytest.raises(MalformedHello):
-        second_hello_at(wrong + record(hello(server_name(NAME))))
+        SecondHelloReader().read(wrong + record(hello(server_name(NAME))))
+
+
+@pytest.mark.parametrize(
+    "second", [record(b"\x10\0\0\0"), record(b"\x01\0") + record(b"\1", 20), record(hello(server_name("a..b")))]
+)
+def test_a_handshake_that_is_no_second_hello_is_refused(second):
+    with pytest.raises(MalformedHello):
+        SecondHelloReader().read(record(b"\1", 20) + second + bytes(50))
+
+
+def test_not_without_end_may_stand_before_a_second_hello():
+    early = record(bytes(16_379), 23)
+    most = early * (MAX_BEFORE_SECOND_BYTES // len(early))
+    second = record(hello(server_name(NAME)))
+    assert len(most) == MAX_BEFORE_SECOND_BYTES
+    assert SecondHelloReader().read(most + second) == parse_client_hello(second)
+    with pytest.raises(HelloTooLarge):
+        SecondHelloReader().read(most + record(b"\1", 20))
+
+
+def test_records_before_a_second_hello_that_come_byte_by_byte_are_looked_at_once():
+    """Otherwise each byte behind sixty kilobytes of them costs milliseconds."""
+
+    class Counted(bytes):
+        looks = 0
+
+        def __getitem__(self, at):
+            Counted.looks += 1
+            return bytes.__getitem__(self, at)
+
+    stream = record(b"\1", 20) * 2000
+    reader = SecondHelloReader()
+    assert [reader.read(Counted(stream[:size])) for size in range(0, len(stream), 3)] == [None] * (len(stream) // 3)
+    assert Counted.looks < 2 * len(stream)
 
 
 @pytest.mark.parametrize(
