@@ -55,9 +55,6 @@ class Stream(Protocol):
     def try_read(self, size: int) -> bytes | None:
         """Up to `size` bytes; empty at the end of the stream, None if there is nothing yet."""
 
-    def try_peek(self, size: int) -> bytes:
-        """What the next `try_read` would give, left where it is; empty where there is nothing, for whatever reason."""
-
     def try_write(self, data: bytes | memoryview) -> int:
         """Take as many bytes as fit now and return how many; 0 if none."""
 
@@ -126,14 +123,6 @@ class TcpStream:
         if not data and self.was_reset:
             raise ConnectionResetError("the peer has reset the connection")
         return data
-
-    def try_peek(self, size: int) -> bytes:
-        if self._unread:
-            return self._unread[:size]
-        try:
-            return self.sock.recv(size, socket.MSG_PEEK)
-        except OSError:  # nothing there, or broken: the read will tell
-            return b""
 
     def try_write(self, data: bytes | memoryview) -> int:
         try:
@@ -301,14 +290,6 @@ class TlsStream:
             return None
         except ssl.SSLZeroReturnError:
             return b""
-
-    def try_peek(self, size: int) -> bytes:
-        if not self._plaintext:
-            try:
-                self._plaintext = self.try_read(size) or b""
-            except OSError:  # broken: the read will tell
-                return b""
-        return self._plaintext[:size]
 
     def try_write(self, data: bytes | memoryview) -> int:
         if not self.try_flush():

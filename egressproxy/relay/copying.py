@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from egressproxy.relay.flow import COPY_BYTES, TURN_READS
 
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
+
+
+class Source(Protocol):
+    """What is copied from: a stream, or something that reads one."""
+
+    def try_read(self, size: int) -> bytes | None:
+        """As `Stream.try_read`."""
 
 
 class CopyFlow:
@@ -27,7 +34,7 @@ class CopyFlow:
         "reading",
     )
 
-    def __init__(self, source: Stream, sink: Stream) -> None:
+    def __init__(self, source: Source, sink: Stream) -> None:
         self._source = source
         self._sink = sink
         self._pending = memoryview(b"")

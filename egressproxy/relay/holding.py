@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from egressproxy.errors import EgressError
+from egressproxy.relay.copying import CopyFlow
 from egressproxy.stream import TcpStream
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ READ_BYTES = 4096
 MAX_HELD_BYTES = 65_536
 """Held for an upstream that has not answered yet; the client is not read beyond that."""
 ANSWER_BYTES = 64
-"""Of the upstream's first bytes that the gate is shown."""
+"""Of the upstream's first bytes that the gate is shown at most."""
 
 
 class Gate(Protocol):
@@ -61,6 +62,7 @@ class HeldFlow:
     """Carries no more than what is judged. When all may pass, the tunnel puts a flow that carries in its place."""
 
     __slots__ = (
+        "_answer",
         "_deadlines",
         "_gate",
         "_held",
@@ -87,6 +89,7 @@ class HeldFlow:
         ahead = source.take_unread()
         self._passing = ahead[: gate.judged]
         self._held = b""
+        self._answer = b""
         source.unread(ahead[gate.judged :])
         self._phase = 2 if gate.judged else 1
         self._source_ended = False
@@ -106,8 +109,7 @@ class HeldFlow:
     def pump(self) -> bool:
         if self.done:
             return False
-        if self._passing and not self._pass_on():
-            return True
+        changed = bool(self._passing) and self._pass_on()
         self._more = False
         if not self.reading:
             return True
@@ -117,7 +119,7 @@ class HeldFlow:
             self._end("source")
             return True
         if data is None:
-            return False
+            return changed
         if self.broken == "sink":  # nobody is left to pass it to
             if not data:
                 self._end("sink")
@@ -160,37 +162,41 @@ class HeldFlow:
         return True
 
     def _pass_on(self) -> bool:
-        """Hand the judged part to the sink; True when it has taken all."""
+        """Hand the judged part to the sink; True when nothing of it waits any more."""
         try:
             sent = self._sink.try_write(self._passing)
         except OSError:
             self.abandon()
-            return False
+            return True
         self.carried += sent
         self._passing = self._passing[sent:]
         self.blocked = bool(self._passing)
         return not self.blocked
 
-    def hear(self) -> bool:
-        """The upstream has something to say; True when this may have changed anything. Before any of it is taken."""
+    def hear(self, data: bytes) -> bool:
+        """What the upstream says, before the client gets it; False when the client is refused for what it had said before."""
         if self._phase != 2 or self.done or self.broken:
-            return False
+            return True
+        gate = self._gate
+        self._answer += data[: ANSWER_BYTES - len(self._answer)]
         try:
-            again = self._gate.hear(self._sink.try_peek(ANSWER_BYTES))
+            again = gate.hear(self._answer)
             if again is None:
-                return False
-            if not again:
-                return self._let_pass()
-            self._phase = 3
-            self._deadlines.start(self)
-            self.reading = self._more = not self._source_ended
-            if self._source_ended:
-                self._gate.end(self._held)
-                return self._let_pass()
-            return self._judge()
+                return True
+            if again:
+                self._phase = 3
+                self._deadlines.start(self)
+                self.reading = self._more = not self._source_ended
+                again = not (self._held and gate.judge_again(self._held))
+                if again and self._source_ended:
+                    gate.end(self._held)
+                    again = False
         except EgressError as error:
             self._refuse(error)
-            return True
+            return False
+        if not again:
+            self._let_pass()
+        return True
 
     def unheard(self) -> None:
         """The upstream has ended its half. One that has not answered by now never will."""
@@ -201,18 +207,20 @@ class HeldFlow:
         """The client's deadline has passed."""
         if self.done:
             return
+        tunnel = self._tunnel
         try:
             self._gate.expire(self._held)
         except EgressError as error:
             self._refuse(error)
         else:
             self._let_pass()
-            self._tunnel.go_on()
+            tunnel.go_on()
 
     def _let_pass(self) -> bool:
-        self._deadlines.stop(self)
+        tunnel = self._tunnel
         self._source.unread(self._passing + self._held)
-        return self._tunnel.let_pass()
+        self.release()
+        return tunnel.let_pass()
 
     def _refuse(self, error: EgressError) -> None:
         self._stop()
@@ -242,3 +250,34 @@ class HeldFlow:
         self._stop()
         self._held = self._passing = b""
         del self._tunnel, self._gate  # both lead to the tunnel, which holds this flow: a cycle, unless cut here
+
+
+class Ear:
+    """The upstream as the tunnel's other direction reads it while the client is held: the flow that holds it hears all."""
+
+    __slots__ = ("_held", "_upstream")
+
+    def __init__(self, upstream: Stream, held: HeldFlow) -> None:
+        self._upstream = upstream
+        self._held = held
+
+    def try_read(self, size: int) -> bytes | None:
+        data = self._upstream.try_read(size)
+        return data if not data or self._held.hear(data) else None
+
+
+class HeardFlow(CopyFlow):
+    """The upstream's direction while the client is held. Afterwards the tunnel puts the fastest engine in its place."""
+
+    __slots__ = ()
+
+    def __init__(self, upstream: Stream, client: Stream, held: HeldFlow) -> None:
+        super().__init__(Ear(upstream, held), client)
+        ahead = upstream.take_unread()
+        upstream.unread(ahead)
+        self._more = bool(ahead) or type(upstream) is not TcpStream
+
+    @property
+    def empty(self) -> bool:
+        """Nothing that was read waits for the client, and the upstream may say more."""
+        return not (self.blocked or self.done or self.broken or self._source_ended or self._pending)

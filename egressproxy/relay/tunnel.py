@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from egressproxy.model import Transfer
 from egressproxy.poller import READ, WRITE
-from egressproxy.relay.holding import HeldFlow
+from egressproxy.relay.holding import HeardFlow, HeldFlow
 from egressproxy.stories import Signal
 
 if TYPE_CHECKING:
@@ -71,9 +71,15 @@ class Tunnel:
         self._relay = relay
         self._client = client
         self._upstream = upstream
-        self._held: HeldFlow | None = None if gate is None else HeldFlow(self, client, upstream, gate)
-        self.up: Flow = relay.flow(client, upstream) if self._held is None else self._held
-        self.down = relay.flow(upstream, client)
+        self.up: Flow
+        self.down: Flow
+        self._held: HeldFlow | None = None  # until the upstream need not be heard any more
+        if gate is None:
+            self.up = relay.flow(client, upstream)
+            self.down = relay.flow(upstream, client)
+        else:
+            self.up = self._held = HeldFlow(self, client, upstream, gate)
+            self.down = HeardFlow(upstream, client, self._held)
         self._client_interest = READ
         self._upstream_interest = READ
         self._quiet_s = 0.0
@@ -135,12 +141,14 @@ class Tunnel:
 
     def let_pass(self) -> bool:
         """What was held may pass and has been put back: the flow that carries takes over. As `Flow.pump`."""
-        carried = self.up.carried
-        self._held = None
-        self.up = self._relay.flow(self._client, self._upstream)
-        self.up.carried = carried
+        self.up = self._in_place_of(self.up, self._client, self._upstream)
         self.up.pump()
         return True  # also when the sink takes nothing yet: it waits for other events than the flow before
+
+    def _in_place_of(self, flow: Flow, source: Stream, sink: Stream) -> Flow:
+        fastest = self._relay.flow(source, sink)
+        fastest.carried = flow.carried
+        return fastest
 
     def refuse(self, error: EgressError) -> None:
         """The held bytes must not pass: end it; `run` raises the error."""
@@ -185,10 +193,6 @@ class Tunnel:
 
     def _on_upstream(self, events: int) -> None:
         self._quiet_s = 0.0
-        if self._held is not None and self._held.hear():
-            self._settle()
-            if self._result is not None:
-                return
         if events == READ:
             if self.down.pump():
                 self._settle()
@@ -213,8 +217,8 @@ class Tunnel:
         """After a flow has changed: is it over, and if not, which events are wanted now."""
         if self._result is not None:
             return
-        if self._held is not None and self.down.done:
-            self._held.unheard()
+        if self._held is not None:
+            self._hear_out(self._held)
         up, down = self.up, self.down
         if up.broken or down.broken:
             self._wind_down()
@@ -233,6 +237,16 @@ class Tunnel:
             if (up.more() or down.more()) and not self._resume_due:
                 self._resume_due = True
                 self._relay.loop.call_soon(self._resume)
+
+    def _hear_out(self, held: HeldFlow) -> None:
+        """Once the upstream has been heard, or has no more to say, it need not be any more."""
+        down = self.down
+        if down.done:
+            if down.broken is None:
+                held.unheard()
+        elif self.up is not held and type(down) is HeardFlow and down.empty:
+            self.down = self._in_place_of(down, self._upstream, self._client)
+            self._held = None
 
     def _wind_down(self) -> None:
         """One side is dead: see that the living one gets everything, then end."""

@@ -19,11 +19,11 @@ from support.loops import at_rest, until
 from support.peers import BROKEN, SMALL_BUFFER, Peer, socket_pair, tcp_stream, together
 from support.tunnels import HELD, LONG_S, Setup, on, run_setup
 
-from egressproxy.errors import HelloTimeout, MalformedHello, NotTls
+from egressproxy.errors import HelloTimeout, MalformedHello, NotTls, SniMismatch
 from egressproxy.model import Transfer
 from egressproxy.relay import tunnel as tunnel_module
 from egressproxy.relay.flow import COPY_BYTES
-from egressproxy.relay.holding import READ_BYTES, HeldFlow
+from egressproxy.relay.holding import MAX_HELD_BYTES, READ_BYTES, HeldFlow
 from egressproxy.relay.tunnel import Tunnel
 
 WORD = b"open sesame"
@@ -66,9 +66,37 @@ class Doorkeeper:
             raise HelloTimeout("not the word in time")
 
 
+AGAIN = b"say it again"
+SECOND = b"open sesame twice"
+
+
+class Twice(Doorkeeper):
+    """Lets the word pass and listens: where the upstream answers AGAIN, nothing else than SECOND may come behind it."""
+
+    def __init__(self, bench, *, judged=0, **more):
+        super().__init__(bench, **more)
+        self.judged = judged
+        self.asked_again = []
+
+    def judge(self, data):
+        self.listens = super().judge(data) is not None
+        return len(self.word) if self.listens else None
+
+    def hear(self, answer):
+        if answer.startswith(AGAIN):
+            return True
+        return None if AGAIN.startswith(answer) else False
+
+    def judge_again(self, data):
+        self.asked_again.append(data)
+        if data[: len(SECOND)] != SECOND[: len(data)]:
+            raise SniMismatch("expected the second word")
+        return len(data) >= len(SECOND)
+
+
 def has_nothing_to_read(peer):
     try:
-        return peer.sock.recv(1) == b"?"
+        return not peer.sock.recv(1)
     except BlockingIOError:
         return True
 
@@ -311,6 +339,337 @@ def test_whatever_peers_do_nothing_unjudged_is_heard_and_nothing_is_left(setup, 
         if heard and not (word and said >= len(WORD)):  # not the word: then by the gate's grace at the end of it
             assert not strict
             assert late or WORD.startswith(heard)
+
+    run_setup(setup, story)
+
+
+# --- judged twice -------------------------------------------------------------------------------------------------
+
+
+async def pass_the_word(bench, **more):
+    """A tunnel in which the word has been let pass, and the upstream has not answered."""
+    joined = await bench.join(gate=(gate := Twice(bench, **more)))
+    await joined.client.send(WORD)
+    assert await joined.upstream.receive(len(WORD)) == WORD
+    return joined, gate
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("cut", [0, 1, 5, len(AGAIN) - 1, len(AGAIN)])
+@pytest.mark.parametrize("second", [SECOND, b"open season"])
+async def test_who_is_asked_again_is_judged_again_however_the_question_is_cut(bench, cut, second):
+    joined, gate = await pass_the_word(bench)
+    for part in (AGAIN[:cut], AGAIN[cut:]):
+        await joined.upstream.send(part)
+        assert await joined.client.receive(len(part)) == part
+    for number in range(len(second)):
+        assert has_nothing_to_read(joined.upstream)
+        try:
+            await joined.client.send(second[number : number + 1])
+        except OSError:
+            break  # refused already
+        await until(lambda number=number: len(gate.asked_again) > number or joined.task.done())
+    if second == SECOND:
+        await joined.client.send(b" and more")
+        assert await joined.upstream.receive(len(SECOND) + 9) == SECOND + b" and more"
+        transfer = await end_in_order(joined)
+        assert transfer == Transfer(len(WORD + SECOND) + 9, len(AGAIN), "client", "closed")
+    else:
+        with pytest.raises(SniMismatch):
+            await joined.over()
+        assert await joined.upstream.receive_all() == b""
+        assert (joined.tunnel.bytes_up, joined.tunnel.bytes_down) == (len(WORD), len(AGAIN))
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("answer", [b"welcome", AGAIN[:5] + b"?", b"\0"])
+@pytest.mark.parametrize("cut", [0, 3])
+async def test_behind_another_answer_everything_passes(bench, answer, cut):
+    joined, gate = await pass_the_word(bench)
+    await joined.client.send(b"held")
+    for part in (answer[:cut], answer[cut:]):
+        await joined.upstream.send(part)
+        assert await joined.client.receive(len(part)) == part
+    assert await joined.upstream.receive(4) == b"held"
+    await joined.client.send(b", and on")
+    assert await joined.upstream.receive(8) == b", and on"
+    assert gate.asked_again == []
+    assert await end_in_order(joined) == Transfer(len(WORD) + 12, len(answer), "client", "closed")
+
+
+@on_every_held_setup
+async def test_nothing_passes_before_the_upstream_has_answered(bench):
+    joined, _ = await pass_the_word(bench)
+    await joined.client.send(b"as if it had been asked")
+    joined.client.wait_until_delivered()
+    await asyncio.sleep(SHORT_S)
+    assert has_nothing_to_read(joined.upstream)
+    assert len(bench.deadlines) == 0  # it is the upstream's turn
+    joined.tunnel.cut("cut")
+    assert await joined.over() == Transfer(len(WORD), 0, "proxy", "cut")
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("second", [SECOND + b" and more", b"open season"])
+@pytest.mark.parametrize("ends", [False, True])
+async def test_who_speaks_again_before_being_asked_is_judged_when_asked(bench, second, ends):
+    joined, _ = await pass_the_word(bench)
+    await joined.client.send(second)
+    if ends:
+        await joined.client.end()
+    await until(lambda: joined.tunnel.up._held == second and joined.tunnel.up._source_ended is ends)
+    await joined.upstream.send(AGAIN)
+    if second == b"open season":
+        with pytest.raises(SniMismatch):
+            await joined.over()
+        assert await joined.upstream.receive_all() == b""
+        assert joined.tunnel.bytes_down == 0  # it need not hear the question any more
+    else:
+        assert await joined.client.receive(len(AGAIN)) == AGAIN
+        assert await joined.upstream.receive(len(second)) == second
+        if not ends:
+            await joined.client.end()
+        assert await joined.upstream.receive_all() == b""
+        await joined.upstream.end()
+        assert await joined.client.receive_all() == b""
+        assert await joined.over() == Transfer(len(WORD + second), len(AGAIN), "client", "closed")
+
+
+@on_every_held_setup
+async def test_who_is_asked_again_and_has_ended_in_the_middle_is_the_gates_to_judge(bench):
+    joined, _ = await pass_the_word(bench)
+    await joined.client.send(SECOND[:3])
+    await joined.client.end()
+    await joined.upstream.send(AGAIN)
+    with pytest.raises(MalformedHello):
+        await joined.over()
+    assert await joined.upstream.receive_all() == b""
+
+
+@on_every_held_setup
+async def test_who_ends_behind_the_word_is_told_to_the_upstream_once_it_has_answered(bench):
+    joined, _ = await pass_the_word(bench)
+    await joined.client.end()
+    await joined.upstream.send(b"welcome")
+    assert await joined.upstream.receive_all() == b""
+    await joined.upstream.send(b", and goodbye")
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == b"welcome, and goodbye"
+    assert await joined.over() == Transfer(len(WORD), 20, "client", "closed")
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("answer", [b"", AGAIN[:4]])
+async def test_an_upstream_that_ends_without_an_answer_still_gets_what_was_held(bench, answer):
+    joined, _ = await pass_the_word(bench)
+    await joined.client.send(b"held")
+    await joined.upstream.send(answer)
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == answer
+    assert await joined.upstream.receive(4) == b"held"
+    await joined.client.end()
+    assert await joined.upstream.receive_all() == b""
+    assert await joined.over() == Transfer(len(WORD) + 4, len(answer), "upstream", "closed")
+
+
+@on_every_held_setup
+async def test_who_is_asked_again_has_the_time_once_more(bench):
+    joined, _ = await pass_the_word(bench, within_s=4 * SHORT_S)
+    await asyncio.sleep(5 * SHORT_S)
+    assert not joined.task.done()
+    await joined.upstream.send(AGAIN)
+    with pytest.raises(HelloTimeout):
+        await joined.over()
+    assert joined.tunnel.bytes_up == len(WORD)
+
+
+@on_every_held_setup
+async def test_a_gate_that_is_not_strict_lets_pass_who_does_not_speak_again_in_time(bench):
+    joined, _ = await pass_the_word(bench, strict=False, within_s=2 * SHORT_S)
+    await joined.client.send(SECOND[:4])
+    await joined.upstream.send(AGAIN)
+    assert await joined.client.receive(len(AGAIN)) == AGAIN
+    assert await joined.upstream.receive(4) == SECOND[:4]
+    assert (await end_in_order(joined)).bytes_up == len(WORD) + 4
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_client_that_resets_between_the_two_ends_it(bench, asked):
+    joined, _ = await pass_the_word(bench)
+    if asked:
+        await joined.upstream.send(AGAIN)
+        assert await joined.client.receive(len(AGAIN)) == AGAIN
+    await joined.client.send(SECOND[:4])
+    await until(lambda: joined.tunnel.up._held)
+    joined.client.reset()
+    with pytest.raises(ConnectionResetError):
+        await joined.upstream.receive_all()
+    transfer = await joined.over()
+    assert (transfer.bytes_up, transfer.end) == (len(WORD), "client_reset")
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("asked", [False, True])
+async def test_an_upstream_that_resets_between_the_two_ends_it(bench, asked):
+    joined, _ = await pass_the_word(bench)
+    await joined.client.send(SECOND[:4])
+    if asked:
+        await joined.upstream.send(AGAIN)
+        assert await joined.client.receive(len(AGAIN)) == AGAIN
+    joined.upstream.reset()
+    with pytest.raises(BROKEN):
+        await joined.client.receive_all()
+    transfer = await joined.over()
+    assert (transfer.bytes_up, transfer.end) == (len(WORD), "upstream_reset")
+
+
+@on_every_held_setup
+async def test_much_that_comes_before_the_answer_is_held_up(bench):
+    joined = await bench.join(buffer=SMALL_BUFFER, gate=Twice(bench))
+    payload = os.urandom(1_500_000)
+    await joined.client.send(WORD)
+    assert await joined.upstream.receive(len(WORD)) == WORD
+    sending = asyncio.ensure_future(joined.client.send(payload))
+    sent = await at_rest(lambda: joined.client.sent)
+    assert sent < MAX_HELD_BYTES + READ_BYTES + 12 * SMALL_BUFFER
+    assert has_nothing_to_read(joined.upstream)
+    await joined.upstream.send(b"welcome")
+    assert await joined.client.receive(7) == b"welcome"
+    assert await joined.upstream.receive(len(payload)) == payload
+    await sending
+    assert (await end_in_order(joined)).bytes_up == len(WORD) + len(payload)
+
+
+@on_every_held_setup
+async def test_much_behind_the_answer_arrives_whole_by_the_fastest_engine(bench):
+    joined, _ = await pass_the_word(bench)
+    await joined.upstream.send(b"welcome")
+    assert await joined.client.receive(7) == b"welcome"
+    payload = os.urandom(3_000_000)
+
+    async def give():
+        await joined.upstream.send(payload)
+        await joined.upstream.end()
+
+    received, _ = await together(joined.client.receive_all(), give())
+    assert received == payload
+    assert type(joined.tunnel.down) is type(bench.relay.flow(joined.upstream_stream, joined.client_stream))
+    await joined.client.end()
+    assert await joined.upstream.receive_all() == b""
+    assert await joined.over() == Transfer(len(WORD), 7 + len(payload), "upstream", "closed")
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("judged", [False, True])
+async def test_a_word_that_waits_for_the_upstream_costs_no_time(bench, judged):
+    """`judged`: before the tunnel, by the listener."""
+    filled = 0
+
+    def fill(_client, upstream):
+        nonlocal filled
+        while taken := upstream.try_write(b"." * COPY_BYTES):
+            filled += taken
+
+    gate = Twice(bench, judged=len(WORD) if judged else 0)
+    joined = await bench.join(buffer=SMALL_BUFFER, before=fill, gate=gate, unread=WORD if judged else b"")
+    if not judged:
+        await joined.client.send(WORD)
+    await until(lambda: joined.tunnel.up.blocked)
+    await joined.client.send(b"held")
+    await until(lambda: joined.tunnel.up._held == b"held")
+    calls = count_pumps(joined.tunnel.up)
+    await asyncio.sleep(SHORT_S)
+    assert len(calls) <= 2, "while it waits"
+    assert await joined.upstream.receive(filled + len(WORD)) == b"." * filled + WORD
+    await until(lambda: not joined.tunnel.up.blocked)
+    calls.clear()
+    await asyncio.sleep(SHORT_S)
+    assert len(calls) <= 2, "and afterwards"
+    await joined.upstream.send(b"welcome")
+    assert await joined.client.receive(7) == b"welcome"
+    assert await joined.upstream.receive(4) == b"held"
+    assert (await end_in_order(joined)).bytes_up == len(WORD) + 4
+
+
+@on_every_held_setup
+@pytest.mark.parametrize("behind", [b"", b"held", SECOND])
+@pytest.mark.parametrize("answer", [b"welcome", AGAIN])
+async def test_what_a_listener_has_judged_goes_on_at_once_and_the_rest_is_held(bench, behind, answer):
+    gate = Twice(bench, judged=len(WORD))
+    joined = await bench.join(unread=WORD + behind, gate=gate)
+    assert await joined.upstream.receive(len(WORD)) == WORD
+    assert gate.asked == []
+    assert has_nothing_to_read(joined.upstream)
+    await joined.upstream.send(answer)
+    if behind == b"held" and answer == AGAIN:
+        with pytest.raises(SniMismatch):
+            await joined.over()
+        assert await joined.upstream.receive_all() == b""
+        return
+    assert await joined.client.receive(len(answer)) == answer
+    if not behind and answer == AGAIN:
+        await joined.client.send(SECOND)
+        behind = SECOND
+    assert await joined.upstream.receive(len(behind)) == behind
+    assert (await end_in_order(joined)).bytes_up == len(WORD + behind)
+
+
+def pieces(data, cuts):
+    edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    return [data[start:end] for start, end in pairwise(edges)]
+
+
+CUTS = st.lists(st.integers(0, 30), max_size=4)
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+@settings(max_examples=30, deadline=None)
+@given(
+    answer=st.sampled_from([AGAIN, AGAIN + b" please", b"say it against", b"s", b"welcome"]),
+    behind=st.sampled_from([SECOND, SECOND + bytes(9000), b"open season", SECOND[:5], b""]),
+    answer_cuts=CUTS,
+    cuts=CUTS,
+    waits=st.booleans(),
+)
+def test_all_or_nothing_passes_behind_an_answer_however_all_is_cut(setup, answer, behind, answer_cuts, cuts, waits):
+    async def story(bench):
+        joined, _ = await pass_the_word(bench)
+
+        async def speak():
+            try:
+                if waits:
+                    assert await joined.client.receive(len(answer)) == answer
+                for piece in pieces(behind, cuts):
+                    await joined.client.send(piece)
+                    await asyncio.sleep(0)
+                await joined.client.end()
+            except OSError:
+                pass  # refused in the middle
+
+        async def answer_and_hear():
+            heard = b""
+            try:
+                for piece in pieces(answer, answer_cuts):
+                    await joined.upstream.send(piece)
+                    await asyncio.sleep(0)
+                await joined.upstream.end()
+                while data := await joined.upstream.receive_some():
+                    heard += data
+            except OSError:
+                pass
+            return heard
+
+        heard, _ = await together(answer_and_hear(), speak())
+        asked = answer.startswith(AGAIN)
+        passes = not asked or behind.startswith(SECOND) or not behind
+        assert heard == (behind if passes else b"")
+        if passes:
+            assert (await joined.over()).end == "closed"
+        else:
+            with pytest.raises((SniMismatch, MalformedHello)):
+                await joined.over()
+            assert joined.tunnel.bytes_up == len(WORD)
 
     run_setup(setup, story)
 

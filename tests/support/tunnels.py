@@ -20,7 +20,7 @@ from egressproxy.model import Transfer
 from egressproxy.poller import EpollPoller, LoopPoller
 from egressproxy.relay.copying import CopyFlow
 from egressproxy.relay.flow import Flow
-from egressproxy.relay.holding import Gate, HeldFlow
+from egressproxy.relay.holding import Gate, HeardFlow, HeldFlow
 from egressproxy.relay.relay import Relay
 from egressproxy.relay.splicing import SpliceFlow
 from egressproxy.stream import TLS_READ_BYTES, Stream, TcpStream, TlsStream
@@ -171,7 +171,7 @@ class Bench:
         self._joined.append(joined)
         engine = SpliceFlow if self.setup.engine == "splice" else CopyFlow
         assert isinstance(joined.tunnel.up, engine if gate is None else HeldFlow)
-        assert isinstance(joined.tunnel.down, engine)
+        assert isinstance(joined.tunnel.down, engine if gate is None else HeardFlow)
         await until(lambda: joined.tunnel in self.relay.tunnels or joined.task.done(), "the tunnel runs")
         return joined
 
