@@ -305,3 +305,24 @@ def test_a_kept_result_replaces_the_numbers_in_the_readme_and_nothing_else(tmp_p
 def test_the_readme_has_a_place_for_numbers():
     text = (ROOT / "benchmarks" / "README.md").read_text()
     assert text.index("<!-- numbers: begin -->") < text.index("<!-- numbers: end -->")
+
+
+# --- where the work goes ------------------------------------------------------------------------------------------
+
+
+def test_the_profile_finds_work_in_every_stage():
+    from benchmarks import profile
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.profile", "connect_tls", "--seconds", "0.2"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=ROOT,
+    )
+    rows = [cells(line) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    found = {stage: float(codes.strip("*")) for stage, codes, _ in rows}
+    assert set(profile.STAGES) < set(found)
+    assert all(found[stage] > 10 for stage in profile.STAGES)
+    assert sum(found[stage] for stage in profile.STAGES) > 0.9 * found["**all**"]
