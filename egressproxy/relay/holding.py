@@ -59,7 +59,10 @@ class Gate(Protocol):
 
 
 class HeldFlow:
-    """Carries no more than what is judged. When all may pass, the tunnel puts a flow that carries in its place."""
+    """Carries no more than what is judged. When all may pass, the tunnel puts a flow that carries in its place.
+
+    phase  1, 2 or 3, as above
+    """
 
     __slots__ = (
         "_answer",
@@ -68,7 +71,6 @@ class HeldFlow:
         "_held",
         "_more",
         "_passing",
-        "_phase",
         "_sink",
         "_source",
         "_source_ended",
@@ -77,6 +79,7 @@ class HeldFlow:
         "broken",
         "carried",
         "done",
+        "phase",
         "reading",
     )
 
@@ -91,7 +94,7 @@ class HeldFlow:
         self._held = b""
         self._answer = b""
         source.unread(ahead[gate.judged :])
-        self._phase = 2 if gate.judged else 1
+        self.phase = 2 if gate.judged else 1
         self._source_ended = False
         # No event tells of what was put back, or waits inside a TLS engine.
         self._more = bool(ahead) or type(source) is not TcpStream
@@ -100,7 +103,7 @@ class HeldFlow:
         self.done = False
         self.broken: str | None = None
         self.carried = 0
-        if self._phase == 1 and not gate.patient:
+        if self.phase == 1 and not gate.patient:
             gate.deadlines.start(self)
 
     def more(self) -> bool:
@@ -128,12 +131,12 @@ class HeldFlow:
 
     def _take(self, data: bytes) -> bool:
         gate = self._gate
-        if self._phase == 1 and gate.patient and not self._held:
+        if self.phase == 1 and gate.patient and not self._held:
             self._deadlines.start(self)
         self._held += data
         self._source_ended = not data
         self._more = bool(data)
-        if self._phase == 2:
+        if self.phase == 2:
             self.reading = bool(data) and len(self._held) < MAX_HELD_BYTES
             return True
         try:
@@ -148,7 +151,7 @@ class HeldFlow:
     def _judge(self) -> bool:
         """What is held, by the phase. Raises EgressError."""
         gate = self._gate
-        if self._phase == 3:
+        if self.phase == 3:
             return self._let_pass() if gate.judge_again(self._held) else True
         part = gate.judge(self._held)
         if part is None:
@@ -157,7 +160,7 @@ class HeldFlow:
             return self._let_pass()
         self._deadlines.stop(self)
         self._passing, self._held = self._held[:part], self._held[part:]
-        self._phase = 2
+        self.phase = 2
         self._pass_on()
         return True
 
@@ -175,7 +178,7 @@ class HeldFlow:
 
     def hear(self, data: bytes) -> bool:
         """What the upstream says, before the client gets it; False when the client is refused for what it had said before."""
-        if self._phase != 2 or self.done or self.broken:
+        if self.phase != 2 or self.done or self.broken:
             return True
         gate = self._gate
         self._answer += data[: ANSWER_BYTES - len(self._answer)]
@@ -184,7 +187,7 @@ class HeldFlow:
             if again is None:
                 return True
             if again:
-                self._phase = 3
+                self.phase = 3
                 self._deadlines.start(self)
                 self.reading = self._more = not self._source_ended
                 again = not (self._held and gate.judge_again(self._held))
@@ -200,7 +203,7 @@ class HeldFlow:
 
     def unheard(self) -> None:
         """The upstream has ended its half. One that has not answered by now never will."""
-        if self._phase == 2 and not self.done and not self.broken:
+        if self.phase == 2 and not self.done and not self.broken:
             self._let_pass()
 
     def expire(self) -> None:
@@ -255,15 +258,20 @@ class HeldFlow:
 class Ear:
     """The upstream as the tunnel's other direction reads it while the client is held: the flow that holds it hears all."""
 
-    __slots__ = ("_held", "_upstream")
+    __slots__ = ("_held", "_listens", "_upstream")
 
     def __init__(self, upstream: Stream, held: HeldFlow) -> None:
         self._upstream = upstream
         self._held = held
+        self._listens = True
 
     def try_read(self, size: int) -> bytes | None:
-        data = self._upstream.try_read(size)
-        return data if not data or self._held.hear(data) else None
+        held = self._held
+        if self._listens and held.done:  # pause once: here the fastest engine takes over
+            self._listens = False
+            return None
+        data = self._upstream.try_read(READ_BYTES if held.phase == 2 else size)
+        return data if not data or held.hear(data) else None
 
 
 class HeardFlow(CopyFlow):
