@@ -137,6 +137,10 @@ class HeldFlow:
         self._source_ended = not data
         self._more = bool(data)
         if self.phase == 2:
+            if not data:
+                if not self._held:
+                    return self._let_pass()  # nothing comes any more that could be judged
+                self._tunnel.half_closed()
             self.reading = bool(data) and len(self._held) < MAX_HELD_BYTES
             return True
         try:

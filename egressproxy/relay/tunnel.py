@@ -155,6 +155,11 @@ class Tunnel:
         self._refusal = error
         self._finish("proxy", "refused")
 
+    def half_closed(self) -> None:
+        """One direction has ended, though what is held of it may not be passed on yet."""
+        self._half_closed = True
+        self._quiet_s = 0.0
+
     def go_on(self) -> None:
         """A flow has changed outside an event."""
         self._settle()

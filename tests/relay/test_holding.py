@@ -447,15 +447,46 @@ async def test_who_is_asked_again_and_has_ended_in_the_middle_is_the_gates_to_ju
 
 
 @on_every_held_setup
-async def test_who_ends_behind_the_word_is_told_to_the_upstream_once_it_has_answered(bench):
-    joined, _ = await pass_the_word(bench)
+@pytest.mark.parametrize("listener", [False, True])
+async def test_who_ends_behind_the_word_is_told_to_the_upstream_at_once(bench, listener):
+    """It can say nothing more, so there is nothing to wait for; and an upstream may never answer."""
+    if listener:
+        joined = await bench.join(unread=WORD, gate=Twice(bench, judged=len(WORD)))
+        assert await joined.upstream.receive(len(WORD)) == WORD
+    else:
+        joined, _ = await pass_the_word(bench)
     await joined.client.end()
-    await joined.upstream.send(b"welcome")
     assert await joined.upstream.receive_all() == b""
+    await joined.upstream.send(AGAIN + b", and goodbye")
+    await joined.upstream.end()
+    assert await joined.client.receive_all() == AGAIN + b", and goodbye"
+    assert await joined.over() == Transfer(len(WORD), len(AGAIN) + 13, "client", "closed")
+
+
+@on_every_held_setup
+async def test_who_says_more_and_ends_is_told_once_the_upstream_has_answered(bench):
+    joined, _ = await pass_the_word(bench)
+    await joined.client.send(b"held")
+    await joined.client.end()
+    joined.client.wait_until_delivered()
+    await asyncio.sleep(SHORT_S)
+    assert has_nothing_to_read(joined.upstream)
+    await joined.upstream.send(b"welcome")
+    assert await joined.upstream.receive_all() == b"held"
     await joined.upstream.send(b", and goodbye")
     await joined.upstream.end()
     assert await joined.client.receive_all() == b"welcome, and goodbye"
-    assert await joined.over() == Transfer(len(WORD), 20, "client", "closed")
+    assert await joined.over() == Transfer(len(WORD) + 4, 20, "client", "closed")
+
+
+@on_every_held_setup
+async def test_who_has_ended_does_not_wait_for_an_answer_longer_than_a_half_closed_tunnel_may(bench):
+    bench.configure(half_close_s=SHORT_S)
+    joined, _ = await pass_the_word(bench)
+    await joined.client.send(b"held")
+    await joined.client.end()
+    assert await joined.over() == Transfer(len(WORD), 0, "proxy", "half_close_timeout")
+    assert await joined.upstream.receive_all() == b""
 
 
 @on_every_held_setup
