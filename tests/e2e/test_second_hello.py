@@ -104,6 +104,43 @@ def test_a_second_hello_for_another_server_is_closed_and_never_heard(
     assert entry["bytes_up"] == len(HELLO)
 
 
+@pytest.mark.parametrize("size", [1, 6, 11, 43])
+def test_a_question_that_comes_in_pieces_is_understood(
+    through: Callable[..., tuple[Proxy, socket.socket]], size: int
+) -> None:
+    rest: list[bytes] = []
+
+    def ask(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        receive(sock, len(HELLO))
+        for at in range(0, len(RETRY), size):
+            sock.sendall(RETRY[at : at + size])
+        rest.append(receive_all(sock))
+
+    with TcpOrigin(ask) as origin:
+        proxy, sock = through(origin.port)
+        sock.sendall(HELLO)
+        assert receive(sock, len(RETRY)) == RETRY
+        sock.sendall(openssl_hello(OTHER))
+        assert ALERT.fullmatch(receive_all(sock))
+        eventually(lambda: rest, "the origin was left")
+    assert rest == [b""]
+    (entry,) = proxy.settled().records
+    assert (entry["server_name"], entry["outcome"]) == (OTHER, "sni_mismatch")
+
+
+def test_a_client_that_gives_up_before_an_answer_does_not_leave_its_tunnel_behind(
+    through: Callable[..., tuple[Proxy, socket.socket]],
+) -> None:
+    """The upstream never answers, and leaves when its client does."""
+    with TcpOrigin(lambda sock: receive_all(sock)) as origin:
+        proxy, sock = through(origin.port)
+        sock.sendall(HELLO)
+        sock.close()
+        (entry,) = proxy.settled().records
+    assert entry["bytes_up"] == len(HELLO)
+
+
 @pytest.mark.parametrize("before", [b"", CCS, CCS + EARLY], ids=["bare", "ccs", "early data"])
 def test_a_second_hello_for_the_same_server_passes_untouched(
     through: Callable[..., tuple[Proxy, socket.socket]], before: bytes
