@@ -20,7 +20,14 @@ SCHEMA = Draft202012Validator(json_schema())
 
 
 def test_there_are_examples() -> None:
-    assert [path.stem for path in EXAMPLES] == ["ci-runner", "corporate", "everything", "sandbox", "smallest", "tls-by-name"]
+    assert [path.stem for path in EXAMPLES] == [
+        "ci-runner",
+        "corporate",
+        "everything",
+        "sandbox",
+        "smallest",
+        "tls-by-name",
+    ]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

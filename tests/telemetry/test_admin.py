@@ -177,7 +177,9 @@ async def test_explain_judges_addresses_it_is_given(pages):
 
 
 async def test_explain_speaks_to_people_who_ask_for_text(pages):
-    status, content_type, body = await pages.ask("/explain?to=files.packages.example:443&client=10.1.2.3", Accept="text/plain")
+    status, content_type, body = await pages.ask(
+        "/explain?to=files.packages.example:443&client=10.1.2.3", Accept="text/plain"
+    )
     assert (status, content_type) == (200, "text/plain; charset=utf-8")
     assert "rule ci" in body
 
