@@ -29,7 +29,7 @@ from egressproxy.relay.tunnel import Tunnel
 WORD = b"open sesame"
 SHORT_S = 0.03
 """A deadline that a test waits for."""
-SETUPS = [*HELD, Setup("copy", "loop", "asyncio", held=True), Setup("splice", "epoll", "asyncio", held=True)]
+SETUPS = [*HELD, Setup("copy", "loop", "asyncio", held=True)]
 
 on_every_held_setup = on(SETUPS)
 
