@@ -77,7 +77,8 @@ class Net(NamedTuple):
     def capture(self, mode: Literal["redirect", "tproxy"], way: str = "own", **settings: object) -> list[str]:
         """Apply the rules on the host in the middle."""
         uid = PROXY_UID if way == "own" else None
-        capture = Capture(LISTENER, mode, own=way == "own", routed=way == "routed", uid=uid)
+        web = (PortRange(80, 80), PortRange(443, 443))
+        capture = Capture(LISTENER, mode, own=way == "own", routed=way == "routed", uid=uid, ports=web)
         return self.hosts.proxy.call(nftables.apply, capture._replace(**settings))  # type: ignore[arg-type]
 
     def rules(self) -> str:
