@@ -5,7 +5,7 @@ ClientHello, and its server name is compared with the target before the upstream
 `OUTCOMES`, noted in the record and counted, whether it is enforced or only reported.
 
 A client that leaves before it has sent a byte has nothing to be judged. Names encrypted inside the hello (ECH) stay
-hidden: the outer name is judged, unless `ech` is `deny`.
+hidden: the outer name is judged, unless `ech` is `deny`; then every tunnel is looked at for it, whatever `sni_check` says.
 
 A server of TLS 1.3 may ask for a second ClientHello, which must be the first with small changes (RFC 8446 section 4.1.2), and
 few servers see whether it names another one. So what a client sends behind its hello is held until the server's first bytes
@@ -26,7 +26,7 @@ from egressproxy.errors import (
     SniMismatch,
     SniMissing,
 )
-from egressproxy.wire.client_hello import TLS_1_3, HelloReader, SecondHelloReader, parse_client_hello
+from egressproxy.wire.client_hello import HelloReader, SecondHelloReader, parse_client_hello
 from egressproxy.wire.server_hello import asks_again
 
 if TYPE_CHECKING:
@@ -88,13 +88,14 @@ class Agreement:
         self._check = verdict.by_default if draft.judged_bytes else verdict.check_on(intent.target.port)
         enforced = self._check == "enforce"
         self._tls_required = enforced if verdict.require_tls is None else verdict.require_tls
-        self._hello_required = enforced or self._tls_required
+        self._hello_required = enforced or self._tls_required or (self._check == "off" and not verdict.ech)
         self._reader: HelloReader | None = None
         self._second: SecondHelloReader | None = None
         self._name: str | None = intent.target.host  # that the first hello asked for
         self.judged = draft.judged_bytes
         self.listens = False
-        self.patient = verdict.require_tls is False
+        # Who must speak TLS must begin; `report` says what `enforce` would have done, to the silent as well.
+        self.patient = verdict.require_tls is False or (self._check == "off" and not self._tls_required)
 
     def judge(self, data: bytes) -> int | None:
         try:
@@ -115,12 +116,12 @@ class Agreement:
         draft = self._draft
         draft.server_name = hello.server_name_as_sent
         outcome = self._policy.agree(self._intent, self._verdict, hello.server_name, hello.ech is not None)
-        if self._check == "off" and outcome != "ech":
-            return len(data)  # TLS was all that was asked for
-        if outcome == "match":
+        self._name = hello.server_name
+        if self._check == "off" and outcome != "ech":  # the name is not asked for: only TLS, or that nothing hides it
+            self.listens = not self._verdict.ech and hello.may_be_asked_again
+        elif outcome == "match":
             draft.sni_check = outcome
-            self._name = hello.server_name
-            self.listens = TLS_1_3 in hello.versions or max(hello.versions, default=0) > TLS_1_3  # drafts of it
+            self.listens = hello.may_be_asked_again
         elif self._refuses(outcome, self._check != "report"):
             raise self._disagreement(outcome, hello.server_name)
         return hello.length
@@ -142,7 +143,7 @@ class Agreement:
             return True
         if hello is None:
             return False
-        outcome = "match" if hello.server_name == self._name else "mismatch"
+        outcome = "match" if hello.server_name == self._name or self._check == "off" else "mismatch"
         if hello.ech is not None and not self._verdict.ech:
             outcome = "ech"
         if outcome != "match":
@@ -191,7 +192,7 @@ def agreement_for(intent: Intent, verdict: Verdict, draft: RecordDraft, services
     A client of an `sni` listener was judged by its ClientHello before; left is the second one that its server may ask for.
     """
     if draft.server_name is None:
-        if verdict.check_on(intent.target.port) == "off" and verdict.require_tls is not True:
+        if verdict.check_on(intent.target.port) == "off" and verdict.require_tls is not True and verdict.ech:
             return None
     elif not draft.judged_bytes:
         return None

@@ -24,7 +24,7 @@ from support.parsing import outcome_in_pieces
 
 from egressproxy.agreement import OUTCOMES, agreement_for
 from egressproxy.config.schema import Config
-from egressproxy.errors import EgressError, MalformedHello, NotTls, SniMismatch
+from egressproxy.errors import EchDenied, EgressError, MalformedHello, NotTls, SniMismatch
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.policy.policy import Policy
@@ -571,3 +571,42 @@ def test_both_words_for_what_is_not_a_hello_are_errors_of_the_client():
         assert agreement is not None
         with pytest.raises(error):
             agreement.judge(data)
+
+
+# --- ech: deny where names are not asked for ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", [{"ech": "deny"}, {"ech": "deny", "sni_check": "off"}], ids=repr)
+@pytest.mark.parametrize(
+    ("said", "noted", "slug"),
+    [
+        (judged(browser_hello(NAME)), "ech", "ech_denied"),
+        (judged(openssl_hello(OTHER)), None, None),
+        (judged(b"SSH-2.0-x"), "not_tls", None),
+        (judged(b"\x16\x03\x01\x00\x00"), "malformed", "malformed_hello"),  # who can tell what it hides
+    ],
+    ids=["hidden", "another name", "not TLS", "malformed"],
+)
+def test_ech_deny_looks_at_every_port_for_what_may_hide_a_name(setting, said, noted, slug):
+    assert found(said, target=f"{NAME}:8443", **setting) == (noted, slug)
+
+
+def test_a_client_that_is_only_looked_at_for_ech_may_be_silent():
+    agreement, _ = check(f"{NAME}:8443", ech="deny")
+    assert agreement is not None
+    assert agreement.patient
+
+
+def test_a_second_hello_may_not_hide_a_name_either_and_may_name_any():
+    agreement, draft = check(f"{NAME}:8443", ech="deny")
+    assert agreement is not None
+    assert agreement.judge(openssl_hello(OTHER)) == len(openssl_hello(OTHER))
+    assert agreement.listens
+    assert agreement.judge_again(openssl_hello(NAME))
+    assert draft.sni_check is None
+    agreement, draft = check(f"{NAME}:8443", ech="deny")
+    assert agreement is not None
+    agreement.judge(GRANTED)
+    with pytest.raises(EchDenied):
+        agreement.judge_again(browser_hello(NAME))
+    assert draft.sni_check == "ech"

@@ -547,7 +547,8 @@ class Config(_Settings):
     443 `enforce` (`report` with `report: true`). Set, it holds for every port of every rule that does not say otherwise."""
     ech: Ech = "allow"
     """A ClientHello with Encrypted Client Hello (browsers send a dummy of it to every site): `allow` judges its outer name;
-    `deny` closes, dummies included, which nothing on the path can tell from the real thing."""
+    `deny` closes, dummies included, which nothing on the path can tell from the real thing; tunnels on every port are looked at
+    for it, also where `sni_check` is `off` (where it is `report`, it is reported)."""
     guard: Guard = Guard()
     """The address guard."""
     dns: Dns = Dns()

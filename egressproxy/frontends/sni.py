@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from egressproxy.errors import ClientGone, EgressError, HelloError, HelloTimeout, HelloTooLarge, PolicyError, SniMissing
 from egressproxy.model import Intent, Target
 from egressproxy.wire.alerts import alert_record
-from egressproxy.wire.client_hello import TLS_1_3, ClientHello, HelloReader, parse_client_hello
+from egressproxy.wire.client_hello import ClientHello, HelloReader, parse_client_hello
 
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
@@ -42,7 +42,7 @@ class SniFrontend:
         draft.method = "CONNECT"
         hello = await self._read_hello(client, draft)
         draft.server_name = draft.target_text = hello.server_name_as_sent
-        if TLS_1_3 in hello.versions or max(hello.versions, default=0) > TLS_1_3:  # drafts of it
+        if hello.may_be_asked_again:
             draft.judged_bytes = hello.length
         if hello.server_name is None:
             raise SniMissing("the ClientHello names no server, so there is nowhere to go")
@@ -65,7 +65,7 @@ class SniFrontend:
                 raise ClientGone(f"the client left after {len(data)} bytes of a ClientHello")
             data = data + received if data else received
             hello = parse_client_hello(data) if reader is None else reader.read(data)
-            if len(data if hello is None else data[: hello.length]) > self._max_hello_bytes:
+            if (len(data) if hello is None else hello.length) > self._max_hello_bytes:
                 raise HelloTooLarge(
                     f"the ClientHello has more than {self._max_hello_bytes} bytes (limits.max_hello_bytes)"
                 )

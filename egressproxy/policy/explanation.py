@@ -95,7 +95,8 @@ class Explanation(NamedTuple):
         check = verdict.check_on(port)
         must_be_tls = check == "enforce" if verdict.require_tls is None else verdict.require_tls
         if check == "off":
-            yield "inside a CONNECT: " + ("must be TLS, for any name" if must_be_tls else "not looked at")
+            only_ech = "not looked at" if verdict.ech else "looked at for ECH only"
+            yield "inside a CONNECT: " + ("must be TLS, for any name" if must_be_tls else only_ech)
         else:
             subject = (
                 "the address, or a name that is allowed" if self.intent.target.is_address else self.intent.target.host
@@ -103,7 +104,9 @@ class Explanation(NamedTuple):
             other = "TLS only" if must_be_tls else "what is not TLS passes"
             yield f"inside a CONNECT: the ClientHello must ask for {subject} ({check}); {other}"
         if not verdict.ech:
-            yield "a ClientHello with ECH is refused"
+            yield "a ClientHello with ECH is refused" + (
+                "; inside a CONNECT it is reported" if check == "report" else ""
+            )
         if verdict.proxy_protocol:
             yield f"the upstream is told the client's address (PROXY protocol version {verdict.proxy_protocol})"
         if verdict.dials_original:

@@ -105,6 +105,11 @@ class ClientHello(NamedTuple):
     records: int
     length: int
 
+    @property
+    def may_be_asked_again(self) -> bool:
+        """A server may want a second one: TLS 1.3, which some offer by the number of a draft, or whatever comes after it."""
+        return TLS_1_3 in self.versions or max(self.versions, default=0) > TLS_1_3
+
 
 def parse_client_hello(data: bytes) -> ClientHello | None:
     """Read the hello that begins `data`; None when it is not complete yet. Hot: once per connection.
@@ -221,9 +226,8 @@ class SecondHelloReader:
 def _record_size(header: bytes, *, first: bool) -> int | None:
     """The size of a record's contents, None while its header is not complete. Raises at the first wrong octet."""
     error: type[HelloError] = NotTls if first else MalformedHello
-    if (
-        first and header[:1] >= b"\x80"
-    ):  # SSL 2.0 sets the highest bit of its length, and the message's type comes third
+    if first and header[:1] >= b"\x80":
+        # SSL 2.0 sets the highest bit of its length, and the message's type comes third.
         if len(header) < 3:
             return None
         if header[2] == _CLIENT_HELLO:

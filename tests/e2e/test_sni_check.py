@@ -243,6 +243,20 @@ def test_ech_is_judged_by_its_outer_name_or_denied(
     ]
 
 
+@pytest.mark.parametrize("check", [None, "off"])
+def test_ech_deny_looks_at_every_tunnel_and_at_nothing_else(
+    names: DnsServer, target: TcpOrigin, start: Callable[..., Proxy], check: str | None
+) -> None:
+    settled = {"sni_check": check} if check else {}
+    proxy = start(settings(names, ech="deny", **settled))
+    assert ALERT.fullmatch(through(proxy, f"{NAME}:{target.port}", browser_hello(NAME)))
+    for sent in (openssl_hello(OTHER), b"SSH-2.0-x\r\n", b""):
+        assert through(proxy, f"{NAME}:{target.port}", sent) == sent
+    with TcpOrigin(greet) as mail, open_tunnel(proxy, f"{NAME}:{mail.port}") as sock:
+        assert receive(sock, 29) == b"220 mail.example.test ESMTP\r\n"
+    assert [record["outcome"] for record in proxy.settled().records] == ["ech_denied", *["closed"] * 4]
+
+
 # --- the server speaks first --------------------------------------------------------------------------------------
 
 

@@ -142,3 +142,22 @@ def test_the_dictionary_is_json():
 def test_what_cannot_be_printed_or_is_no_client_is_a_value_error(client, method):
     with pytest.raises(ValueError):
         explain("a:443", client=client, method=method)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({}, ("inside a CONNECT: not looked at",)),
+        ({"ech": "deny"}, ("inside a CONNECT: looked at for ECH only", "a ClientHello with ECH is refused")),
+        (
+            {"ech": "deny", "sni_check": "report"},
+            (
+                "inside a CONNECT: the ClientHello must ask for git.corp.example (report); what is not TLS passes",
+                "a ClientHello with ECH is refused; inside a CONNECT it is reported",
+            ),
+        ),
+    ],
+)
+def test_tells_what_becomes_of_a_hidden_name(settings, lines):
+    told = explain("git.corp.example:22", **settings).lines()
+    assert told[2 : 2 + len(lines)] == lines
