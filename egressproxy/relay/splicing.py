@@ -138,15 +138,19 @@ class SpliceFlow:
 
     def _empty_pipe(self, pipe: Pipe, sink: int) -> bool:
         """True when the sink has taken all that is in the pipe."""
+        cut_short = False
         try:
             while pipe.held:
                 count = os.splice(pipe.reader, sink, pipe.held, flags=_SPLICE_FLAGS)
                 pipe.held -= count
                 self.carried += count
+                cut_short = True
         except BlockingIOError:
             self._wait_for_sink()
             return False
         except OSError as error:
+            # A splice that a reset cuts short tells of the part it sent, and takes the kernel's only word of the reset with it.
+            self._sink_stream.was_reset |= cut_short
             self._return_pipe()
             self._sink_broke(error)
             return False

@@ -126,8 +126,7 @@ KINDS: dict[str, tuple[int, Callable[[_Client], None], frozenset[str]]] = {
     "client-resets": (10, _Client.client_resets, frozenset({"client_reset"})),
     "origin-resets": (9, _Client.origin_resets, frozenset({"upstream_reset"})),
     "origin-resets-at-once": (1, _Client.origin_resets_at_once, frozenset({"upstream_reset"})),
-    # `closed`: a splice that was cut short by the reset has taken the kernel's only word of it, and tells the part it sent.
-    "leaves-in-bulk": (1, _Client.leaves_in_bulk, frozenset({"client_reset", "upstream_reset", "closed"})),
+    "leaves-in-bulk": (1, _Client.leaves_in_bulk, frozenset({"client_reset", "upstream_reset"})),
     "leaves-early": (4, _Client.leaves_early, frozenset({"client_gone", "client_reset"})),
     "refused": (8, _Client.refused, frozenset({"rule_denied"})),
     "closed-port": (5, _Client.closed_port, frozenset({"connect_refused"})),
