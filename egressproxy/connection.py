@@ -93,13 +93,14 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
     """Carry one client from accept to close. Closes `tcp` and writes one record on every way out."""
     client: Stream = tcp
     upstream: TcpStream | None = None
+    announced_for: tuple[str, int] | None = None
     frontend = entrance.frontend
     now = time.monotonic
     draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, now())
     try:
         services.head_deadlines.start(tcp)
         if entrance.announcers is not None:
-            await take_announcement(tcp, entrance.announcers, draft)
+            announced_for = await take_announcement(tcp, entrance.announcers, draft)
         if entrance.transparent is not None:
             draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
             services.own_connections.refuse(tcp)
@@ -121,7 +122,7 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
         draft.connected = True
         services.own_connections.add(upstream)
         if verdict.proxy_protocol:
-            await introduce(tcp, upstream, intent, verdict.proxy_protocol)
+            await introduce(tcp, upstream, draft.dialled or announced_for, verdict.proxy_protocol)
         if entrance.tls is not None:  # inside TLS even 39 bytes may have to wait for a client that reads nothing
             services.head_deadlines.start(tcp)
         await frontend.grant(client, draft)
@@ -140,7 +141,7 @@ async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Servic
             await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
     except StreamExpired:
         draft.error = frontend.too_slow(
-            f"the client did not say what it wants within {services.head_deadlines.delay_s:g} s"
+            f"the client kept the proxy waiting for {services.head_deadlines.delay_s:g} s (timeouts.head_s)"
         )
         frontend.refuse(client, draft.error, draft)
     except asyncio.CancelledError:
@@ -177,8 +178,8 @@ async def shake_hands(client: TlsStream) -> None:
         raise ClientTlsFailed(f"TLS handshake: {handshake_problem(error)}") from error
 
 
-async def take_announcement(client: TcpStream, announcers: NetworkSet, draft: RecordDraft) -> None:
-    """Read the PROXY protocol header; from here on the client's address is the announced one.
+async def take_announcement(client: TcpStream, announcers: NetworkSet, draft: RecordDraft) -> tuple[str, int] | None:
+    """Read the PROXY protocol header; from here on the client's address is the announced one. Returns where it was going.
 
     Raises AnnouncerDenied, MalformedProxyHeader or ClientGone.
     """
@@ -198,13 +199,17 @@ async def take_announcement(client: TcpStream, announcers: NetworkSet, draft: Re
     client.unread(data[announced.length :])
     if announced.source is not None:
         client.address, client.port = draft.client, draft.client_port = announced.source
+    return announced.destination
 
 
-async def introduce(client: TcpStream, upstream: TcpStream, intent: Intent, version: Literal[1, 2]) -> None:
-    """Write the PROXY protocol header of the client. Raises ConnectFailed."""
+async def introduce(
+    client: TcpStream, upstream: TcpStream, destination: tuple[str, int] | None, version: Literal[1, 2]
+) -> None:
+    """Write the PROXY protocol header of the client, on its way to `destination`; None: to this proxy. Raises ConnectFailed."""
     try:
-        here = client.sock.getsockname()
-        destination = intent.dialled or (plain_address(here[0]), here[1])
+        if destination is None:
+            here = client.sock.getsockname()
+            destination = plain_address(here[0]), here[1]
         await upstream.write(proxy_header(version, (client.address, client.port), destination))
     except OSError as error:
         endpoint = Endpoint(upstream.address, upstream.port)

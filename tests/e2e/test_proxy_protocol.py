@@ -158,6 +158,18 @@ def test_an_upstream_is_told_the_client_first(
     proxy.settled()
 
 
+def test_where_an_announced_client_was_going_is_told_on(dns: DnsServer, start: Callable[..., Proxy]) -> None:
+    config = settings(dns, "127.0.0.1")
+    config["rules"][0]["proxy_protocol"] = "v2"
+    proxy = start(config)
+    with TcpOrigin(echo) as target:
+        came = knock(proxy, proxy_header(1, CLIENT, HERE) + connect_head(f"{NAME}:{target.port}"))
+    announced = parse_proxy_header(came.partition(b"\r\n\r\n")[2])
+    assert announced is not None
+    assert (announced.source, announced.destination) == (CLIENT, HERE)
+    proxy.settled()
+
+
 def test_nginx_reads_what_an_upstream_is_told(dns: DnsServer, tmp_path: Path, start: Callable[..., Proxy]) -> None:
     rule = {"name": "told", "action": "allow", "hosts": [NAME], "private_addresses": True, "proxy_protocol": "v2"}
     proxy = start({"rules": [rule], "dns": {"servers": [dns.address]}})
