@@ -48,9 +48,8 @@ def original_destination(
             port, packed = _SOCKADDR_IN.unpack(sock.getsockopt(_SOL_IP, _SO_ORIGINAL_DST, _SOCKADDR_IN.size))
         else:
             port, packed = _SOCKADDR_IN6.unpack(sock.getsockopt(_SOL_IPV6, _SO_ORIGINAL_DST, _SOCKADDR_IN6.size))
-    except (
-        OSError
-    ):  # ENOENT and ENOPROTOOPT: nothing was rewritten; the others: the client is gone, and the first read tells
+    except OSError:
+        # ENOENT and ENOPROTOOPT: nothing was rewritten. The others: the client is gone, and the first read tells.
         return None
     dialled = _text(packed), port
     return None if dialled == (_plain(address), here[1]) else dialled

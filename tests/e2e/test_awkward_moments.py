@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from support.proxy import Proxy, free_port
 from support.waiting import eventually, once_at_rest
 
 Start = Callable[..., Proxy]
+
+OLD_ADMIN_S = 1.0
+"""How long the old admin port waits at least for those who do not read their answers."""
 
 TOLD_TO_END_WHILE_THE_ADMIN_PORT_OPENS = """
 import asyncio, signal
@@ -121,10 +125,12 @@ def test_told_to_end_while_the_old_admin_port_closes_the_new_listeners_close_too
         once_at_rest(lambda: unread_bytes(reader))
         proxy.write_config({**open_config, "admin": {"port": new_admin}, "listeners": listeners_on(first, second)})
         proxy.signal(signal.SIGHUP)
+        signalled = time.monotonic()
         proxy.admin_port = new_admin
         eventually(
             lambda: proxy.ready, "the pages are at their new place, and the old one is busy with its last answers"
         )
+        assert "reloaded" not in proxy.stderr or time.monotonic() - signalled > OLD_ADMIN_S
         assert {first, second} < listening_ports(proxy), "nobody waits for that"
         proxy.signal(signal.SIGTERM)
         eventually(lambda: "reloaded: configuration 2 is in force" in proxy.stderr, "the reload is over")
