@@ -131,7 +131,7 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "relay/pipes.py": "relay/test_tunnel.py",
     "relay/relay.py": "relay/test_tunnel.py",
     "config/translate.py": "its words are the golden table of config/test_load_errors.py",
-    "frontends/frontend.py": "a protocol",
+    "frontends/frontend.py": "a protocol, and a reading that frontends/test_sni.py, test_connect.py and test_auto.py tell",
     "runtime/worker.py": "told by tests/e2e/test_life.py",
     "runtime/supervisor.py": "told by tests/e2e/test_life.py",
     "runtime/parts.py": "told by tests/e2e/test_life.py",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from egressproxy.errors import ClientGone, EgressError, HeadTimeout
+from egressproxy.errors import EgressError, HeadTimeout
+from egressproxy.frontends.frontend import receive
 from egressproxy.stream import StreamExpired
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from egressproxy.stream import Stream
     from egressproxy.telemetry.record import RecordDraft
 
-READ_BYTES = 4096
 _HANDSHAKE = 22
 
 
@@ -33,14 +33,7 @@ class AutoFrontend:
 
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
         """Raises ClientGone, and what the front end raises that the client is for."""
-        try:
-            first = client.try_read(READ_BYTES)
-            if first is None:
-                first = await client.read(READ_BYTES)
-        except OSError as error:
-            raise ClientGone("the client's connection broke before its first byte") from error
-        if not first:
-            raise ClientGone("the client left before its first byte")
+        first = await receive(client, b"", "a request head or a ClientHello")
         client.unread(first)
         chosen = self._tls if first[0] == _HANDSHAKE else self._http
         draft.protocol = chosen.name

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from egressproxy.errors import ClientGone, EgressError, HeadTimeout, MethodNotImplemented
-from egressproxy.frontends.sni import is_about_what_is_inside, send_alert
+from egressproxy.frontends.frontend import is_about_what_is_inside, receive, send_alert
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.wire.replies import ESTABLISHED, refusal
@@ -18,9 +18,6 @@ from egressproxy.wire.request_head import HeadLimits, RequestHead, parse_request
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
     from egressproxy.telemetry.record import RecordDraft
-
-READ_BYTES = 4096
-"""Read at a time. Heads of real clients are 60 to 500 bytes."""
 
 
 class ConnectFrontend:
@@ -52,15 +49,7 @@ class ConnectFrontend:
     async def _read_head(self, client: Stream) -> RequestHead:
         data = b""
         while True:
-            try:
-                received = client.try_read(READ_BYTES)  # the kernel hands clients over with their first bytes
-                if received is None:
-                    received = await client.read(READ_BYTES)
-            except OSError as error:
-                raise ClientGone(f"the client's connection broke after {len(data)} bytes of a request head") from error
-            if not received:
-                raise ClientGone(f"the client left after {len(data)} bytes of a request head")
-            data = data + received if data else received
+            data = await receive(client, data, "a request head")
             head = parse_request_head(data, self._limits)
             if head is not None:
                 if len(data) > head.length:

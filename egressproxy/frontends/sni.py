@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from egressproxy.errors import ClientGone, EgressError, HelloError, HelloTimeout, HelloTooLarge, PolicyError, SniMissing
+from egressproxy.errors import EgressError, HelloTimeout, HelloTooLarge, SniMissing
+from egressproxy.frontends.frontend import is_about_what_is_inside, receive, send_alert
 from egressproxy.model import Intent, Target
-from egressproxy.wire.alerts import alert_record
 from egressproxy.wire.client_hello import ClientHello, HelloReader, parse_client_hello
 
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
     from egressproxy.telemetry.record import RecordDraft
-
-READ_BYTES = 4096
-"""Read at a time. Hellos of real clients are 200 to 2,000 bytes."""
 
 
 class SniFrontend:
@@ -55,15 +52,7 @@ class SniFrontend:
         data = b""
         reader: HelloReader | None = None
         while True:
-            try:
-                received = client.try_read(READ_BYTES)  # the kernel hands clients over with their first bytes
-                if received is None:
-                    received = await client.read(READ_BYTES)
-            except OSError as error:
-                raise ClientGone(f"the client's connection broke after {len(data)} bytes of a ClientHello") from error
-            if not received:
-                raise ClientGone(f"the client left after {len(data)} bytes of a ClientHello")
-            data = data + received if data else received
+            data = await receive(client, data, "a ClientHello")
             hello = parse_client_hello(data) if reader is None else reader.read(data)
             if (len(data) if hello is None else hello.length) > self._max_hello_bytes:
                 raise HelloTooLarge(
@@ -88,19 +77,3 @@ class SniFrontend:
         elif not is_about_what_is_inside(error):
             return
         draft.reply_bytes += send_alert(client, error)
-
-
-def is_about_what_is_inside(error: EgressError) -> bool:
-    """Whether an open tunnel is ended for what its client says in it: then that is answered with an alert."""
-    return isinstance(error, (HelloError, PolicyError))
-
-
-def send_alert(client: Stream, error: EgressError) -> int:
-    """Tell a client that speaks TLS why not, and that no more comes; how many bytes it was. Never raises, never waits."""
-    alert = alert_record(error.alert)
-    try:
-        sent = client.try_write(alert)
-        client.end_writing()
-    except OSError:
-        return 0  # gone
-    return sent

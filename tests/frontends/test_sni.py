@@ -32,7 +32,8 @@ from egressproxy.errors import (
     SniMismatch,
     SniMissing,
 )
-from egressproxy.frontends.sni import READ_BYTES, SniFrontend, send_alert
+from egressproxy.frontends.frontend import READ_BYTES, send_alert
+from egressproxy.frontends.sni import SniFrontend
 from egressproxy.model import Intent, Target
 from egressproxy.stream import StreamExpired, TlsStream
 from egressproxy.wire import client_hello
