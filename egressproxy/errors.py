@@ -3,14 +3,17 @@
 - EgressError: ends a connection
     - ClientError: the client broke the protocol, was too slow, or left
         - MalformedRequest 400, MalformedTarget 400, HeadTooLarge 431, TargetTooLong 414, HeadTimeout 408,
-          MethodNotImplemented 501, ClientGone, ClientTlsFailed, MalformedProxyHeader
+          MethodNotImplemented 501, BodyTimeout 408, BodyTooLarge 413, ClientGone, ClientTlsFailed, MalformedProxyHeader
         - HelloError, of the first TLS message: NotTls 400, MalformedHello 400, HelloTooLarge 400, SniMissing 400,
           HelloTimeout 408
     - PolicyError: understood, and refused
         - RuleDenied 403, AddressDenied 403, LoopDetected 508, SniMismatch 403, EchDenied 403, AnnouncerDenied
     - UpstreamError: allowed, and could not be reached
         - NameNotFound 503, ResolverFailed 503, ResolverTimeout 504, ConnectRefused 503, ConnectFailed 503,
-          ConnectTimeout 504
+          ConnectTimeout 504, NoEndpoint 503
+        - UpstreamTlsError 503, of the TLS that the proxy itself speaks: TlsFailed, TlsExpired, TlsWrongHost, TlsUnknownCa,
+          TlsClientCertificateRequired, TlsVersion, TlsTimeout 504, CredentialMissing
+        - UpstreamProtocolError 502, UpstreamClosed 502, UpstreamTimeout 504, UpstreamSilent 504
     - ProxyError: the proxy itself could not serve
         - TunnelLimit 503, OutOfDescriptors 503, Draining 503, InternalError 500
 - ConfigError: a configuration that is not used, with every problem found in it
@@ -108,6 +111,20 @@ class MethodNotImplemented(ClientError):
 
     slug = "method_not_implemented"
     status = 501
+
+
+class BodyTimeout(ClientError):
+    """The request's body stopped coming."""
+
+    slug = "body_timeout"
+    status = 408
+
+
+class BodyTooLarge(ClientError):
+    """The request's body has more bytes than the limit."""
+
+    slug = "body_too_large"
+    status = 413
 
 
 class ClientGone(ClientError):
@@ -282,6 +299,106 @@ class ConnectTimeout(UpstreamError):
     slug = "connect_timeout"
     status = 504
     proxy_status = "connection_timeout"
+
+
+class NoEndpoint(UpstreamError):
+    """The service has no address that could be asked."""
+
+    slug = "no_endpoint"
+    proxy_status = "destination_unavailable"
+
+
+class UpstreamTlsError(UpstreamError):
+    """The TLS that the proxy speaks with the upstream did not come about."""
+
+    proxy_status = "tls_protocol_error"
+
+
+class TlsFailed(UpstreamTlsError):
+    """The handshake failed, for another reason than those that have a word of their own."""
+
+    slug = "tls_failed"
+
+
+class TlsExpired(UpstreamTlsError):
+    """The upstream's certificate has expired, or is not valid yet."""
+
+    slug = "tls_certificate_expired"
+    proxy_status = "tls_certificate_error"
+
+
+class TlsWrongHost(UpstreamTlsError):
+    """The upstream's certificate is for other names."""
+
+    slug = "tls_wrong_host"
+    proxy_status = "tls_certificate_error"
+
+
+class TlsUnknownCa(UpstreamTlsError):
+    """No authority that is trusted here has signed the upstream's certificate."""
+
+    slug = "tls_unknown_ca"
+    proxy_status = "tls_certificate_error"
+
+
+class TlsClientCertificateRequired(UpstreamTlsError):
+    """The upstream wants a client certificate, and got none, or one that it does not take."""
+
+    slug = "tls_client_certificate_required"
+    proxy_status = "tls_alert_received"
+
+
+class TlsVersion(UpstreamTlsError):
+    """The upstream and the proxy have no TLS version in common."""
+
+    slug = "tls_version"
+
+
+class TlsTimeout(UpstreamTlsError):
+    """The handshake was not complete in time."""
+
+    slug = "tls_timeout"
+    status = 504
+    proxy_status = "connection_timeout"
+
+
+class CredentialMissing(UpstreamTlsError):
+    """The secret that the service's TLS needs is not there, or cannot be used."""
+
+    slug = "credential_missing"
+    proxy_status = "tls_certificate_error"
+
+
+class UpstreamProtocolError(UpstreamError):
+    """What the upstream answered is not HTTP/1.0 or HTTP/1.1 as RFC 9112 writes it."""
+
+    slug = "upstream_protocol_error"
+    status = 502
+    proxy_status = "http_protocol_error"
+
+
+class UpstreamClosed(UpstreamError):
+    """The upstream closed or reset the connection before its response was complete."""
+
+    slug = "upstream_closed"
+    status = 502
+    proxy_status = "connection_terminated"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The response was not complete within the service's `timeout_s`."""
+
+    slug = "upstream_timeout"
+    status = 504
+    proxy_status = "http_response_timeout"
+
+
+class UpstreamSilent(UpstreamError):
+    """The upstream neither sent nor took a byte for the idle time."""
+
+    slug = "upstream_idle_timeout"
+    status = 504
+    proxy_status = "connection_read_timeout"
 
 
 # --- the proxy itself ---------------------------------------------------------------------------------------------

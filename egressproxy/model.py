@@ -41,6 +41,7 @@ class Intent(NamedTuple):
     method    `CONNECT` for every tunnel, also one that a ClientHello asks for
     dialled   address and port that a captured client was on its way to
     ech       the ClientHello may hide another name than the one in the target (Encrypted Client Hello)
+    path      of a plain request, without its query, as sent; None for a tunnel, whose requests nobody sees
     """
 
     client: str
@@ -50,6 +51,7 @@ class Intent(NamedTuple):
     http_version: str | None = "1.1"
     dialled: tuple[str, int] | None = None
     ech: bool = False
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,51 @@ class Transfer(NamedTuple):
     end: str
 
 
+class Exchange(NamedTuple):
+    """One plain HTTP request and what came of it, beside what its record says of every connection.
+
+    All text may hold anything that a client or an origin sent: formats escape and cap it. Bytes are those of bodies, without
+    their framing.
+
+    request          counts the requests of this connection, from 1
+    path             path and query as sent to the upstream; `*` for OPTIONS of the server itself
+    authority        the Host that the upstream is sent
+    forwarded_for    X-Forwarded-For as it is sent on
+    upstream_status  status of the upstream's response; None where none came: then the reply is our own
+    content_type     media type of that response
+    response_s       seconds from the complete request head to the head of the response
+    reused           the upstream connection had served another request before
+    attempts         upstream connections that were asked
+    tls              version of the TLS that the proxy spoke with the upstream, as `TLSv1.3`; None: none
+    service          the registered service that says how the host is reached, by its first host; None: there is none
+    upgraded         the connection became a tunnel (101)
+    complete         all of the response was handed to the client
+    """
+
+    request: int
+    path: str
+    authority: str
+    user_agent: str | None = None
+    request_id: str | None = None
+    forwarded_for: str | None = None
+    upstream_status: int | None = None
+    content_type: str | None = None
+    response_s: float | None = None
+    reused: bool = False
+    attempts: int = 0
+    tls: str | None = None
+    service: str | None = None
+    upgraded: bool = False
+    complete: bool = False
+
+
 class ConnectionRecord(NamedTuple):
     """One connection from accept to close: what the access log, the metrics and `/tunnels` are made of.
+
+    Of a connection that carries plain HTTP, each request is a record of its own, from its first byte to the end of its
+    response: then `exchange` is set, `bytes_up` and `bytes_down` are its bodies', `reply_bytes` is the head that the client
+    got, and `outcome` is `answered` for a response that came whole from the upstream. A connection that ends without a
+    request is one record; the quiet end of one that had some is none.
 
     Times are seconds. A phase that was not reached is None; phases follow each other, each from the end of the one before.
     `outcome` is `closed` for a tunnel that ended in order, the relay's end or the error's slug otherwise.
@@ -170,6 +215,9 @@ class ConnectionRecord(NamedTuple):
     # bytes read from the client before the tunnel opened that went into it: the ClientHello of `sni`
     preread_bytes: int = 0
     dialled: tuple[str, int] | None = None  # where a captured client was on its way to
+    exchange: Exchange | None = None  # None for a tunnel, and for what ended before its request was understood
+    local: tuple[str, int] | None = None  # the proxy's own end of the client's connection, where a log asks for it
+    upstream_local: tuple[str, int] | None = None  # and of the upstream's
 
 
 class Problem(NamedTuple):

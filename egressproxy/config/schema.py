@@ -135,6 +135,8 @@ def _parse_dns_server(value: object) -> str:
 
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 
 
 def _parse_method(value: object) -> str:
@@ -147,6 +149,26 @@ def _parse_name(value: object) -> str:
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
     raise ValueError(f"expected a word of up to 64 letters, digits and _ . : -, got {shown(value)}")
+
+
+def _parse_secret(value: object) -> str:
+    if isinstance(value, str) and _SECRET.fullmatch(value):
+        return value
+    raise ValueError(f"expected the name of a secret, in letters, digits, . and -, got {shown(value)}")
+
+
+def _parse_field_name(value: object) -> str:
+    if isinstance(value, str) and _FIELD_NAME.fullmatch(value):
+        return value
+    raise ValueError(f"expected the name of a header field like Authorization, got {shown(value)}")
+
+
+def _parse_server_name(value: object) -> str:
+    """One exact host, canonical."""
+    pattern = _parse_pattern(value)
+    if pattern.kind != "exact":
+        raise ValueError(f"expected one host name, got {shown(value)}")
+    return pattern.host
 
 
 def _all_of(parse: Callable[[object], object]) -> BeforeValidator:
@@ -215,6 +237,16 @@ Method = Annotated[
 ]
 Name = Annotated[str, BeforeValidator(_parse_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 
+SecretName = Annotated[
+    str, BeforeValidator(_parse_secret), WithJsonSchema({"type": "string", "pattern": f"^{_SECRET.pattern}$"})
+]
+FieldName = Annotated[
+    str, BeforeValidator(_parse_field_name), WithJsonSchema({"type": "string", "pattern": f"^{_FIELD_NAME.pattern}$"})
+]
+ServerName = Annotated[
+    str, BeforeValidator(_parse_server_name), _string_schema("one host name or address", "api.example.com")
+]
+
 # Strict: YAML knows numbers and truth values from text, so `"yes"`, `"443"` and 1 for true are slips, not settings.
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True)]
@@ -282,9 +314,10 @@ class ListenerProxyProtocol(_Settings):
 class Listener(_Settings):
     """One address and port that clients connect to."""
 
-    protocol: Literal["http-proxy", "sni", "auto"]
-    """`http-proxy`: CONNECT, as HTTPS_PROXY and `curl -x` speak it. `sni`: TLS, forwarded undecrypted to the server that
-    its ClientHello names. `auto`: either, told apart by the first byte."""
+    protocol: Literal["http-proxy", "http", "sni", "auto"]
+    """`http-proxy`: CONNECT, and requests with a whole URL, as HTTPS_PROXY, HTTP_PROXY and `curl -x` speak it. `http`:
+    requests by their Host field, from clients that know no proxy. `sni`: TLS, forwarded undecrypted to the server that its
+    ClientHello names. `auto`: all of these, TLS and HTTP told apart by the first byte."""
     name: Name | None = None
     """Word for logs and metrics. Default: the protocol and the port, as `http-proxy:3128`."""
     address: Address = "0.0.0.0"  # noqa: S104 - a proxy with written rules serves its network; the default without any configuration is loopback
@@ -292,12 +325,13 @@ class Listener(_Settings):
     port: Port
     """TCP port."""
     tls: ListenerTls | None = None
-    """http-proxy only: set, clients speak TLS to the proxy."""
+    """http-proxy and http: set, clients speak TLS to the proxy."""
     service_port: Port | None = None
-    """sni and auto: the port of the server that is dialled, and that rules see. Default: 443."""
+    """sni, http and auto: the port of the server that is dialled, and that rules see. Default: 443, on http 80; on auto it is
+    that of TLS. A Host field with a port goes there."""
     transparent: Literal["redirect", "tproxy"] | None = None
-    """sni and auto: clients are captured by the kernel (nftables REDIRECT or TPROXY, see `egressproxy redirect`). The port
-    they were on their way to then takes the place of `service_port`."""
+    """sni, http and auto: clients are captured by the kernel (nftables REDIRECT or TPROXY, see `egressproxy redirect`). The
+    port they were on their way to then takes the place of `service_port`."""
     proxy_protocol: ListenerProxyProtocol | None = None
     """Set, every client must be announced by a PROXY protocol header; its address there is the one that rules and logs see."""
 
@@ -313,14 +347,17 @@ class Listener(_Settings):
             found += [
                 (
                     (key,),
-                    "belongs on a listener with protocol sni or auto: an http-proxy client says where it wants to go",
+                    "belongs on a listener with protocol sni, http or auto: an http-proxy client says where it wants to go",
                 )
                 for key in ("service_port", "transparent")
                 if getattr(self, key) is not None
             ]
-        elif self.tls is not None:
+        elif self.tls is not None and self.protocol != "http":
             found.append(
-                (("tls",), f"belongs on an http-proxy listener: {self.protocol} forwards TLS and does not end it")
+                (
+                    ("tls",),
+                    f"belongs on an http-proxy or http listener: {self.protocol} forwards TLS and does not end it",
+                )
             )
         return _together(self, found)
 
@@ -383,23 +420,122 @@ class ServicePort(_Settings):
 
     number: Port
     """TCP port that clients ask for."""
-    protocol: Literal["TLS", "HTTPS", "TCP"] = "TLS"
-    """What is spoken there."""
+    protocol: Literal["HTTP", "TLS", "HTTPS", "TCP"] = "TLS"
+    """What clients speak there. TLS and HTTPS mean the same: it is never decrypted."""
+    target_port: Port | None = None
+    """TCP port that is dialled instead. Absent: the same."""
+
+
+class ServiceEndpoint(_Settings):
+    """One address of a service."""
+
+    address: ServerName
+    """An IP address; with `resolution: dns` a host name too."""
+    port: Port | None = None
+    """Absent: the service's `target_port`, or the port that the client asked for."""
+    weight: Annotated[Count, Field(ge=1, le=1000)] = 1
+    """Its share of the requests, relative to the others."""
+
+
+class UpstreamTls(_Settings):
+    """TLS origination: clients speak plain HTTP, the proxy speaks HTTPS to the service."""
+
+    mode: Literal["disable", "simple", "mutual"]
+    """`simple`: the service shows its certificate; `mutual`: the proxy shows one too; `disable`: plain HTTP."""
+    ca: Path | None = None
+    """PEM file with the authorities that the service's certificate is checked against. Absent: those of the system."""
+    certificate: Path | None = None
+    """mutual: PEM file with the proxy's certificate chain."""
+    key: Path | None = None
+    """mutual: PEM file with its private key."""
+    credential: SecretName | None = None
+    """Name of a secret in `secrets.directory`, instead of `ca`, `certificate` and `key`: a folder with `tls.crt`, `tls.key` and
+    `ca.crt` (or `cert`, `key`, `cacert`); the folder NAME-cacert may hold the authority alone."""
+    sni: ServerName | None = None
+    """Server name in the ClientHello, which the certificate must then be for. Absent: the host of the request."""
+    subject_alt_names: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=2048)], ...], Field(max_length=100)
+    ] = ()
+    """The certificate must have one of these names (DNS, URI or IP), whatever the host. Absent: the one in `sni`."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest version of TLS that is spoken."""
+    alpn: Annotated[tuple[Literal["http/1.1", "http/1.0"], ...], Field(max_length=2)] = ("http/1.1",)
+    """Protocols offered in the handshake; an empty list offers none."""
+    verify: Flag | Literal["chain"] = True
+    """`true`: the certificate must come from a trusted authority and be for the host. `chain`: from a trusted authority, but
+    its name is not looked at, and old forms are taken (X.509 v1, no subject alternative name), as Istio did by default up to
+    1.20; `subject_alt_names` are still held. `false`: anything is taken, which protects from nobody."""
+
+    @model_validator(mode="after")
+    def _check(self) -> UpstreamTls:
+        given = [key for key in ("ca", "certificate", "key", "credential", "sni") if getattr(self, key) is not None]
+        found: list[Finding] = []
+        if self.mode == "disable":
+            given += ["subject_alt_names"] if self.subject_alt_names else []
+            found += [((key,), "has no meaning with mode: disable") for key in given]
+        elif self.credential is not None:
+            found += [
+                ((key,), "is given by credential already; write one or the other")
+                for key in ("ca", "certificate", "key")
+                if key in given
+            ]
+        elif self.mode == "mutual":
+            found += [
+                (("mode",), f"mutual needs {key}, or a credential")
+                for key in ("certificate", "key")
+                if key not in given
+            ]
+        if self.mode == "simple":
+            found += [((key,), "belongs to mode: mutual") for key in ("certificate", "key") if key in given]
+        if self.verify is False:
+            found += [
+                ((key,), "has no effect with verify: false")
+                for key in ("ca", "subject_alt_names")
+                if getattr(self, key)
+            ]
+        return _together(self, found)
+
+
+class HeaderValue(_Settings):
+    """Where the value of a header field comes from."""
+
+    file: Path
+    """File with the value: one line. Read again when it changes."""
+    prefix: Annotated[str, Field(max_length=200, pattern=r"^[ -~]*$")] = ""
+    """Put before it, as `Bearer `."""
 
 
 class Service(_Settings):
-    """A registered destination: what `outbound: registry_only` lets pass where no rule decides."""
+    """A registered destination: what `outbound: registry_only` lets pass where no rule decides, and how it is reached."""
 
     hosts: Annotated[Patterns, Field(min_length=1)]
     """Names of the service."""
+    aliases: Annotated[tuple[ServerName, ...], Field(max_length=1000)] = ()
+    """Other names for the one exact host in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
+    up; the Host field is sent on as the client wrote it."""
     ports: Annotated[tuple[ServicePort, ...], Field(min_length=1, max_length=1000)]
     """Ports of the service."""
     private_addresses: Flag = False
     """As on a rule: its addresses may be private."""
-    resolution: Literal["dns", "none"] = "dns"
-    """How a captured connection (a listener with `transparent`) finds its server. `dns`: by its name; the address that the
-    client dialled is ignored. `none`: at the very address that the client dialled, so that whoever writes an allowed name
-    into a ClientHello reaches any public address. Other connections are resolved by DNS either way."""
+    resolution: Literal["dns", "static", "none"] = "dns"
+    """How its address is found. `dns`: by its name, or by those of `endpoints`; the address that a captured client dialled is
+    ignored. `static`: the addresses in `endpoints`, which the guard lets pass, because they were written down. `none`: a
+    captured connection (a listener with `transparent`) goes on to the very address that the client dialled, so that whoever
+    writes an allowed name into a ClientHello or a Host field reaches any public address; other connections are resolved by
+    DNS."""
+    endpoints: Annotated[tuple[ServiceEndpoint, ...], Field(max_length=MAX_ENTRIES)] = ()
+    """Its addresses, asked in turn by weight; the next one when a connection fails."""
+    tls: UpstreamTls | None = None
+    """TLS that the proxy speaks where a client sends plain HTTP. What is TLS already is never encrypted twice."""
+    timeout_s: Seconds | None = None
+    """Plain HTTP: from the end of the request to the end of the response, all attempts; then 504. Absent: no limit."""
+    connect_timeout_s: Seconds | None = None
+    """For a connection, and for its TLS handshake. Absent: `timeouts.connect_s`."""
+    idle_timeout_s: Seconds | None = None
+    """Plain HTTP: no byte from or to the service for this long; then 504. Absent: `timeouts.idle_s`."""
+    set_headers: Annotated[dict[FieldName, HeaderValue], Field(max_length=20)] = Field(default_factory=dict)
+    """Header fields that the service gets in place of the client's own, over verified TLS only: credentials that the client
+    never sees. The values stand in no log."""
 
     @model_validator(mode="after")
     def _check(self) -> Service:
@@ -412,7 +548,55 @@ class Service(_Settings):
             for index, pattern in enumerate(self.hosts)
             if pattern.kind == "any"
         ]
+        if self.aliases and (len(self.hosts) != 1 or self.hosts[0].kind != "exact"):
+            found.append((("aliases",), "stand for one exact host: write that one alone in hosts"))
+        if self.resolution == "static" and not self.endpoints:
+            found.append((("endpoints",), "resolution: static needs at least one"))
+        if self.resolution == "none" and self.endpoints:
+            found.append((("endpoints",), "have no meaning with resolution: none"))
+        if self.resolution == "static":
+            found += [
+                (
+                    ("endpoints", index, "address"),
+                    f"resolution: static needs IP addresses, got {endpoint.address}; or write dns",
+                )
+                for index, endpoint in enumerate(self.endpoints)
+                if not HostPattern("exact", endpoint.address).is_address
+            ]
+        originates = self.tls is not None and self.tls.mode != "disable"
+        if self.set_headers and not (originates and self.tls is not None and self.tls.verify is True):
+            found.append(
+                (("set_headers",), "go over verified TLS only: set tls: {mode: simple} or mutual, with verify: true")
+            )
+        found += [
+            (("set_headers", name), f"{name} is the proxy's own to write")
+            for name in self.set_headers
+            if name.lower() in _OWN_FIELDS
+        ]
         return _together(self, found)
+
+
+_OWN_FIELDS = frozenset(
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+    }
+    | {"expect", "via", "proxy-authorization", "proxy-authenticate"}
+)
+
+
+class Secrets(_Settings):
+    """Certificates and keys that are mounted, by name."""
+
+    directory: Path | None = None
+    """Folder with one folder per secret, as Kubernetes mounts them; see `tls.credential` of a service."""
 
 
 class Guard(_Settings):
@@ -468,6 +652,13 @@ class Timeouts(_Settings):
     """A tunnel in which no byte moves either way is closed after this."""
     half_close_s: Seconds = 60.0
     """The same, once one side has ended its half."""
+    keep_alive_s: Seconds = 60.0
+    """How long a client's connection may wait for its next plain request."""
+    upstream_idle_s: Seconds = 50.0
+    """How long a connection to an upstream is kept for the next plain request: shorter than most servers keep theirs (60 s and
+    more), so that few are found closed."""
+    upstream_lifetime_s: Seconds = 3600.0
+    """How old such a connection may become; then a new one is made, with new addresses."""
     drain_s: Annotated[Number, Field(ge=0, le=86400)] = 30.0
     """After SIGTERM open tunnels may go on this long; then they are cut."""
 
@@ -485,6 +676,23 @@ class Limits(_Settings):
     """Bytes in a request target. Then 414."""
     max_hello_bytes: Annotated[Count, Field(ge=512, le=65_536)] = 65_536
     """Bytes in a ClientHello. Then an alert."""
+    max_body_bytes: Annotated[Count, Field(ge=0)] | None = None
+    """Bytes in the body of a plain request. Then 413. Absent: no limit; it is never held in memory."""
+    max_pooled: Annotated[Count, Field(ge=0, le=1_000_000)] = 1000
+    """Connections to upstreams that are kept for the next plain request, over all upstreams."""
+    max_pooled_each: Annotated[Count, Field(ge=0, le=1_000_000)] = 100
+    """And to one upstream."""
+
+
+class Http(_Settings):
+    """What is written into plain requests on their way."""
+
+    via: Flag = True
+    """Add Via, by which a request that comes back is noticed (508)."""
+    forwarded_for: Literal["off", "append", "replace"] = "off"
+    """X-Forwarded-For: `off` sends on what the client wrote; `append` adds the client's address; `replace` writes only that."""
+    request_id: Flag = True
+    """Give a request an X-Request-Id, unless it has one."""
 
 
 class AccessLog(_Settings):
@@ -559,6 +767,10 @@ class Config(_Settings):
     """How much to take."""
     access_log: tuple[AccessLog, ...] = (AccessLog(),)
     """Access logs. Default: Squid's format on standard output."""
+    http: Http = Http()
+    """Plain requests."""
+    secrets: Secrets = Secrets()
+    """Mounted certificates and keys."""
     admin: Admin | None = Admin()
     """The admin port; `null` for none."""
 
@@ -579,6 +791,11 @@ class Config(_Settings):
         found += [
             (("listeners", index), f"two listeners are called {labels[index]!r}; give one a name of its own")
             for index in _repeated(labels)
+        ]
+        found += [
+            (("services", index, "tls", "credential"), "needs secrets: {directory: ...}, where secrets are mounted")
+            for index, service in enumerate(self.services)
+            if service.tls is not None and service.tls.credential is not None and self.secrets.directory is None
         ]
         names = [rule.name or f"rule-{number}" for number, rule in enumerate(self.rules, 1)]
         found += [
