@@ -10,7 +10,7 @@
         - RuleDenied 403, AddressDenied 403, LoopDetected 508, SniMismatch 403, EchDenied 403, AnnouncerDenied
     - UpstreamError: allowed, and could not be reached
         - NameNotFound 503, ResolverFailed 503, ResolverTimeout 504, ConnectRefused 503, ConnectFailed 503,
-          ConnectTimeout 504
+          ConnectTimeout 504, UpstreamProtocolError 502
     - ProxyError: the proxy itself could not serve
         - TunnelLimit 503, OutOfDescriptors 503, Draining 503, InternalError 500
 - ConfigError: a configuration that is not used, with every problem found in it
@@ -282,6 +282,14 @@ class ConnectTimeout(UpstreamError):
     slug = "connect_timeout"
     status = 504
     proxy_status = "connection_timeout"
+
+
+class UpstreamProtocolError(UpstreamError):
+    """The upstream was reached, and what it answers is not HTTP/1.0 or HTTP/1.1 as RFC 9112 writes it."""
+
+    slug = "upstream_protocol_error"
+    status = 502
+    proxy_status = "http_protocol_error"
 
 
 # --- the proxy itself ---------------------------------------------------------------------------------------------

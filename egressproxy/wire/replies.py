@@ -38,6 +38,7 @@ _REASON_PHRASES = {
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
+    502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
     508: "Loop Detected",
