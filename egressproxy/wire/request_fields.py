@@ -1,0 +1,151 @@
+"""What the fields of a request mean to a proxy that forwards it: RequestHead to RequestFields, strictly by RFC 9112.
+
+`request_fields` ends one of two ways: it returns what the fields say, or it raises MalformedRequest. Where a request
+could be read in two ways (its length, above all) it is refused: what is behind us would read it the other way.
+
+What is about one connection stays on it (RFC 9110 section 7.6.1); what is from end to end goes on as it was sent, octet
+for octet and in order. Fields that the forwarder writes anew are told apart from both.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from egressproxy.errors import MalformedRequest
+from egressproxy.wire.field_lines import (
+    CLIENT,
+    PER_HOP,
+    connection_options,
+    content_length,
+    excerpt,
+    is_chunked,
+    sort_out,
+    text,
+    without,
+)
+from egressproxy.wire.request_head import RequestHead
+
+
+class RequestFields(NamedTuple):
+    """What the fields of a request mean to a proxy that forwards it.
+
+    host              Host as sent; None where there is none, in HTTP/1.0 only
+    length            Content-Length; None where there is none
+    chunked           the body is in the chunked coding. Neither this nor a length: there is no body
+    keep_alive        the client means to send more on this connection
+    expects_continue  the client waits for 100 (Continue) before it sends the body
+    upgrade           the protocols the client would rather speak, where Connection names the field; HTTP/1.1 only
+    forward           end-to-end field lines as sent and in order, each with its CRLF
+    via               all Via values, joined by ", "; None where there is none
+    forwarded_for     the same of X-Forwarded-For
+    request_id        the first X-Request-Id; None where there is none or it is empty
+    user_agent        the first User-Agent, likewise. Its line is in `forward`
+    accepts_trailers  TE names `trailers`
+    authorization     there is an Authorization field. Its line is in `forward`
+
+    Not in `forward`: what has its own member here (the two whose line is said to be there apart), fields about this
+    connection (RFC 9110 section 7.6.1), those for this proxy (section 11.7), and every field that Connection names.
+    Trailer goes on: the trailers do.
+    """
+
+    host: str | None
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    expects_continue: bool
+    upgrade: str | None
+    forward: bytes
+    via: str | None
+    forwarded_for: str | None
+    request_id: str | None
+    user_agent: str | None
+    accepts_trailers: bool
+    authorization: bool
+
+
+# The fields read here, and whether their lines go on.
+_READ_HERE = {
+    **dict.fromkeys(PER_HOP, False),
+    b"proxy-authenticate": False,
+    b"proxy-authorization": False,
+    b"host": False,
+    b"content-length": False,
+    b"transfer-encoding": False,
+    b"expect": False,
+    b"via": False,
+    b"x-forwarded-for": False,
+    b"x-request-id": False,
+    b"user-agent": True,
+    b"authorization": True,
+}
+
+# RFC 9110 section 7.6.1: no sender may name a field in Connection that is for all recipients. Of these, a proxy that
+# obeys and one that does not make two different requests.
+_NEVER_PER_HOP = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+# Options that name no field, or one that is left out in any case.
+_OPTIONS_WITHOUT_LINES = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)})
+
+
+def request_fields(head: RequestHead) -> RequestFields:
+    """Read the fields of `head`. Time is linear.
+
+    Raises MalformedRequest: a length that is not one plain number; a transfer coding other than one `chunked`, or in
+    HTTP/1.0, or beside a length; an expectation other than 100-continue; a Connection that names a field on which the
+    meaning of the request hangs.
+    """
+    said, lines = sort_out(head.raw_headers, _READ_HERE)
+    get = said.get
+    is_1_1 = head.http_version == "1.1"
+    options = connection_options(get(b"connection"), CLIENT)
+    if options and not options <= _OPTIONS_WITHOUT_LINES:
+        lines = without(lines, options)
+    if options & _NEVER_PER_HOP:
+        raise MalformedRequest("expected no host, content-length or transfer-encoding in the Connection field, got one")
+    length = get(b"content-length")
+    host = get(b"host")
+    te = get(b"te")
+    return RequestFields(
+        None if host is None else host.decode("latin-1"),
+        None if length is None else content_length(length, CLIENT),
+        is_chunked(get(b"transfer-encoding"), length, head.http_version, CLIENT),
+        _keeps_alive(options, get(b"proxy-connection"), is_1_1),
+        is_1_1 and _expects_continue(get(b"expect")),
+        text(get(b"upgrade")) if is_1_1 and b"upgrade" in options else None,
+        b"\r\n".join(lines),
+        text(get(b"via")),
+        text(get(b"x-forwarded-for")),
+        text(get(b"x-request-id")),
+        text(get(b"user-agent")),
+        te is not None and _accepts_trailers(te),
+        b"authorization" in said,
+    )
+
+
+def _keeps_alive(options: frozenset[bytes], proxy_connection: bytes | None, is_1_1: bool) -> bool:
+    """RFC 9112 section 9.3. Proxy-Connection, which is older and still sent, counts where Connection says nothing."""
+    if b"close" in options:
+        return False
+    if b"keep-alive" in options:
+        return True
+    if proxy_connection is not None:
+        instead = [option.strip(b" \t") for option in proxy_connection.lower().split(b",")]
+        if b"close" in instead:
+            return False
+        if b"keep-alive" in instead:
+            return True
+    return is_1_1
+
+
+def _expects_continue(value: bytes | None) -> bool:
+    """RFC 9110 section 10.1.1: 100-continue is the only expectation there is. In HTTP/1.0 it is to be ignored."""
+    if not value:
+        return False
+    if value.lower() != b"100-continue":
+        raise MalformedRequest(f"expected no expectation but 100-continue in the Expect field, got {excerpt(value)}")
+    return True
+
+
+def _accepts_trailers(te: bytes) -> bool:
+    """RFC 9110 section 10.1.4. `trailers` takes no weight; commas in quoted parameters make nothing that equals it."""
+    return b"trailers" in [coding.strip(b" \t") for coding in te.lower().split(b",")]
