@@ -135,6 +135,11 @@ class TcpStream:
     def __repr__(self) -> str:
         return f"<TcpStream {self.address} port {self.port} {'closed' if self.fd < 0 else f'fd {self.fd}'}>"
 
+    @property
+    def has_unread(self) -> bool:
+        """Bytes were put back and not read again."""
+        return bool(self._unread)
+
     def try_read(self, size: int) -> bytes | None:
         if self._unread:
             data, self._unread = self._unread[:size], self._unread[size:]

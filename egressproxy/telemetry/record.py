@@ -114,6 +114,7 @@ class RecordDraft:
     server_name, sni_check, preread_bytes  as in the record
     exchange     the plain request, where it is one
     local, upstream_local  the proxy's own ends of the two connections, where a log asks for them
+    may_go_on    a refusal may leave the connection open: the plain request that it is about was read to its end
     judged_bytes  of a ClientHello that opened the tunnel, where the server may ask for another one; else 0
     """
 
@@ -132,6 +133,7 @@ class RecordDraft:
         "judged_bytes",
         "listener",
         "local",
+        "may_go_on",
         "method",
         "number",
         "opened",
@@ -182,6 +184,7 @@ class RecordDraft:
         self.sni_check: str | None = None
         self.preread_bytes = 0
         self.judged_bytes = 0
+        self.may_go_on = False
         self.exchange: ExchangeDraft | None = None
         self.local: tuple[str, int] | None = None
         self.upstream_local: tuple[str, int] | None = None
