@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 # From the ground up. A room may import from its own floor and from those below. Types alone may be looked at from anywhere.
 FLOORS = (
     ("_version", "errors", "hostport", "model"),
-    ("wire", "policy", "config", "redirect"),
+    ("wire", "policy", "config", "registry", "redirect"),
     (
         "deadlines",
         "stories",

@@ -29,6 +29,7 @@ from egressproxy.policy.rules import (
     in_bounds,
     ranges_text,
 )
+from egressproxy.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +44,12 @@ _in_order = attrgetter("position")
 
 
 class Policy:
-    """Who may go where. Made by `from_config`, immutable."""
+    """Who may go where. Made by `from_config`, immutable.
 
-    __slots__ = ("_any_host", "_clauses", "_config", "_find", "_guard", "_index", "_is_own")
+    registry  the routes of the same configuration
+    """
+
+    __slots__ = ("_any_host", "_clauses", "_config", "_find", "_guard", "_index", "_is_own", "registry")
 
     def __init__(self, config: Config, is_own: Callable[[str, int], bool]) -> None:
         """See `from_config`."""
@@ -65,6 +69,7 @@ class Policy:
         self._any_host = any_host  # in order; the last one asks nothing
         self._guard = NetworkSet(config.guard.allow)
         self._is_own = is_own
+        self.registry = Registry.from_config(config)
 
     @classmethod
     def from_config(cls, config: Config, is_own: Callable[[str, int], bool]) -> Policy:
@@ -106,8 +111,9 @@ class Policy:
         server_name  of the ClientHello, canonical; None where it names none
         ech          it may hide another name
 
-        A tunnel to an address was granted for the address: inside it is no name, or one that may be reached on that port
-        by itself. Runs once per checked tunnel.
+        A tunnel to an alias of a service was granted for the host that it stands for, too: that name may be inside. A tunnel
+        to an address was granted for the address: inside it is no name, or one that may be reached on that port by itself.
+        Runs once per checked tunnel.
         """
         if ech and not verdict.ech:
             return "ech"
@@ -116,6 +122,9 @@ class Policy:
             return "match"
         if server_name is None:
             return "match" if target.is_address else "no_sni"
+        route = self.registry.find(target.host, target.port)
+        if route is not None and server_name == route.host:
+            return "match"
         if not target.is_address:
             return "mismatch"
         by_itself = self.decide(intent._replace(target=Target(server_name, target.port, False)))
@@ -123,19 +132,30 @@ class Policy:
             return "ech"
         return "match" if by_itself.allowed else "mismatch"
 
-    def screen(self, intent: Intent, verdict: Verdict, addresses: Sequence[str]) -> tuple[Endpoint, ...]:
-        """The addresses that may be dialled, in the order given. Runs once per connection, before dialling.
+    def screen(
+        self,
+        intent: Intent,
+        verdict: Verdict,
+        addresses: Sequence[str],
+        port: int | None = None,
+        written_down: bool = False,
+    ) -> tuple[Endpoint, ...]:
+        """The addresses that may be dialled, in the order given. Runs once per connection or request, before dialling.
 
-        Raises LoopDetected if one of them leads back to this proxy, AddressDenied if none may be dialled, ValueError if
-        one is not an address.
+        port          the one that is dialled; None: that of the target
+        written_down  the addresses are static endpoints of a service: the operator's word, which the guard does not ask
+
+        Raises LoopDetected if one of them leads back to this proxy, whoever wrote it down; AddressDenied if none may be
+        dialled; ValueError if one is not an address.
         """
-        port = intent.target.port
+        if port is None:
+            port = intent.target.port
         kept = []
         for address in addresses:
             special, _, aliases = judge(address)
             if self._is_own(address, port) or (aliases and self._owns_one_of(aliases, port)):
                 raise LoopDetected(f"{intent.target} is this proxy itself ({Endpoint(address, port)})")
-            if special is None or guard_lets_pass(verdict, address, self._guard):
+            if special is None or written_down or guard_lets_pass(verdict, address, self._guard):
                 kept.append(Endpoint(address, port))
         if not kept:
             raise AddressDenied(self._denial(intent, verdict, addresses))

@@ -73,7 +73,8 @@ def clauses_of(config: Config) -> Iterator[tuple[Sequence[HostPattern], Clause]]
     for service in config.services:
         position += 1
         numbers = tuple(PortRange(port.number, port.number) for port in service.ports)
-        yield service.hosts, Clause(position, interned.bounds(numbers), None, None, _service_verdict(service, config))
+        names = (*service.hosts, *(HostPattern("exact", alias) for alias in service.aliases))
+        yield names, Clause(position, interned.bounds(numbers), None, None, _service_verdict(service, config))
     yield (), Clause(position + 1, None, None, None, _outbound_verdict(config))
 
 

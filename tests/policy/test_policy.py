@@ -133,6 +133,16 @@ def test_services_decide_what_no_rule_does_on_their_ports():
         screened(judge, "edition.cnn.com", "10.0.0.5")
 
 
+def test_an_alias_is_a_host_of_its_service():
+    wiki = {"hosts": ["wikipedia.org"], "aliases": ["my-wiki", "my-wiki.default"], "ports": [{"number": 443}]}
+    judge = policy(rules=[{"action": "deny", "hosts": ["my-wiki.default"]}], services=[wiki])
+    assert decided_by(judge, "wikipedia.org") == "+service"
+    assert decided_by(judge, "my-wiki") == "+service"
+    assert decided_by(judge, "my-wiki:80") == "-outbound"
+    assert decided_by(judge, "my-wiki.default") == "-rule-1"
+    assert decided_by(judge, "other.my-wiki") == "-outbound"
+
+
 def test_allow_any_lets_pass_what_no_rule_refuses():
     judge = policy(
         outbound="allow_any",
@@ -241,6 +251,18 @@ def test_the_name_inside_a_tunnel_to_an_address_is_judged_for_that_client_and_me
     assert agreed("192.0.2.1:993", "mail.c.com", client="10.2.0.1") == "mismatch"
     judge = policy(rules=[{"action": "allow", "hosts": ["a.com"], "methods": ["GET"]}], allow=["192.0.2.1:443"])
     assert agreed("192.0.2.1:443", "a.com", judge=judge) == "mismatch"
+
+
+def test_a_tunnel_to_an_alias_may_hold_the_alias_or_the_host_that_it_stands_for():
+    wiki = {"hosts": ["wikipedia.org"], "aliases": ["my-wiki"], "ports": [{"number": 443}]}
+    judge = policy(services=[wiki], rules=[{"action": "allow", "hosts": ["my-wiki"], "sni_check": "enforce"}])
+    assert agreed("my-wiki", "my-wiki", judge=judge) == "match"
+    assert agreed("my-wiki", "wikipedia.org", judge=judge) == "match"
+    assert agreed("my-wiki", "en.wikipedia.org", judge=judge) == "mismatch"
+    assert agreed("my-wiki", None, judge=judge) == "no_sni"
+    assert agreed("my-wiki:8443", "my-wiki", judge=judge) == "match"
+    assert agreed("my-wiki:8443", "wikipedia.org", judge=judge) == "mismatch"  # there it is a name like others
+    assert agreed("wikipedia.org", "my-wiki", judge=judge) == "mismatch"
 
 
 @pytest.mark.parametrize("server_name", ["a.com", "other.com", None])
@@ -381,6 +403,28 @@ def test_the_proxy_itself_is_never_a_target_whatever_the_rules(address):
 def test_a_loop_is_told_from_a_closed_address():
     with pytest.raises(LoopDetected):
         screened(policy(allow=["127.0.0.1:9090"]), "127.0.0.1:9090", "127.0.0.1")
+
+
+def test_the_port_that_is_dialled_may_be_another_than_the_one_asked_for():
+    judge = policy(allow=["a.com:80"])
+    asked = intent("a.com:80")
+    assert judge.screen(asked, judge.decide(asked), ["1.1.1.1"], 443) == (Endpoint("1.1.1.1", 443),)
+    with pytest.raises(LoopDetected, match=r"203\.0\.113\.9:3128"):
+        judge.screen(asked, judge.decide(asked), ["203.0.113.9"], 3128)
+    own = intent("a.com:3128")
+    assert judge.screen(own, judge.decide(own), ["1.1.1.1"], 80) == (Endpoint("1.1.1.1", 80),)
+
+
+def test_what_the_operator_wrote_down_passes_the_guard_and_never_leads_back():
+    judge = policy(allow=["a.com:80"])
+    asked = intent("a.com:80")
+    written = ["10.0.0.1", "169.254.169.254", "127.0.0.1", "fd00:ec2::254", "1.1.1.1"]
+    kept = judge.screen(asked, judge.decide(asked), written, written_down=True)
+    assert kept == tuple(Endpoint(address, 80) for address in written)
+    assert judge.screen(asked, judge.decide(asked), written) == (Endpoint("1.1.1.1", 80),)
+    for own in ("127.0.0.1", "::ffff:127.0.0.1", "::"):
+        with pytest.raises(LoopDetected):
+            judge.screen(asked, judge.decide(asked), ["10.0.0.1", own], 9090, written_down=True)
 
 
 def test_an_address_that_is_none_is_a_value_error():
