@@ -119,6 +119,10 @@ PER_HOP = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade")
 _SINGULAR = frozenset({b"authorization", b"content-type", b"date", b"user-agent", b"x-request-id"})
 
 NO_OPTIONS: frozenset[bytes] = frozenset()
+_USUAL_OPTIONS = {
+    text: frozenset({text.lower()})
+    for text in (b"keep-alive", b"Keep-Alive", b"close", b"Close", b"Upgrade", b"upgrade")
+}
 _IS_TOKEN = re.compile(TOKEN).fullmatch
 
 
@@ -155,15 +159,21 @@ def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in names]
 
 
-def connection_options(value: bytes | None, sender: Sender) -> frozenset[bytes]:
+def connection_options(value: bytes, sender: Sender) -> frozenset[bytes]:
     """The options in a Connection field, in lower case (RFC 9110 section 7.6.1). Raises for one that is no token."""
-    if not value:
-        return NO_OPTIONS
-    options = frozenset([option.strip(b" \t") for option in value.lower().split(b",")]) - {b""}
+    usual = _USUAL_OPTIONS.get(value)
+    if usual is not None:
+        return usual
+    options = members(value)
     for option in options:
         if not _IS_TOKEN(option):
             raise sender.malformed(f"expected options in the Connection field, got {excerpt(option)}")
     return options
+
+
+def members(value: bytes) -> frozenset[bytes]:
+    """What stands between the commas of `value`, in lower case. Of quoted commas it knows nothing."""
+    return frozenset([member.strip(b" \t") for member in value.lower().split(b",")]) - {b""}
 
 
 def content_length(value: bytes, sender: Sender) -> int:
@@ -178,26 +188,18 @@ def content_length(value: bytes, sender: Sender) -> int:
 _MAX_LENGTH_DIGITS = 19  # 2**63 has as many: whatever counts the body elsewhere can hold it, or says so
 
 
-def is_chunked(value: bytes | None, length: bytes | None, http_version: str, sender: Sender) -> bool:
-    """Whether Transfer-Encoding says that the body is chunked. Nothing else is served (RFC 9112 section 6.1).
+def check_chunked(value: bytes, length: bytes | None, http_version: str, sender: Sender) -> None:
+    """Raise unless a Transfer-Encoding says that the body is chunked, and no more (RFC 9112 section 6.1).
 
-    Raises for other codings, and where another reader may not see the coding: in HTTP/1.0, which has none, and beside
+    Raises too where another reader may not see the coding: in HTTP/1.0, which has none, and beside
     a Content-Length. Both are how requests are smuggled (RFC 9112 section 11.2).
     """
-    if value is None:
-        return False
     if value.lower() != b"chunked":
         raise sender.malformed(f"expected one `chunked` as Transfer-Encoding, got {excerpt(value)}")
     if length is not None:
         raise sender.malformed("expected Content-Length or Transfer-Encoding, got both")
     if http_version == "1.0":
         raise sender.malformed("expected no Transfer-Encoding in HTTP/1.0, got `chunked`")
-    return True
-
-
-def text(value: bytes | None) -> str | None:
-    """A field value as text: octets beyond ASCII are read as ISO-8859-1. None where there is none, or an empty one."""
-    return value.decode("latin-1") if value else None
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------

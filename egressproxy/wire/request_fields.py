@@ -14,13 +14,14 @@ from typing import NamedTuple
 from egressproxy.errors import MalformedRequest
 from egressproxy.wire.field_lines import (
     CLIENT,
+    NO_OPTIONS,
     PER_HOP,
+    check_chunked,
     connection_options,
     content_length,
     excerpt,
-    is_chunked,
+    members,
     sort_out,
-    text,
     without,
 )
 from egressproxy.wire.request_head import RequestHead
@@ -83,7 +84,7 @@ _READ_HERE = {
 # obeys and one that does not make two different requests.
 _NEVER_PER_HOP = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
-# Options that name no field, or one that is left out in any case.
+# Options that name no field, or one whose lines are left out in any case.
 _OPTIONS_WITHOUT_LINES = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)})
 
 
@@ -97,27 +98,38 @@ def request_fields(head: RequestHead) -> RequestFields:
     said, lines = sort_out(head.raw_headers, _READ_HERE)
     get = said.get
     is_1_1 = head.http_version == "1.1"
-    options = connection_options(get(b"connection"), CLIENT)
-    if options and not options <= _OPTIONS_WITHOUT_LINES:
-        lines = without(lines, options)
-    if options & _NEVER_PER_HOP:
-        raise MalformedRequest("expected no host, content-length or transfer-encoding in the Connection field, got one")
-    length = get(b"content-length")
+    options = NO_OPTIONS
+    if (connection := get(b"connection")) is not None:
+        options = connection_options(connection, CLIENT)
+        if not options <= _OPTIONS_WITHOUT_LINES:
+            lines = without(lines, options)
+        if not options.isdisjoint(_NEVER_PER_HOP):
+            raise MalformedRequest("expected no host, content-length or transfer-encoding named in Connection, got one")
+
     host = get(b"host")
+    length = get(b"content-length")
+    coding = get(b"transfer-encoding")
+    if coding is not None:
+        check_chunked(coding, length, head.http_version, CLIENT)
+    expect = get(b"expect")
     te = get(b"te")
+    via = get(b"via")
+    forwarded_for = get(b"x-forwarded-for")
+    request_id = get(b"x-request-id")
+    user_agent = get(b"user-agent")
     return RequestFields(
         None if host is None else host.decode("latin-1"),
         None if length is None else content_length(length, CLIENT),
-        is_chunked(get(b"transfer-encoding"), length, head.http_version, CLIENT),
+        coding is not None,
         _keeps_alive(options, get(b"proxy-connection"), is_1_1),
-        is_1_1 and _expects_continue(get(b"expect")),
-        text(get(b"upgrade")) if is_1_1 and b"upgrade" in options else None,
+        expect is not None and is_1_1 and _expects_continue(expect),
+        said.get(b"upgrade", b"").decode("latin-1") or None if is_1_1 and b"upgrade" in options else None,
         b"\r\n".join(lines),
-        text(get(b"via")),
-        text(get(b"x-forwarded-for")),
-        text(get(b"x-request-id")),
-        text(get(b"user-agent")),
-        te is not None and _accepts_trailers(te),
+        via.decode("latin-1") if via else None,
+        forwarded_for.decode("latin-1") if forwarded_for else None,
+        request_id.decode("latin-1") if request_id else None,
+        user_agent.decode("latin-1") if user_agent else None,
+        te is not None and b"trailers" in members(te),  # RFC 9110 section 10.1.4: `trailers` takes no weight
         b"authorization" in said,
     )
 
@@ -129,23 +141,13 @@ def _keeps_alive(options: frozenset[bytes], proxy_connection: bytes | None, is_1
     if b"keep-alive" in options:
         return True
     if proxy_connection is not None:
-        instead = [option.strip(b" \t") for option in proxy_connection.lower().split(b",")]
-        if b"close" in instead:
-            return False
-        if b"keep-alive" in instead:
-            return True
+        options = members(proxy_connection)
+        return b"close" not in options and (is_1_1 or b"keep-alive" in options)
     return is_1_1
 
 
-def _expects_continue(value: bytes | None) -> bool:
+def _expects_continue(value: bytes) -> bool:
     """RFC 9110 section 10.1.1: 100-continue is the only expectation there is. In HTTP/1.0 it is to be ignored."""
-    if not value:
-        return False
-    if value.lower() != b"100-continue":
+    if value and value.lower() != b"100-continue":
         raise MalformedRequest(f"expected no expectation but 100-continue in the Expect field, got {excerpt(value)}")
-    return True
-
-
-def _accepts_trailers(te: bytes) -> bool:
-    """RFC 9110 section 10.1.4. `trailers` takes no weight; commas in quoted parameters make nothing that equals it."""
-    return b"trailers" in [coding.strip(b" \t") for coding in te.lower().split(b",")]
+    return bool(value)

@@ -137,7 +137,7 @@ def parse_request_head(data: bytes, limits: HeadLimits) -> RequestHead | None:
         target, minor, fields, host = match.groups()
         if (
             len(target) <= limits.max_target_bytes
-            and fields.count(b"\r\n") <= limits.max_headers
+            and fields.count(b"\n") <= limits.max_headers
             and (host is not None or minor == b"0")
         ):
             return RequestHead("CONNECT", target.decode(), "1.1" if minor == b"1" else "1.0", fields, match.end())
@@ -147,7 +147,7 @@ def parse_request_head(data: bytes, limits: HeadLimits) -> RequestHead | None:
         method, target, minor, fields, host, late_host = match.groups()
         if (
             len(target) <= limits.max_target_bytes
-            and fields.count(b"\r\n") <= limits.max_headers
+            and fields.count(b"\n") <= limits.max_headers
             and (host is not None or late_host is not None or minor == b"0")
         ):
             return RequestHead(method.decode(), target.decode(), "1.1" if minor == b"1" else "1.0", fields, match.end())

@@ -36,6 +36,8 @@ _origin_form = re.compile(rf"/{_PATH_OCTET}*+").fullmatch
 _AUTHORITY = r"[-0-9A-Za-z._~%!$&'()*+,;=:\[\]]++"
 _absolute_form = re.compile(rf"(?i:http)://({_AUTHORITY})((?:[/?]{_PATH_OCTET}*+)?)").fullmatch
 
+_VISIBLE = re.compile(r"[!-~]*+").fullmatch
+
 # RFC 3986 section 3.1
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*+)://")
 
@@ -64,8 +66,8 @@ def _fault(target: str) -> str:
         return "expected a path or an http:// URL as request target, got `*`, which is for OPTIONS only"
     if "#" in target:
         return "expected a request target without a fragment, got `#`"
-    if target[:1] == "/":
-        return "expected a path in visible ASCII, got something else"
+    if _VISIBLE(target) is None:
+        return "expected a request target in visible ASCII, got another character"
     match = _SCHEME.match(target)
     if match is None:
         return "expected a path or an http:// URL as request target, got neither"

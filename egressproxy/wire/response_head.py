@@ -23,19 +23,19 @@ import h11
 
 from egressproxy.errors import UpstreamProtocolError
 from egressproxy.wire.field_lines import (
+    NO_OPTIONS,
     PER_HOP,
     PLAIN_FRAMING,
     UPSTREAM,
     await_more,
+    check_chunked,
     connection_options,
     content_length,
     end_of_fields,
     excerpt,
-    is_chunked,
     octet,
     plain_fields,
     sort_out,
-    text,
     without,
 )
 from egressproxy.wire.request_head import HeadLimits
@@ -115,7 +115,7 @@ def parse_response_head(data: bytes, limits: HeadLimits) -> ResponseHead | None:
     match = _match_plain(data, 0, limits.max_bytes)
     if match is not None:
         minor, status, reason, fields = match.groups()
-        if fields.count(b"\r\n") <= limits.max_headers:
+        if fields.count(b"\n") <= limits.max_headers:
             return ResponseHead(int(status), reason.decode(), "1.1" if minor == b"1" else "1.0", fields, match.end())
     return _parse_strictly(data, limits)
 
@@ -209,8 +209,6 @@ _READ_HERE = {
     b"date": True,
 }
 
-# RFC 9110 section 7.6.1, as for requests. Transfer-Encoding is about the connection anyway, and servers do name it.
-_NEVER_PER_HOP = frozenset({b"content-length"})
 _OPTIONS_WITHOUT_LINES = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)})
 
 
@@ -219,31 +217,38 @@ def response_fields(head: ResponseHead) -> ResponseFields:
 
     Raises UpstreamProtocolError: a length that is not one plain number; a transfer coding other than one `chunked`, or
     in HTTP/1.0, or beside a length; a body with a status that has none; a Connection that names Content-Length.
+    Servers do name Transfer-Encoding there: it is about the connection anyway.
     """
     said, lines = sort_out(head.raw_headers, _READ_HERE)
     get = said.get
     is_1_1 = head.http_version == "1.1"
-    options = connection_options(get(b"connection"), UPSTREAM)
-    if options and not options <= _OPTIONS_WITHOUT_LINES:
-        lines = without(lines, options)
-    if options & _NEVER_PER_HOP:
-        raise UpstreamProtocolError("expected no content-length in the Connection field, got one")
+    options = NO_OPTIONS
+    if (connection := get(b"connection")) is not None:
+        options = connection_options(connection, UPSTREAM)
+        if not options <= _OPTIONS_WITHOUT_LINES:
+            lines = without(lines, options)
+        if b"content-length" in options:
+            raise UpstreamProtocolError("expected no content-length named in Connection, got one")
+
     length_text = get(b"content-length")
     length = None if length_text is None else content_length(length_text, UPSTREAM)
-    chunked = is_chunked(get(b"transfer-encoding"), length_text, head.http_version, UPSTREAM)
+    coding = get(b"transfer-encoding")
+    if coding is not None:
+        check_chunked(coding, length_text, head.http_version, UPSTREAM)
     # RFC 9112 section 6.1 and RFC 9110 section 8.6: these have no body, and no field that frames one. A length of 0 is
     # seen, and claims nothing. 304 may tell the length of what it does not send.
-    if (chunked or length) and (head.status < 200 or head.status == 204):
+    if (coding is not None or length) and (head.status < 200 or head.status == 204):
         raise UpstreamProtocolError(f"expected no body with status {head.status}, got a field that frames one")
-    content_type = text(get(b"content-type"))
+    via = get(b"via")
+    content_type = get(b"content-type")
     return ResponseFields(
         length,
-        chunked,
-        b"close" not in options and (is_1_1 or b"keep-alive" in options),  # RFC 9112 section 9.3
-        text(get(b"upgrade")) if is_1_1 and b"upgrade" in options else None,
+        coding is not None,
+        (is_1_1 or b"keep-alive" in options) and b"close" not in options,  # RFC 9112 section 9.3
+        said.get(b"upgrade", b"").decode("latin-1") or None if is_1_1 and b"upgrade" in options else None,
         b"\r\n".join(lines),
-        text(get(b"via")),
-        None if content_type is None else content_type.partition(";")[0].rstrip(" \t") or None,
+        via.decode("latin-1") if via else None,
+        content_type.partition(b";")[0].rstrip(b" \t").decode("latin-1") or None if content_type else None,
         b"date" in said,
     )
 
