@@ -167,7 +167,9 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             endpoints = await locate(intent, verdict, route, services)  # resolve; decide, by address
             draft.resolved_at = now()
             if intent.request is not None:
-                preface = b"" if not verdict.proxy_protocol else introduction(tcp, draft.dialled or announced_for, verdict)
+                preface = (
+                    b"" if not verdict.proxy_protocol else introduction(tcp, draft.dialled or announced_for, verdict)
+                )
                 exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface)
                 goes_on = await exchange.run()  # dial, or a connection that was kept; there and back
             else:
@@ -180,7 +182,9 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                     draft.upstream_local = here(upstream)
                 if verdict.proxy_protocol:
                     await introduce(upstream, introduction(tcp, draft.dialled or announced_for, verdict))
-                if entrance.tls is not None:  # inside TLS even 39 bytes may have to wait for a client that reads nothing
+                if (
+                    entrance.tls is not None
+                ):  # inside TLS even 39 bytes may have to wait for a client that reads nothing
                     services.head_deadlines.start(tcp)
                 await frontend.grant(client, draft)
                 if entrance.tls is not None:

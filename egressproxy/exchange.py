@@ -12,8 +12,9 @@ So neither side can make the other see another boundary than we do.
 **Again.** A kept connection may be closed by its upstream just when a request is sent on it. If not a byte of a response has
 come, the request may be repeated (RFC 9110 section 9.2.2) and none of its body is gone, it is sent once more on a new one.
 
-**Deadlines.** `timeout_s` of a service counts from the end of the request to the end of the response. `idle_s`: no byte from or
-to either side. A client that has ended its half may still wait for its answer, for `half_close_s`; one that is gone ends it all.
+**Deadlines.** `timeout_s` of a service counts from the end of the request to the end of the response. `idle_s`: no byte from
+or to either side. A client that has ended its half may still wait for its answer, for `half_close_s`; one that is gone ends it
+all.
 """
 
 from __future__ import annotations
@@ -107,6 +108,13 @@ class Carriage:
     linger: DeadlineQueue
     response: DeadlineQueues
 
+    def close(self) -> None:
+        """Close what is kept, and give the timers back."""
+        self.upstreams.close()
+        for queues in (self.idle, self.response):
+            queues.close()
+        self.half_close.close()
+
 
 class Exchange:
     """One request on its way, and its response. `run` is the whole of it."""
@@ -154,7 +162,8 @@ class Exchange:
         Raises CredentialMissing.
         """
         request, exchange = intent.request, draft.exchange
-        assert request is not None and exchange is not None  # it is no tunnel
+        assert request is not None  # it is no tunnel
+        assert exchange is not None
         self._carriage = carriage
         self._client = client
         self._client_tcp = client_tcp
@@ -198,15 +207,14 @@ class Exchange:
             forward, added = self._fields()
             self._upload = Upload(self._client, self._request.fields, self._carriage, self._moved)
             upstream = self._take() or await self._make()
-            while True:
-                try:
-                    head, rest = await self._ask(upstream, forward, added)
-                    break
-                except UpstreamClosed:
-                    if not upstream.used or not self._upload.nothing_gone or self._request.method not in REPEATABLE:
-                        raise
-                    self._let_go()
-                    upstream = await self._make()
+            try:
+                head, rest = await self._ask(upstream, forward, added)
+            except UpstreamClosed:
+                if not upstream.used or not self._upload.nothing_gone or self._request.method not in REPEATABLE:
+                    raise
+                self._let_go()
+                upstream = await self._make()
+                head, rest = await self._ask(upstream, forward, added)
             if head.status == SWITCHING:
                 return await self._become_tunnel(upstream, head, rest)
             return await self._answer(upstream, head, rest)
@@ -236,7 +244,10 @@ class Exchange:
     # --- the request ----------------------------------------------------------------------------------------------
 
     def _fields(self) -> tuple[bytes, str]:
-        """The client's end-to-end fields as they go on, and those of the proxy's own. Raises LoopDetected, CredentialMissing."""
+        """The client's end-to-end fields as they go on, and those of the proxy's own.
+
+        Raises LoopDetected or CredentialMissing.
+        """
         carriage, fields, exchange = self._carriage, self._request.fields, self._exchange
         settings = carriage.settings
         added = ""
@@ -361,7 +372,8 @@ class Exchange:
                 interim += 1
                 if interim > MAX_INTERIM:
                     raise UpstreamProtocolError(
-                        f"{upstream.endpoint}: more than {MAX_INTERIM} interim responses (1xx)", endpoint=upstream.endpoint
+                        f"{upstream.endpoint}: more than {MAX_INTERIM} interim responses (1xx)",
+                        endpoint=upstream.endpoint,
                     )
                 await self._hand_on_interim(head)
                 data = rest
@@ -436,7 +448,8 @@ class Exchange:
     async def _stream_down(self, upstream: Upstream, body: Body, *, chunked: bool) -> None:
         """Hand the rest of the body on as it comes. Raises UpstreamClosed where it ends too early."""
         stream, exchange = upstream.stream, self._exchange
-        while not body.done:
+        ended = False
+        while not ended:
             try:
                 data = await stream.read(PIECE_BYTES)
             except OSError as error:
@@ -449,8 +462,9 @@ class Exchange:
                 raise UpstreamClosed(
                     f"{upstream.endpoint}: closed before its response was complete", endpoint=upstream.endpoint
                 )
+            ended = body.done
             told = as_chunk(payload) if chunked else payload
-            if chunked and body.done:
+            if chunked and ended:
                 told += last_chunk(body.trailers)
             if told:
                 await self._tell(told)
@@ -555,7 +569,8 @@ class Exchange:
             if found is not None:
                 return found
         return UpstreamClosed(
-            f"{upstream.endpoint}: {error.strerror or error}, before its response was complete", endpoint=upstream.endpoint
+            f"{upstream.endpoint}: {error.strerror or error}, before its response was complete",
+            endpoint=upstream.endpoint,
         )
 
 

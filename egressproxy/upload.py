@@ -44,9 +44,9 @@ class Upload:
         "_ended",
         "_first",
         "_moved",
-        "is_running",
         "carried",
         "is_complete",
+        "is_running",
         "nothing_gone",
         "waits_for_client",
     )
@@ -83,7 +83,9 @@ class Upload:
         self.is_complete = self._body is None or self._body.done
         return self._first
 
-    def start(self, upstream: Upstream, unsent: bytes, ended: Callable[[], None], fail: Callable[[EgressError], None]) -> None:
+    def start(
+        self, upstream: Upstream, unsent: bytes, ended: Callable[[], None], fail: Callable[[EgressError], None]
+    ) -> None:
         """Send what of the first bytes was not taken, and then the rest, in a story of its own.
 
         ended  called when the upstream has all of it

@@ -98,7 +98,9 @@ class Upstreams:
         self._kept: dict[_Key, list[Upstream]] = {}
         self._idle_deadlines = DeadlineQueue("upstream_idle", idle_s, loop)
         self._connect_deadlines = DeadlineQueues("connect_timeout", loop)
-        self.outcomes = dict.fromkeys(("made", "reused", "idle", "old", "full", "closed_by_upstream", "not_reusable"), 0)
+        self.outcomes = dict.fromkeys(
+            ("made", "reused", "idle", "old", "full", "closed_by_upstream", "not_reusable"), 0
+        )
         self.handshakes = {"secured": 0}
         self.max_kept = 0
         self.max_kept_each = 0
@@ -168,7 +170,9 @@ class Upstreams:
                     raise
             except OSError as error:
                 self._abandon(tcp)
-                raise ConnectFailed(f"{endpoint}: broke at its first bytes: {error.strerror}", endpoint=endpoint) from error
+                raise ConnectFailed(
+                    f"{endpoint}: broke at its first bytes: {error.strerror}", endpoint=endpoint
+                ) from error
             except BaseException:
                 self._abandon(tcp)
                 raise
@@ -265,5 +269,3 @@ class Balancer:
             turns = self._turns[route.service] = Turns([endpoint.weight for endpoint in route.endpoints])
         first = turns.next()
         return [*range(first, count), *range(first)]
-
-

@@ -30,8 +30,11 @@ FLOORS = (
         "agreement",
         "capture",
         "telemetry",
+        "identities",
+        "originate",
+        "upstreams",
     ),
-    ("admission", "connection"),
+    ("admission", "upload", "exchange", "connection"),
     ("accept", "runtime"),
     ("cli", "__main__"),
 )

@@ -44,9 +44,7 @@ class HttpFrontend:
 
     too_slow: ClassVar[type[EgressError]] = HeadTimeout
 
-    def __init__(
-        self, listener: str, limits: HeadLimits, *, is_proxy: bool = True, by_host: int | None = None
-    ) -> None:
+    def __init__(self, listener: str, limits: HeadLimits, *, is_proxy: bool = True, by_host: int | None = None) -> None:
         """What the listener serves.
 
         listener  its word in logs and metrics

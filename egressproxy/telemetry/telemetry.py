@@ -55,6 +55,7 @@ class Telemetry:
         self.metrics = metrics
         self._logs: tuple[Log, ...] = ()
         self._announced: tuple[Log, ...] = ()
+        self.wants_addresses = False
         self.use_logs(logs)
 
     def opened(self, draft: RecordDraft) -> None:

@@ -36,7 +36,11 @@ def request_head(request: Request, forward: bytes, added: str) -> bytes:
         lines += f"Connection: Upgrade\r\nUpgrade: {fields.upgrade}\r\n"
     elif fields.accepts_trailers:
         lines += "Connection: TE\r\nTE: trailers\r\n"
-    return f"{method} {path} HTTP/1.1\r\nHost: {authority}\r\n".encode("latin-1") + forward + f"{lines}\r\n".encode("latin-1")
+    return (
+        f"{method} {path} HTTP/1.1\r\nHost: {authority}\r\n".encode("latin-1")
+        + forward
+        + f"{lines}\r\n".encode("latin-1")
+    )
 
 
 def response_head(
@@ -57,15 +61,15 @@ def response_head(
     if connection:
         lines += f"Connection: {connection}\r\n"
     return (
-        f"HTTP/1.1 {head.status} {head.reason}\r\n".encode("latin-1") + fields.forward + f"{lines}\r\n".encode("latin-1")
+        f"HTTP/1.1 {head.status} {head.reason}\r\n".encode("latin-1")
+        + fields.forward
+        + f"{lines}\r\n".encode("latin-1")
     )
 
 
 def without(lines: bytes, names: Collection[bytes]) -> bytes:
     """Field lines, but none of these names (in lower case)."""
-    return b"".join(
-        line for line in lines.splitlines(keepends=True) if line.partition(b":")[0].lower() not in names
-    )
+    return b"".join(line for line in lines.splitlines(keepends=True) if line.partition(b":")[0].lower() not in names)
 
 
 def via(before: str | None, http_version: str, name: str) -> str:

@@ -20,7 +20,7 @@ from egressproxy.errors import (
     RuleDenied,
 )
 from egressproxy.frontends.auto import AutoFrontend
-from egressproxy.frontends.connect import ConnectFrontend
+from egressproxy.frontends.http import HttpFrontend
 from egressproxy.frontends.sni import SniFrontend
 from egressproxy.stream import StreamExpired
 from egressproxy.wire.alerts import alert_record
@@ -33,7 +33,7 @@ HEAD = f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}:443\r\n\r\n".encode()
 
 
 def front(*, max_hello_bytes=65_536, max_head_bytes=16_384):
-    http = ConnectFrontend("auto:1", HeadLimits(max_head_bytes, 100, 8192))
+    http = HttpFrontend("auto:1", HeadLimits(max_head_bytes, 100, 8192))
     return AutoFrontend(http, SniFrontend("auto:1", 8443, max_hello_bytes))
 
 

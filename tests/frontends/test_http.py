@@ -7,14 +7,14 @@ from support.leaves import LEAVES
 from support.peers import together
 
 from egressproxy.errors import ClientGone, HelloError, MethodNotImplemented, PolicyError, RuleDenied, SniMismatch
-from egressproxy.frontends.connect import ConnectFrontend
+from egressproxy.frontends.http import HttpFrontend
 from egressproxy.model import Intent, Target
 from egressproxy.wire.alerts import alert_record
 from egressproxy.wire.replies import ESTABLISHED, refusal
 from egressproxy.wire.request_head import HeadLimits
 
 HEAD = b"CONNECT WWW.example.test:443 HTTP/1.0\r\nHost: www.example.test:443\r\n\r\n"
-FRONT = ConnectFrontend("http-proxy:1", HeadLimits(16_384, 100, 8192))
+FRONT = HttpFrontend("http-proxy:1", HeadLimits(16_384, 100, 8192))
 ANSWERED = [leaf for leaf in LEAVES if leaf.status is not None]
 OF_THE_TLS_INSIDE = [leaf for leaf in ANSWERED if issubclass(leaf, (HelloError, PolicyError))]
 
