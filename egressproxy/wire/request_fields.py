@@ -85,7 +85,7 @@ _READ_HERE = {
 _NEVER_PER_HOP = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 # Options that name no field, or one whose lines are left out in any case.
-_OPTIONS_WITHOUT_LINES = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)})
+_NAME_NO_MORE = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)}) - _NEVER_PER_HOP
 
 
 def request_fields(head: RequestHead) -> RequestFields:
@@ -101,10 +101,10 @@ def request_fields(head: RequestHead) -> RequestFields:
     options = NO_OPTIONS
     if (connection := get(b"connection")) is not None:
         options = connection_options(connection, CLIENT)
-        if not options <= _OPTIONS_WITHOUT_LINES:
+        if not options <= _NAME_NO_MORE:
+            if not options.isdisjoint(_NEVER_PER_HOP):
+                raise MalformedRequest("expected no host, content-length or transfer-encoding named in Connection")
             lines = without(lines, options)
-        if not options.isdisjoint(_NEVER_PER_HOP):
-            raise MalformedRequest("expected no host, content-length or transfer-encoding named in Connection, got one")
 
     host = get(b"host")
     length = get(b"content-length")

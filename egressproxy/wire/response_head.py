@@ -209,7 +209,10 @@ _READ_HERE = {
     b"date": True,
 }
 
-_OPTIONS_WITHOUT_LINES = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)})
+# Options that name no field, or one whose lines are left out in any case.
+_NAME_NO_MORE = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)}) - {
+    b"content-length"
+}
 
 
 def response_fields(head: ResponseHead) -> ResponseFields:
@@ -225,10 +228,10 @@ def response_fields(head: ResponseHead) -> ResponseFields:
     options = NO_OPTIONS
     if (connection := get(b"connection")) is not None:
         options = connection_options(connection, UPSTREAM)
-        if not options <= _OPTIONS_WITHOUT_LINES:
+        if not options <= _NAME_NO_MORE:
+            if b"content-length" in options:  # RFC 9110 section 7.6.1, as for requests
+                raise UpstreamProtocolError("expected no content-length named in Connection, got one")
             lines = without(lines, options)
-        if b"content-length" in options:
-            raise UpstreamProtocolError("expected no content-length named in Connection, got one")
 
     length_text = get(b"content-length")
     length = None if length_text is None else content_length(length_text, UPSTREAM)

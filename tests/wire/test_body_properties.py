@@ -69,7 +69,18 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(edges)]
 
 
-@given(bodies() | st.binary(max_size=60), st.lists(st.integers(0, 200), max_size=8))
+@st.composite
+def tidy(draw: st.DrawFn) -> bytes:
+    """Well-formed, extensions and trailers included."""
+    data = b""
+    for payload in draw(st.lists(st.binary(min_size=1, max_size=40), max_size=4)):
+        extension = draw(st.sampled_from([b"", b"", b";a", b";a=b;c", b';a="b\\"\\\\c;d";e']))
+        data += b"%x%b\r\n%b\r\n" % (len(payload), extension, payload)
+    trailers = draw(st.lists(st.sampled_from([b"X: y\r\n", b"a:\r\n", b"X:\xe9 \r\n", b"Via: a\r\n"]), max_size=3))
+    return data + last_chunk(b"".join(trailers)) + draw(st.sampled_from([b"", b"GET /", b"\0"]))
+
+
+@given(tidy() | bodies() | st.binary(max_size=60), st.lists(st.integers(0, 200), max_size=8))
 @settings(max_examples=800, deadline=None)
 @example(b"1\r\nx\r\n" * 3 + b"0\r\nX: y\r\n\r\nnext", [2, 9])
 def test_any_split_gives_the_same_answer(data: bytes, cuts: list[int]):
@@ -78,7 +89,7 @@ def test_any_split_gives_the_same_answer(data: bytes, cuts: list[int]):
     assert read(ChunkedBody(MAX_TRAILER_BYTES, MalformedRequest), [data[i : i + 1] for i in range(len(data))]) == whole
 
 
-@given(bodies())
+@given(tidy() | bodies())
 @settings(max_examples=800, deadline=None)
 @example(b'3;a=b;c="d\\"e"\r\nxyz\r\n0;f\r\nX: y\r\nVia: z\r\n\r\nGET /')
 def test_what_is_accepted_h11_accepts_with_the_same_payload_and_the_same_end(data: bytes):

@@ -87,7 +87,20 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-heads = st.one_of(mutated(), st.binary(max_size=60))
+@st.composite
+def tidy(draw: st.DrawFn) -> bytes:
+    """What the plain reader may take: lines in order, of fields that clients send, some of them too often."""
+    method, target = (
+        draw(st.sampled_from([b"GET", b"POST", b"CONNECT"])),
+        draw(st.sampled_from([b"/x?y", b"http://a/"])),
+    )
+    lines = draw(st.lists(usual_field, max_size=5))
+    return (
+        method + b" " + target + draw(st.sampled_from([b" HTTP/1.1\r\n", b" HTTP/1.0\r\n"])) + b"".join(lines) + b"\r\n"
+    )
+
+
+heads = st.one_of(tidy(), mutated(), st.binary(max_size=60))
 limits = st.one_of(
     st.just(ROOMY), st.builds(HeadLimits, st.integers(1, 200), st.integers(0, 5), st.integers(1, 60))
 )  # fmt: skip
