@@ -239,6 +239,7 @@ _NGINX_STATUS = {
     "connect_refused": 502,
     "connect_failed": 502,
     "connect_timeout": 502,
+    "upstream_protocol_error": 502,
     "tunnel_limit": 503,
     "draining": 503,
 }
