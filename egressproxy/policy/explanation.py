@@ -259,8 +259,8 @@ def _checks(tls: UpstreamTls, host: str) -> str:
         by = f"the credential {tls.credential}"
     else:
         by = "the system's authorities" if tls.ca is None else str(tls.ca)
-    whom = " or ".join(tls.subject_alt_names) or ("anybody" if tls.verify == "chain" else sni)
-    return f"server name {sni}, the certificate must be for {whom} and from {by}"
+    whom = " or ".join(tls.subject_alt_names) or ("any name" if tls.verify == "chain" else sni)
+    return f"server name {sni}, the certificate must come from {by} and be for {whom}"
 
 
 def _route_dict(route: Route) -> dict[str, Any]:

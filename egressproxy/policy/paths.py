@@ -236,6 +236,8 @@ class PathSet:
         other = next(reading for reading in readings if not self.has(reading))
         if len(readings) == 1:
             return f"path {cut(other)} is not among {among}"
+        if self._denies:
+            return f"path {cut(path)} is in none of its readings among {among}"
         return f"path {cut(path)} may be read as {cut(other)}, which is not among {among}"
 
 
