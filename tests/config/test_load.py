@@ -252,6 +252,99 @@ def test_files_that_are_not_there_are_told_with_all_other_problems(tmp_path: Pat
     ]
 
 
+def test_files_of_services_start_from_the_folder_of_their_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("conf", "more/secrets"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("ca.pem", "c.pem", "k.pem", "token"):
+        (tmp_path / "conf" / name).write_text("x")
+    (one,) = write(
+        tmp_path / "conf",
+        a=L + "services:\n- hosts: [a.example]\n  ports: [{number: 80}]\n"
+        "  tls: {mode: mutual, ca: ca.pem, certificate: c.pem, key: ./k.pem}\n"
+        "  set_headers: {Authorization: {file: token}}\n",
+    )
+    (two,) = write(tmp_path / "more", b="secrets: {directory: secrets}\n")
+    monkeypatch.chdir("/")
+    config = load([one, two]).config
+    (service,) = config.services
+    assert service.tls is not None
+    assert service.tls.ca == tmp_path / "conf" / "ca.pem"
+    assert service.tls.certificate == tmp_path / "conf" / "c.pem"
+    assert service.tls.key == tmp_path / "conf" / "k.pem"
+    assert service.set_headers["Authorization"].file == tmp_path / "conf" / "token"
+    assert config.secrets.directory == tmp_path / "more" / "secrets"
+
+
+def test_files_of_services_that_are_not_there_are_told(tmp_path: Path) -> None:
+    (a,) = write(
+        tmp_path,
+        a=L + "services:\n- hosts: [a.example]\n  ports: [{number: 80}]\n"
+        "  tls:\n    mode: mutual\n    ca: none.pem\n    certificate: .\n    key: a.yaml\n"
+        "  set_headers:\n    Authorization:\n      file: token\n    7: x\n"
+        "- 7\nsecrets: {directory: a.yaml}\n",
+    )
+    assert [problem for problem in problems(a) if "expected a file that" in problem or "folder" in problem] == [
+        f"{a}:7: services[0].tls.ca: expected a file that exists, got '{tmp_path}/none.pem'",
+        f"{a}:8: services[0].tls.certificate: expected a file that exists, got '{tmp_path}/.'",
+        f"{a}:12: services[0].set_headers.Authorization.file: expected a file that exists, got '{tmp_path}/token'",
+        f"{a}:15: secrets.directory: expected a folder that exists, got '{tmp_path}/a.yaml'",
+    ]
+
+
+# --- secrets ------------------------------------------------------------------------------------------------------
+
+MUTUAL = "services: [{hosts: [a.example], ports: [{number: 80}], tls: {mode: mutual, credential: client}}]\n"
+SECRETS = "secrets: {directory: secrets}\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "there"),
+    [
+        ("mutual", ["client/tls.crt", "client/tls.key"]),
+        ("mutual", ["client/cert", "client/key", "client/cacert"]),
+        ("simple", ["client/ca.crt"]),
+        ("simple", ["client/cacert"]),
+        ("simple", ["client-cacert/ca.crt"]),
+        ("simple", ["client-cacert/tls.crt"]),
+        ("simple", ["client-cacert/cacert"]),
+    ],
+)
+def test_a_secret_that_is_mounted_is_not_waited_for(tmp_path: Path, mode: str, there: list[str]) -> None:
+    for name in there:
+        file = tmp_path / "secrets" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    (a,) = write(tmp_path, a=L + SECRETS + MUTUAL.replace("mutual", mode))
+    assert notes(load([a])) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "there"),
+    [
+        ("mutual", []),
+        ("mutual", ["client/tls.crt"]),
+        ("mutual", ["client/tls.key"]),
+        ("mutual", ["client-cacert/tls.crt", "client-cacert/tls.key"]),
+        ("simple", []),
+        ("simple", ["client/tls.crt", "client/tls.key"]),
+        ("simple", ["other/ca.crt"]),
+    ],
+)
+def test_a_secret_that_is_not_mounted_yet_is_a_note(tmp_path: Path, mode: str, there: list[str]) -> None:
+    (tmp_path / "secrets").mkdir()
+    for name in there:
+        file = tmp_path / "secrets" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("x")
+    (a,) = write(tmp_path, a=L + SECRETS + MUTUAL.replace("mutual", mode))
+    assert notes(load([a])) == [
+        f"{a}:3: services[0].tls.credential: waits for secret client in {tmp_path}/secrets; until then requests to a.example "
+        "get 503"
+    ]
+
+
 # --- notes --------------------------------------------------------------------------------------------------------
 
 

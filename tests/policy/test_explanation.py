@@ -221,7 +221,7 @@ def test_paths_that_came_close_are_told_with_the_reading_that_failed():
         "deny (outbound): no rule, allow entry or service lets this host and port pass",
         "  close: api: path /api/..%2fadmin may be read as /admin, which is not among /api/*",
         "  close: no: path /api/..%2fadmin is in none of its readings among /api/admin",
-        "the path is read as /admin, /api/..%2Fadmin, /api/../admin",
+        "the path is read as /api/..%2Fadmin, /api/../admin, /admin",
         "DNS is not asked: refused by name",
     )
     assert explain_url("http://a.com/x", rules=PATHS).near[0].failed == ("path /x is not among /api/*",)
