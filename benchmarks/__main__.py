@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import bulk, idle, ping_pong, sni, tunnels, tunnels_tls
+from benchmarks import bulk, idle, origination, ping_pong, requests, sni, tunnels, tunnels_tls
 from benchmarks.support import report
 from benchmarks.support.compare import Benchmark, Round, Row, Settings, rows, run
+from benchmarks.support.errors import Unavailable, WrongAnswer
 from benchmarks.support.origins import Origins
 from benchmarks.support.processes import choose_cores, raise_descriptor_limit
 from benchmarks.support.proxies import PROXIES
-from benchmarks.support.proxy import Proxy, Unavailable, WrongAnswer
+from benchmarks.support.proxy import Proxy
 
 BENCHMARKS: dict[str, Benchmark] = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (tunnels, tunnels_tls, sni, bulk, ping_pong, idle)
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (tunnels, tunnels_tls, sni, bulk, ping_pong, idle, requests, origination)
 }
 
 
@@ -33,7 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         metavar="NAMES",
-        help=f"of: {', '.join(PROXIES)} (default: nginx,haproxy for sni, squid for the others)",
+        help=f"of: {', '.join(PROXIES)} (default: {_default_peers()})",
     )
     parser.add_argument(
         "--ours", default="egressproxy", choices=PROXIES, help="the proxy under test (default: %(default)s)"
@@ -42,7 +44,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=defaults.seconds, help="timed part of a trial (default: %(default)s)"
     )
-    parser.add_argument("--concurrency", type=int, default=defaults.concurrency, help="tunnels set up at once")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=defaults.concurrency,
+        help="tunnels being set up, or requests in flight, at once",
+    )
     parser.add_argument("--idle-tunnels", type=int, default=defaults.idle_tunnels, help="tunnels held open")
     parser.add_argument("--save", metavar="WHAT", nargs="?", const="", help="keep the result as results/DATE-WHAT")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help=argparse.SUPPRESS)
@@ -54,6 +61,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if chosen.rounds < 1 or chosen.seconds <= 0:
         parser.error("--rounds and --seconds must be above 0")
     return chosen
+
+
+def _default_peers() -> str:
+    names = (
+        f"{','.join(benchmark.peers)} for {name}"
+        for name, benchmark in BENCHMARKS.items()
+        if benchmark.peers != ("squid",)
+    )
+    return f"{'; '.join(names)}; squid for the others"
 
 
 def _names(parser: argparse.ArgumentParser, option: str, text: str, known: Mapping[str, object]) -> list[str]:
@@ -132,7 +148,7 @@ def main() -> int:
 
 
 def _take_part(benchmark: Benchmark, names: list[str], installed: Mapping[str, str]) -> list[type[Proxy]]:
-    """Of the named proxies, ours first, those that are installed and take tunnels in the benchmark's way.
+    """Of the named proxies, ours first, those that are installed and can be used in the benchmark's way.
 
     Raises Unavailable when ours or every peer is missing.
     """

@@ -21,9 +21,10 @@ from benchmarks.support.bulk_origin import (
     send_pattern,
 )
 from benchmarks.support.compare import AtLeast, AtMost, Benchmark, Goal, Measure, Settings
+from benchmarks.support.errors import WrongAnswer
 from benchmarks.support.load import Window, receive_bulk, reset, send_bulk
 from benchmarks.support.origins import Origins
-from benchmarks.support.proxy import Proxy, WrongAnswer
+from benchmarks.support.proxy import Proxy
 
 _CHECKED_BYTES = (32 << 20) + 12345
 _DIGEST_BYTES = 32

@@ -12,9 +12,10 @@ import time
 from contextlib import ExitStack
 
 from benchmarks.support.compare import ANY, AtMost, Benchmark, Measure, Settings
+from benchmarks.support.errors import Unavailable, WrongAnswer
 from benchmarks.support.origins import Origins
 from benchmarks.support.processes import raise_descriptor_limit
-from benchmarks.support.proxy import Proxy, Unavailable, WrongAnswer
+from benchmarks.support.proxy import Proxy
 
 _WARM_TUNNELS = 100
 _SETTLE_S = 1.0

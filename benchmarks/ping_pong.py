@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from statistics import median
 
 from benchmarks.support.compare import AtMost, Benchmark, Goal, Measure, Settings
+from benchmarks.support.errors import WrongAnswer
 from benchmarks.support.load import ping_pong
 from benchmarks.support.origins import Origins
-from benchmarks.support.proxy import Proxy, WrongAnswer
+from benchmarks.support.proxy import Proxy
 
 _MESSAGE = random.Random(64).randbytes(64)
 _MANY = 64

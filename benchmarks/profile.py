@@ -1,7 +1,9 @@
-"""Where does a tunnel's work go? Bytecodes and Python calls per tunnel, by stage: exact, so that a change of 1 % shows.
+"""Where does the work go? Bytecodes and Python calls per tunnel or request, by stage: exact, so that a change of 1 % shows.
 
     python -m benchmarks.profile                  # a tunnel by server name
     python -m benchmarks.profile connect          # a CONNECT; connect_tls: with a ClientHello that is checked
+    python -m benchmarks.profile requests         # a plain request on a connection that is open
+    python -m benchmarks.profile origination      # the same, to an origin in TLS
     python -m benchmarks.profile sni --functions  # by function
 
 Time is another question (`python -m benchmarks --only sni`): about as much again goes into what bytecodes call, memory and
@@ -17,14 +19,16 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.support import policy
 from benchmarks.support.hello import client_hello
-from benchmarks.support.load import open_and_close
+from benchmarks.support.load import Window, ask_and_answer, open_and_close
 from benchmarks.support.origins import Origins
 from benchmarks.support.proxies import EgressProxy
-from benchmarks.support.proxy import Way
+from benchmarks.support.proxy import TUNNELS, Proxy, Way
 
 STAGES = {
     "the story": ("connection",),
@@ -41,6 +45,7 @@ STAGES = {
 """Rooms of the package by the stage that they serve."""
 _OTHER = "other"
 _SETTLE_S = 0.3
+_CONCURRENCY = 32
 
 
 class Traced(EgressProxy):
@@ -55,24 +60,30 @@ class Traced(EgressProxy):
 
 
 def count(way: Way, seconds: float) -> tuple[list[tuple[str, str, float, float]], int]:
-    """File, function, bytecodes and calls per tunnel, the most first; and how many tunnels that was."""
-    message = {Way.SNI: b"", Way.CONNECT: b"!", Way.CONNECT_TLS: client_hello(policy.ORIGIN)}[way]
+    """File, function, bytecodes and calls per tunnel or request, the most first; and how many of them there were."""
     with tempfile.TemporaryDirectory() as name, Origins(1) as origins:
         top = Path(name)
         top.chmod(0o755)
         folder = top / "proxy"
         folder.mkdir()
         with Traced(origins, folder, 0, way) as proxy:
-            routes = [proxy.route(policy.ORIGIN, port) for port in origins.echo_ports]
-            open_and_close(routes, message, concurrency=32, warm_s=0.2, timed_s=0.3, cpu=proxy.cpu_s)  # caches are warm
+            drive = _driver(proxy, origins, way)
+            drive(warm_s=0.2, timed_s=0.3)  # caches are warm
             os.kill(proxy.pids()[0], signal.SIGUSR2)
             time.sleep(_SETTLE_S)
-            tunnels = open_and_close(
-                routes, message, concurrency=32, warm_s=0.1, timed_s=seconds, cpu=proxy.cpu_s
-            ).total
+            total = drive(warm_s=0.1, timed_s=seconds).total  # on new connections, which are counted from their start
         rows = json.loads((folder / "counts.json").read_text())
-    found = [(file, function, codes / tunnels, calls / tunnels) for file, function, codes, calls in rows]
-    return sorted(found, key=lambda row: -row[2]), tunnels
+    found = [(file, function, codes / total, calls / total) for file, function, codes, calls in rows]
+    return sorted(found, key=lambda row: -row[2]), total
+
+
+def _driver(proxy: Proxy, origins: Origins, way: Way) -> Callable[..., Window]:
+    if way not in TUNNELS:
+        exchanges = [proxy.exchange(f"/v1/items/{number}") for number in range(_CONCURRENCY)]
+        return partial(ask_and_answer, exchanges, kept=True, cpu=proxy.cpu_s)
+    message = {Way.SNI: b"", Way.CONNECT: b"!", Way.CONNECT_TLS: client_hello(policy.ORIGIN)}[way]
+    routes = [proxy.route(policy.ORIGIN, port) for port in origins.echo_ports]
+    return partial(open_and_close, routes, message, concurrency=_CONCURRENCY, cpu=proxy.cpu_s)
 
 
 def stage_of(file: str) -> str:
@@ -91,8 +102,10 @@ def main() -> None:
     parser.add_argument("--functions", action="store_true", help="by function and not by stage")
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
-    rows, tunnels = count(Way[options.way.upper()], options.seconds)
-    print(f"{options.way}: {tunnels} tunnels, per tunnel\n")
+    way = Way[options.way.upper()]
+    noun = "tunnel" if way in TUNNELS else "request"
+    rows, total = count(way, options.seconds)
+    print(f"{options.way}: {total} {noun}s, per {noun}\n")
     print("| where | bytecodes | calls |\n|---|---|---|")
     if options.functions:
         for file, function, codes, calls in rows[:60]:

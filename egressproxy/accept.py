@@ -74,6 +74,11 @@ class Listener:
     def __repr__(self) -> str:
         return f"<Listener {self.entrance.label} {'closed' if self.sock.fileno() < 0 else self.sock.getsockname()}>"
 
+    @property
+    def closed(self) -> bool:
+        """No new clients are taken."""
+        return self.sock.fileno() < 0
+
     def start(self) -> None:
         """Begin to accept."""
         self._loop.add_reader(self.sock.fileno(), self._accept_batch)
@@ -120,7 +125,7 @@ class Listener:
         sock = _socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
         sock.setblocking(False)
         stream = TcpStream(sock, self._poller, plain_address(peer[0]), peer[1])
-        self._stories.start(handle_connection(stream, self.entrance, self.services))
+        self._stories.start(handle_connection(stream, self))
         return True
 
     def _rest(self, why: str) -> None:

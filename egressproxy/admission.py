@@ -44,6 +44,14 @@ class Admission:
         draft = self._open[self._number] = RecordDraft(self._number, listener, protocol, client, client_port, at)
         return draft
 
+    def next(self, before: RecordDraft, at: float) -> RecordDraft:
+        """The connection goes on: a draft for its next request, in the place of the one before. Hot: once per request."""
+        draft = self._open[before.number] = RecordDraft(
+            before.number, before.listener, before.protocol, before.client, before.client_port, at
+        )
+        draft.dialled = before.dialled
+        return draft
+
     def admit(self) -> None:
         """Raise TunnelLimit or Draining where no new tunnel may open."""
         if self.draining:

@@ -291,7 +291,13 @@ def redirect(
         str | None,
         typer.Option(metavar="redirect|tproxy", help="As `transparent` in CONFIG. Default: that, or redirect."),
     ] = None,
-    ports: Annotated[str, typer.Option(metavar="PORTS", help="Ports to capture, like 443,8000-8100.")] = "443",
+    ports: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PORTS",
+            help="Ports to capture, like 443,8000-8100. Default: 443; for a listener with protocol http 80, with auto both.",
+        ),
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="CIDR", help="Capture only what goes to these networks. May be repeated."),
@@ -328,14 +334,14 @@ def redirect(
             nftables.remove()
             _say(["nothing is captured any more"])
             return
-        place, way = _transparent(configs, port, mode)
+        place, way, usual_ports = _transparent(configs, port, mode)
         capture = Capture(
             place,
             way,
             own,
             routed,
             None if user is None else _uid(user),
-            _read("--ports", parse_ports, ports),
+            _read("--ports", parse_ports, ports or usual_ports),
             _read("--include", parse_networks, include or ()),
             _read("--exclude", parse_networks, exclude or ()),
         )
@@ -350,8 +356,15 @@ def redirect(
     _say([str(capture), *(f"note: {note}" for note in (*notes(capture), *found))])
 
 
-def _transparent(configs: list[str] | None, port: int | None, mode: str | None) -> tuple[int, Mode]:
-    """Port and mode of the listener to capture for: as asked for, or as CONFIGs say. Ends the process on anything else."""
+_CAPTURED_PORTS = {"sni": "443", "http": "80", "auto": "80,443"}
+"""What is captured for a listener of this protocol, unless the user says otherwise."""
+
+
+def _transparent(configs: list[str] | None, port: int | None, mode: str | None) -> tuple[int, Mode, str]:
+    """Port and mode of the listener to capture for, as asked for or as CONFIGs say; and the ports that it is usually for.
+
+    Ends the process on anything else.
+    """
     from egressproxy.config.load import load
 
     modes: dict[str | None, Mode] = {None: "redirect", "redirect": "redirect", "tproxy": "tproxy"}
@@ -360,21 +373,26 @@ def _transparent(configs: list[str] | None, port: int | None, mode: str | None) 
     if not configs:
         if port is None:
             _fail(["--port: expected the port of the transparent listener, or a CONFIG that has one"], MISUSED)
-        return port, modes[mode]
+        return port, modes[mode], _CAPTURED_PORTS["sni"]
     try:
         listeners = load(configs).config.listeners
     except ConfigError as error:
         _fail(error.problems)
-    found = {listener.port: listener.transparent for listener in listeners if listener.transparent is not None}
+    found = {
+        listener.port: (listener.transparent, _CAPTURED_PORTS[listener.protocol])
+        for listener in listeners
+        if listener.transparent is not None
+    }
     if port is None and len(found) > 1:
         _fail([f"--port: expected one of the transparent listeners' ports: {', '.join(map(str, found))}"], MISUSED)
     place = next(iter(found), None) if port is None else port
     if place is None or place not in found:
         where = "" if place is None else f" on port {place}"
         _fail([f"{configs[0]}: expected a listener with `transparent: redirect` or `tproxy`{where}, found none"])
-    if mode not in (None, found[place]):
-        _fail([f"--mode: the listener on port {place} has transparent: {found[place]}, got {mode}"], MISUSED)
-    return place, found[place]
+    way, usual_ports = found[place]
+    if mode not in (None, way):
+        _fail([f"--mode: the listener on port {place} has transparent: {way}, got {mode}"], MISUSED)
+    return place, way, usual_ports
 
 
 def _uid(user: str) -> int:

@@ -1,7 +1,8 @@
 """START HERE: the life of one connection, from accept to record.
 
-Two kinds of connection will live here. A tunnel (CONNECT or SNI) carries one intent. Plain HTTP will carry many, each
-judged by itself. Both are told top to bottom, and no way out skips the record.
+A tunnel (CONNECT or SNI) carries one intent. Plain HTTP carries many, one request after the other: each is sniffed, judged,
+resolved, exchanged and recorded by itself, under the configuration that is in force when it comes. Both are told top to
+bottom, and no way out skips the record.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from egressproxy.agreement import agreement_for
 from egressproxy.capture import original_destination
@@ -23,33 +24,44 @@ from egressproxy.errors import (
     EgressError,
     InternalError,
     MalformedProxyHeader,
+    PolicyError,
+    UpstreamError,
 )
+from egressproxy.exchange import Exchange
 from egressproxy.hostport import plain_address
 from egressproxy.model import Endpoint
 from egressproxy.policy.networks import parse_client
+from egressproxy.poller import READ
 from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
+from egressproxy.telemetry.record import ExchangeDraft
 from egressproxy.tls import handshake_problem
 from egressproxy.wire.proxy_protocol import parse_proxy_header, proxy_header
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Sequence
 
     from egressproxy.admission import Admission
     from egressproxy.capture import OwnConnections
     from egressproxy.deadlines import DeadlineQueue
     from egressproxy.dial import Dialer
+    from egressproxy.exchange import Carriage
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.model import Intent, Verdict
     from egressproxy.policy.networks import NetworkSet
     from egressproxy.policy.policy import Policy
+    from egressproxy.registry import Registry, Route
     from egressproxy.relay.relay import Relay
     from egressproxy.resolve.resolver import Resolver
     from egressproxy.telemetry.record import RecordDraft
     from egressproxy.telemetry.telemetry import Telemetry
+    from egressproxy.upstreams import Balancer
 
 logger = logging.getLogger(__name__)
 
 ANNOUNCEMENT_READ_BYTES = 4096
+FIRST_READ_BYTES = 4096
+"""Of a kept-alive client's next request: most heads come in one read."""
 LINGER_READS = 64
 LINGER_READ_BYTES = 16_384
 """Read and thrown away after a refusal, at most."""
@@ -75,93 +87,171 @@ class Entrance:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a connection is served with: one whole configuration, put to work. A reload makes another one."""
+    """What a connection is served with: one whole configuration, put to work. A reload makes another one.
+
+    registry  None where no service is registered
+    """
 
     policy: Policy
+    registry: Registry | None
+    balancer: Balancer
     resolver: Resolver
     dialer: Dialer
     relay: Relay
+    carriage: Carriage
     telemetry: Telemetry
     admission: Admission
     head_deadlines: DeadlineQueue
+    keep_alive_deadlines: DeadlineQueue
     linger_deadlines: DeadlineQueue
     max_hello_bytes: int
     own_connections: OwnConnections
 
 
-async def handle_connection(tcp: TcpStream, entrance: Entrance, services: Services) -> None:
-    """Carry one client from accept to close. Closes `tcp` and writes one record on every way out."""
+class Door(Protocol):
+    """Where a client came in, as it is now."""
+
+    @property
+    def entrance(self) -> Entrance:
+        """How clients come in."""
+
+    @property
+    def services(self) -> Services:
+        """What they are served with."""
+
+    @property
+    def closed(self) -> bool:
+        """No new clients are taken."""
+
+
+async def handle_connection(tcp: TcpStream, door: Door) -> None:
+    """Carry one client from accept to close. Closes `tcp` and writes one record on every way out, or one for each request."""
+    entrance, services = door.entrance, door.services
     client: Stream = tcp
-    upstream: TcpStream | None = None
     announced_for: tuple[str, int] | None = None
     frontend = entrance.frontend
     now = time.monotonic
     draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, now())
-    try:
-        services.head_deadlines.start(tcp)
-        if entrance.announcers is not None:
-            announced_for = await take_announcement(tcp, entrance.announcers, draft)
-        if entrance.transparent is not None:
-            draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
-            services.own_connections.refuse(tcp)
-        if entrance.tls is not None:
-            client = secured = TlsStream(tcp, entrance.tls, server_side=True)
-            await shake_hands(secured)
-        intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
-        services.head_deadlines.stop(tcp)
-        draft.head_at = now()
-        services.admission.admit()
-        verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
-        verdict.enforce(intent)
-        addresses = await find(intent, verdict, services.resolver)  # resolve
-        draft.resolved_at = now()
-        endpoints = services.policy.screen(intent, verdict, addresses)  # decide, by address
-        upstream = await services.dialer.dial(endpoints)  # dial
-        draft.connected_at = now()
-        draft.upstream = Endpoint(upstream.address, upstream.port)
-        draft.connected = True
-        services.own_connections.add(upstream)
-        if verdict.proxy_protocol:
-            await introduce(tcp, upstream, draft.dialled or announced_for, verdict.proxy_protocol)
-        if entrance.tls is not None:  # inside TLS even 39 bytes may have to wait for a client that reads nothing
+    requests = 0
+    goes_on = True
+    while goes_on:
+        upstream: TcpStream | None = None
+        exchange: Exchange | None = None
+        goes_on = False
+        try:
+            if not requests:
+                services.head_deadlines.start(tcp)
+                if entrance.announcers is not None:
+                    announced_for = await take_announcement(tcp, entrance.announcers, draft)
+                if entrance.transparent is not None:
+                    draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
+                    services.own_connections.refuse(tcp)
+                if entrance.tls is not None:
+                    client = secured = TlsStream(tcp, entrance.tls, server_side=True)
+                    await shake_hands(secured)
+            if services.telemetry.wants_addresses:
+                draft.local = here(tcp)
+            intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
+            services.head_deadlines.stop(tcp)
+            draft.head_at = now()
+            services.admission.admit()
+            if intent.request is not None:
+                requests += 1
+                draft.exchange = ExchangeDraft(requests, intent.request.path, intent.request.authority)
+                fields = intent.request.fields
+                draft.may_go_on = fields.keep_alive and not (fields.length or fields.chunked)
+            verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
+            verdict.enforce(intent)
+            registry = services.registry
+            route = None if registry is None else registry.find(intent.target.host, intent.target.port)
+            endpoints = await locate(intent, verdict, route, services)  # resolve; decide, by address
+            draft.resolved_at = now()
+            if intent.request is not None:
+                preface = (
+                    b"" if not verdict.proxy_protocol else introduction(tcp, draft.dialled or announced_for, verdict)
+                )
+                exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface)
+                goes_on = await exchange.run()  # dial, or a connection that was kept; there and back
+            else:
+                upstream = await services.dialer.dial(endpoints)  # dial
+                draft.connected_at = now()
+                draft.upstream = Endpoint(upstream.address, upstream.port)
+                draft.connected = True
+                services.own_connections.add(upstream)
+                if services.telemetry.wants_addresses:
+                    draft.upstream_local = here(upstream)
+                if verdict.proxy_protocol:
+                    await introduce(upstream, introduction(tcp, draft.dialled or announced_for, verdict))
+                if (
+                    entrance.tls is not None
+                ):  # inside TLS even 39 bytes may have to wait for a client that reads nothing
+                    services.head_deadlines.start(tcp)
+                await frontend.grant(client, draft)
+                if entrance.tls is not None:
+                    services.head_deadlines.stop(tcp)
+                check = agreement_for(intent, verdict, draft, services)  # decide, by the name inside
+                tunnel = draft.relay = services.relay.open(client, upstream, check)
+                services.telemetry.opened(draft)
+                draft.transfer = await tunnel.run()  # relay
+        except EgressError as error:
+            draft.error = error
+            goes_on = frontend.refuse(client, error, draft)
+            if upstream is not None:
+                upstream.close()
+            if exchange is None and not goes_on and (draft.reply_bytes or isinstance(error, ClientTlsFailed)):
+                await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
+        except StreamExpired:
+            draft.error = frontend.too_slow(
+                f"the client kept the proxy waiting for {services.head_deadlines.delay_s:g} s (timeouts.head_s)"
+            )
+            frontend.refuse(client, draft.error, draft)
+        except asyncio.CancelledError:
+            draft.error = Draining("the proxy shut down before the tunnel was ready")
+            frontend.refuse(client, draft.error, draft)
+            raise
+        except Exception as error:
+            logger.exception("a defect, while serving %s", tcp)
+            draft.error = InternalError(f"{type(error).__name__}; the proxy's own log has the details")
+            frontend.refuse(client, draft.error, draft)
+        finally:
+            if draft.head_at is None or entrance.tls is not None:
+                services.head_deadlines.stop(tcp)
+            if not goes_on:
+                if exchange is not None:
+                    await exchange.finish(client)
+                client.close()
+            if upstream is not None:
+                services.own_connections.discard(upstream)
+                upstream.close()
+            services.telemetry.closed(draft.finish(now(), time.time()))  # record
+            draft.error = None  # its traceback holds this frame, which holds the draft: a cycle, unless cut here
+            if not goes_on:
+                services.admission.end(draft)
+        if goes_on:
+            draft = services.admission.next(draft, now())
+            if door.closed or not await another_request(client, tcp, services):
+                client.close()
+                services.admission.end(draft)
+                return
+            entrance, services = door.entrance, door.services
             services.head_deadlines.start(tcp)
-        await frontend.grant(client, draft)
-        if entrance.tls is not None:
-            services.head_deadlines.stop(tcp)
-        check = agreement_for(intent, verdict, draft, services)  # decide, by the name inside
-        tunnel = draft.relay = services.relay.open(client, upstream, check)
-        services.telemetry.opened(draft)
-        draft.transfer = await tunnel.run()  # relay
-    except EgressError as error:
-        draft.error = error
-        frontend.refuse(client, error, draft)
-        if upstream is not None:
-            upstream.close()
-        if draft.reply_bytes or isinstance(error, ClientTlsFailed):
-            await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
-    except StreamExpired:
-        draft.error = frontend.too_slow(
-            f"the client kept the proxy waiting for {services.head_deadlines.delay_s:g} s (timeouts.head_s)"
-        )
-        frontend.refuse(client, draft.error, draft)
-    except asyncio.CancelledError:
-        draft.error = Draining("the proxy shut down before the tunnel was ready")
-        frontend.refuse(client, draft.error, draft)
-        raise
-    except Exception as error:
-        logger.exception("a defect, while serving %s", tcp)
-        draft.error = InternalError(f"{type(error).__name__}; the proxy's own log has the details")
-        frontend.refuse(client, draft.error, draft)
+            draft.accepted_at = now()
+
+
+async def another_request(client: Stream, tcp: TcpStream, services: Services) -> bool:
+    """Wait for the first byte of a kept-alive client's next request. False: it left, or none came within `keep_alive_s`."""
+    deadlines = services.keep_alive_deadlines
+    deadlines.start(tcp)
+    try:
+        if type(client) is TcpStream and not tcp.has_unread:
+            await tcp.wait(READ)
+        first = await client.read(FIRST_READ_BYTES)
+        client.unread(first)
+    except (OSError, StreamExpired):
+        return False
     finally:
-        if draft.head_at is None or entrance.tls is not None:
-            services.head_deadlines.stop(tcp)
-        client.close()
-        if upstream is not None:
-            services.own_connections.discard(upstream)
-            upstream.close()
-        services.telemetry.closed(draft.finish(now(), time.time()))  # record
-        services.admission.end(draft)
-        draft.error = None  # its traceback holds this frame, which holds the draft: a cycle, unless cut here
+        deadlines.stop(tcp)
+    return bool(first)
 
 
 async def shake_hands(client: TlsStream) -> None:
@@ -202,15 +292,25 @@ async def take_announcement(client: TcpStream, announcers: NetworkSet, draft: Re
     return announced.destination
 
 
-async def introduce(
-    client: TcpStream, upstream: TcpStream, destination: tuple[str, int] | None, version: Literal[1, 2]
-) -> None:
-    """Write the PROXY protocol header of the client, on its way to `destination`; None: to this proxy. Raises ConnectFailed."""
+def here(tcp: TcpStream) -> tuple[str, int]:
+    """The proxy's own end of a connection. One that is over has none any more."""
     try:
-        if destination is None:
-            here = client.sock.getsockname()
-            destination = plain_address(here[0]), here[1]
-        await upstream.write(proxy_header(version, (client.address, client.port), destination))
+        name = tcp.sock.getsockname()
+    except OSError:
+        return "", 0
+    return plain_address(name[0]), name[1]
+
+
+def introduction(client: TcpStream, destination: tuple[str, int] | None, verdict: Verdict) -> bytes:
+    """The PROXY protocol header of the client, on its way to `destination`; None: to this proxy."""
+    assert verdict.proxy_protocol != 0  # the caller has asked
+    return proxy_header(verdict.proxy_protocol, (client.address, client.port), destination or here(client))
+
+
+async def introduce(upstream: TcpStream, header: bytes) -> None:
+    """Write the PROXY protocol header of the client. Raises ConnectFailed."""
+    try:
+        await upstream.write(header)
     except OSError as error:
         endpoint = Endpoint(upstream.address, upstream.port)
         raise ConnectFailed(
@@ -218,14 +318,46 @@ async def introduce(
         ) from error
 
 
-async def find(intent: Intent, verdict: Verdict, resolver: Resolver) -> tuple[str, ...]:
-    """The target's addresses; an address literal is its own. Raises what `Resolver.resolve` raises."""
-    target = intent.target
+async def locate(intent: Intent, verdict: Verdict, route: Route | None, services: Services) -> Sequence[Endpoint]:
+    """Where the target is, as far as the policy lets it be dialled.
+
+    Raises what `Resolver.resolve` and `Policy.screen` raise.
+    """
+    target, resolver, screen = intent.target, services.resolver, services.policy.screen
     if verdict.dials_original and intent.dialled is not None:
-        return (intent.dialled[0],)
-    if target.is_address:
-        return (target.host,)
-    return resolver.cached(target.host) or await resolver.resolve(target.host)
+        addresses: tuple[str, ...] = (intent.dialled[0],)
+    elif route is not None and route.endpoints:
+        return await locate_endpoints(intent, verdict, route, services)
+    elif target.is_address:
+        addresses = (target.host,)
+    else:
+        host = target.host if route is None else route.host
+        addresses = resolver.cached(host) or await resolver.resolve(host)
+    return screen(intent, verdict, addresses) if route is None else screen(intent, verdict, addresses, route.port)
+
+
+async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:
+    """The endpoints that the service names, beginning with the one whose turn it is.
+
+    Those that are not found, or may not be dialled, are left out. Raises as `locate`, when none is left.
+    """
+    resolver, screen = services.resolver, services.policy.screen
+    found: list[Endpoint] = []
+    last: EgressError | None = None
+    for index in services.balancer.in_turn(route):
+        host, is_address, port, _ = route.endpoints[index]
+        try:
+            if is_address:
+                found += screen(intent, verdict, (host,), port or route.port, written_down=True)
+            else:
+                addresses = resolver.cached(host) or await resolver.resolve(host)
+                found += screen(intent, verdict, addresses, port or route.port)
+        except (UpstreamError, PolicyError) as error:
+            last = error
+    if not found:
+        assert last is not None  # there is an endpoint
+        raise last
+    return found
 
 
 async def linger(client: Stream, deadlines: DeadlineQueue) -> None:

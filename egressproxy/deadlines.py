@@ -49,6 +49,16 @@ class DeadlineQueue:
         """Clear the item's deadline, if it has one."""
         self._due.pop(item, None)
 
+    def first(self) -> Expires | None:
+        """The item that is due next."""
+        return next(iter(self._due), None)
+
+    def pass_all(self) -> None:
+        """Let every deadline pass now."""
+        while (item := self.first()) is not None:
+            del self._due[item]
+            item.expire()
+
     def close(self) -> None:
         """Forget every deadline and give the timer back."""
         self._due.clear()
@@ -69,3 +79,24 @@ class DeadlineQueue:
             del self._due[item]
         for item in passed:
             item.expire()
+
+
+class DeadlineQueues:
+    """Queues of one meaning, one for each duration that somebody asks for; durations are those of the configuration."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._name = name
+        self._loop = loop
+        self._queues: dict[float, DeadlineQueue] = {}
+
+    def of(self, delay_s: float) -> DeadlineQueue:
+        """The queue of this duration."""
+        queue = self._queues.get(delay_s)
+        if queue is None:
+            queue = self._queues[delay_s] = DeadlineQueue(self._name, delay_s, self._loop)
+        return queue
+
+    def close(self) -> None:
+        """Close them all."""
+        for queue in self._queues.values():
+            queue.close()

@@ -43,25 +43,28 @@ _MAX_ADDRESSES = 16
 
 
 class Dialer:
-    """Connects. Counts how it went in `outcomes`, by the slug of the error or `connected`, and each try in `attempts`."""
+    """Connects. Counts how it went in `outcomes`, by the slug of the error or `connected`, and each try in `attempts`.
+
+    whole  the usual time for one dial, over all its addresses
+    """
 
     def __init__(self, poller: Poller, loop: asyncio.AbstractEventLoop, connect_s: float) -> None:
         """`connect_s`: for one dial, over all its addresses."""
         self._poller = poller
         self._loop = loop
-        self._whole = DeadlineQueue("connect_timeout", connect_s, loop)
+        self.whole = DeadlineQueue("connect_timeout", connect_s, loop)
         self._between = DeadlineQueue("next_attempt", ATTEMPT_DELAY_S, loop)
         self.attempts = 0
         self.outcomes: dict[str, int] = {"connected": 0}
 
-    async def dial(self, endpoints: Sequence[Endpoint]) -> TcpStream:
-        """Connect to one of the endpoints; the caller closes the stream.
+    async def dial(self, endpoints: Sequence[Endpoint], whole: DeadlineQueue | None = None) -> TcpStream:
+        """Connect to one of the endpoints, within another time than the usual where one is given; the caller closes the stream.
 
         Raises ConnectRefused, ConnectFailed, ConnectTimeout or OutOfDescriptors; the error names each address that was
         tried and carries the last one as `endpoint`. Hot: once per connection.
         """
         endpoints = in_turn(endpoints)
-        whole = self._whole
+        whole = whole or self.whole
         first = self._begin(endpoints[0])
         winner = pause = None
         whole.start(first)
@@ -160,12 +163,12 @@ class Dialer:
 
     def configure(self, connect_s: float) -> None:
         """Change the deadline of dials to come."""
-        if connect_s != self._whole.delay_s:
-            self._whole = DeadlineQueue("connect_timeout", connect_s, self._loop)
+        if connect_s != self.whole.delay_s:
+            self.whole = DeadlineQueue("connect_timeout", connect_s, self._loop)
 
     def close(self) -> None:
         """Give the timers back."""
-        self._whole.close()
+        self.whole.close()
         self._between.close()
 
 

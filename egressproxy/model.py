@@ -8,10 +8,15 @@ that is made once and read by every connection, `Verdict`, is a frozen dataclass
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.errors import EchDenied, RuleDenied
 
+if TYPE_CHECKING:
+    from egressproxy.wire.request import Request
+
+OUTBOUND = "outbound"
+"""Name of the rule where no rule decides: what the setting of that name says."""
 TLS_PORT = 443
 """Where a tunnel is expected to carry TLS, and an `sni` listener forwards to, unless the configuration says otherwise."""
 
@@ -42,6 +47,7 @@ class Intent(NamedTuple):
     dialled   address and port that a captured client was on its way to
     ech       the ClientHello may hide another name than the one in the target (Encrypted Client Hello)
     path      of a plain request, without its query, as sent; None for a tunnel, whose requests nobody sees
+    request   the plain request itself, for whoever forwards it; no decision looks at it
     """
 
     client: str
@@ -52,6 +58,7 @@ class Intent(NamedTuple):
     dialled: tuple[str, int] | None = None
     ech: bool = False
     path: str | None = None
+    request: Request | None = None
 
 
 @dataclass(frozen=True, slots=True)

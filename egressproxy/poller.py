@@ -4,9 +4,11 @@ The event loop's own way (a handle per socket, a callback object per event, a tr
 100 microseconds per tunnel. Here a socket is a key in a dict, an event is one call of the handler found there, and
 the event loop sees a single descriptor that is readable whenever any of ours is ready.
 
-Registration is level-triggered: a handler may leave work undone and is called again. A descriptor must be forgotten
-before it is closed; a stale event for a number that was reused is then at worst a spurious wake-up, which every handler
-takes calmly. `LoopPoller` offers the same where there is no epoll.
+Two ways to be told. `watch` is level-triggered: a handler may leave work undone and is called again. `arm` is edge-triggered: a
+descriptor stays registered while it is read now and then, as a connection that carries one request after the other, and no
+system call is spent between them; who is told must try until there is nothing. A descriptor must be forgotten before it is
+closed; a stale event for a number that was reused is then at worst a spurious wake-up, which every handler takes calmly.
+`LoopPoller` offers the same where there is no epoll.
 """
 
 from __future__ import annotations
@@ -15,8 +17,6 @@ import asyncio
 import select
 import sys
 from typing import TYPE_CHECKING, Protocol
-
-from egressproxy.stories import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,10 @@ WRITE = 4
 """Ready to write (EPOLLOUT)."""
 ERROR = 8
 """It has failed, or may have: asking it will tell (EPOLLERR)."""
+HUNG_UP = 0x2018
+"""The peer has ended its half, or all of it is over (EPOLLRDHUP, EPOLLHUP, EPOLLERR)."""
+_EDGE = 1 << 31 | 0x2000
+"""EPOLLET: report changes, not states; and EPOLLRDHUP, the end of the peer's half."""
 _ONCE = 1 << 30
 """EPOLLONESHOT: stay registered, but report nothing more until watched again."""
 _BATCH = 256
@@ -44,8 +48,14 @@ class Poller(Protocol):
     def watch_once(self, fd: int, events: int, handler: Handler) -> None:
         """As `watch`, for the next event only."""
 
-    def wait(self, fd: int, events: int) -> Signal:
-        """Fires when the descriptor is ready, or has failed. Whoever waits may have it fire earlier."""
+    def arm(self, fd: int, events: int, handler: Handler) -> None:
+        """Call `handler` when the descriptor is ready, or has failed or hung up, and at each change from then on.
+
+        It may be called once only, or once more than there are changes: `is_armed` says whether it has to be armed again.
+        """
+
+    def is_armed(self, fd: int, handler: Handler) -> bool:
+        """Whether this very handler still hears of changes."""
 
     def forget(self, fd: int) -> None:
         """Stop watching, before the descriptor is closed. Harmless for one that is not watched."""
@@ -100,10 +110,18 @@ if sys.platform == "linux":
         def watch_once(self, fd: int, events: int, handler: Handler) -> None:
             self.watch(fd, events | _ONCE, handler)
 
-        def wait(self, fd: int, events: int) -> Signal:
-            ready = Signal()
-            self.watch(fd, events | _ONCE, ready.fire)
-            return ready
+        def arm(self, fd: int, events: int, handler: Handler) -> None:
+            if fd in self._handlers:
+                self._epoll.modify(fd, events | _EDGE)
+            else:
+                try:
+                    self._epoll.register(fd, events | _EDGE)
+                except FileExistsError:  # forgotten, and used on
+                    self._epoll.modify(fd, events | _EDGE)
+            self._handlers[fd] = handler
+
+        def is_armed(self, fd: int, handler: Handler) -> bool:
+            return self._handlers.get(fd) is handler
 
         def forget(self, fd: int) -> None:
             # Closing the last descriptor of a socket removes it from the epoll, so no system call is spent here. Nothing
@@ -145,10 +163,11 @@ class LoopPoller:
 
         self.watch(fd, events, once)
 
-    def wait(self, fd: int, events: int) -> Signal:
-        ready = Signal()
-        self.watch_once(fd, events, ready.fire)
-        return ready
+    def arm(self, fd: int, events: int, handler: Handler) -> None:
+        self.watch_once(fd, events, handler)
+
+    def is_armed(self, fd: int, handler: Handler) -> bool:
+        return False
 
     def forget(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:

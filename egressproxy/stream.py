@@ -18,13 +18,15 @@ import sys
 import termios
 from typing import TYPE_CHECKING, Protocol
 
-from egressproxy.poller import READ, WRITE
+from egressproxy.poller import HUNG_UP, READ, WRITE
+from egressproxy.stories import Signal
 
 if TYPE_CHECKING:
     from _socket import socket as RawSocket
+    from collections.abc import Callable
 
     from egressproxy.poller import Poller
-    from egressproxy.stories import Signal
+    from egressproxy.sessions import Resumption
 
 TLS_CHUNK_BYTES = 65_536
 """Plaintext encrypted at a time. A TLS record holds at most 16 KiB."""
@@ -92,11 +94,29 @@ class Stream(Protocol):
 class TcpStream:
     """A connected, non-blocking TCP socket. Owns it.
 
+    One coroutine may wait to read and another one to write.
+
     was_reset  a write found out that the peer has reset the connection. The kernel says so only once; a reader that finds
                the end afterwards is told, too.
+    hung_up    the poller has told of the end of the peer's half, or of a failure; what it sent before may be unread
+    unawaited  called with the poller's events while nobody waits to read; None: they are for nobody
     """
 
-    __slots__ = ("_expired", "_unread", "_waiter", "address", "fd", "poller", "port", "sock", "was_reset")
+    __slots__ = (
+        "_drained",
+        "_expired",
+        "_reader",
+        "_unread",
+        "_writer",
+        "address",
+        "fd",
+        "hung_up",
+        "poller",
+        "port",
+        "sock",
+        "unawaited",
+        "was_reset",
+    )
 
     def __init__(self, sock: RawSocket, poller: Poller, address: str, port: int) -> None:
         self.sock = sock
@@ -105,12 +125,21 @@ class TcpStream:
         self.address = address
         self.port = port
         self.was_reset = False
+        self.hung_up = False
+        self.unawaited: Callable[[int], None] | None = None
         self._unread = b""
         self._expired = False
-        self._waiter: Signal | None = None
+        self._drained = False  # nothing is left to read of which the poller has told
+        self._reader: Signal | None = None
+        self._writer: Signal | None = None
 
     def __repr__(self) -> str:
         return f"<TcpStream {self.address} port {self.port} {'closed' if self.fd < 0 else f'fd {self.fd}'}>"
+
+    @property
+    def has_unread(self) -> bool:
+        """Bytes were put back and not read again."""
+        return bool(self._unread)
 
     def try_read(self, size: int) -> bytes | None:
         if self._unread:
@@ -119,9 +148,16 @@ class TcpStream:
         try:
             data = self.sock.recv(size)
         except BlockingIOError:
+            self._drained = True
             return None
-        if not data and self.was_reset:
-            raise ConnectionResetError("the peer has reset the connection")
+        if len(data) < size:
+            # An end of the stream that came before the poller told of these bytes was told with them; one that came since
+            # will be told.
+            self._drained = not self.hung_up
+            if not data and self.was_reset:
+                raise ConnectionResetError("the peer has reset the connection")
+        else:
+            self._drained = False
         return data
 
     def try_write(self, data: bytes | memoryview) -> int:
@@ -139,20 +175,54 @@ class TcpStream:
         return True
 
     async def wait(self, events: int) -> None:
-        """Return when the socket is ready for one of the events, or broken. Raises StreamExpired."""
+        """Return when the socket is ready for one of the events, or broken; or a little earlier. Raises StreamExpired.
+
+        events  READ, after `try_read` has had nothing or less than it could take, or WRITE
+        """
         if not self._expired:
-            waiter = self._waiter = self.poller.wait(self.fd, events)
+            waiter = Signal()
+            poller = self.poller
+            if events == READ:
+                self._reader = waiter
+                if not (self._drained and poller.is_armed(self.fd, self)):
+                    poller.arm(self.fd, READ if self._writer is None else READ | WRITE, self)
+            else:
+                self._writer = waiter
+                poller.arm(self.fd, READ | WRITE, self)
             try:
                 await waiter
             finally:
-                self._waiter = None
+                if self._reader is waiter:
+                    self._reader = None
+                else:
+                    self._writer = None
         if self._expired:
             raise StreamExpired
 
+    def listen(self) -> None:
+        """Have `unawaited` told of what comes from now on, and of what is there."""
+        if not self.poller.is_armed(self.fd, self):
+            self.poller.arm(self.fd, READ, self)
+
+    def __call__(self, events: int) -> None:
+        """As the poller's handler."""
+        if events & HUNG_UP:
+            self.hung_up = True
+            self._drained = False
+        if events != WRITE:
+            if self._reader is not None:
+                self._reader.fire()
+            elif self.unawaited is not None:
+                self.unawaited(events)
+        if events != READ and self._writer is not None:
+            self._writer.fire()
+
     def expire(self) -> None:
         self._expired = True
-        if self._waiter is not None:
-            self._waiter.fire()
+        if self._reader is not None:
+            self._reader.fire()
+        if self._writer is not None:
+            self._writer.fire()
 
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:
@@ -203,6 +273,8 @@ class TlsStream:
     The TLS engine works between two memory buffers and never touches the socket. That keeps half-close possible: the end
     of one direction is a close_notify alert (RFC 8446 section 6.1), and OpenSSL, asked to send one while it can read the
     socket, would also swallow what the peer still sends.
+
+    resumption  where the session is kept by which the next connection to the same server is made faster; None: nowhere
     """
 
     __slots__ = (
@@ -215,23 +287,41 @@ class TlsStream:
         "address",
         "fd",
         "port",
+        "resumption",
         "tcp",
     )
 
-    def __init__(self, tcp: TcpStream, context: ssl.SSLContext, *, server_side: bool) -> None:
+    def __init__(
+        self,
+        tcp: TcpStream,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_name: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        """`server_name`: of the peer, where it is the server; `session`: what to offer it to resume."""
         self.tcp = tcp
         self.fd = tcp.fd
         self.address = tcp.address
         self.port = tcp.port
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._engine = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._engine = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name, session=session
+        )
+        self.resumption: Resumption | None = None
         self._plaintext = b""  # put back, or read ahead
         self._ciphertext = b""  # taken from the engine, not yet accepted by the socket
         self._peer_ended = False
 
     def __repr__(self) -> str:
         return f"<TlsStream over {self.tcp!r}>"
+
+    @property
+    def engine(self) -> ssl.SSLObject:
+        """The TLS engine, for asking what was agreed and who the peer is. Not for reading or writing."""
+        return self._engine
 
     async def handshake(self) -> None:
         """Complete the handshake. Raises ssl.SSLError or OSError; the alert that fits is sent first."""

@@ -46,7 +46,7 @@ class Doorman:
         raise AssertionError("nobody gets that far")
 
     def refuse(self, client, error, draft):
-        pass
+        return False
 
 
 class Door:
@@ -63,12 +63,16 @@ class Door:
         self.queues = [DeadlineQueue("head_timeout", 60, loop), DeadlineQueue("linger", 0.01, loop)]
         self.services = Services(
             policy=None,
+            registry=None,
+            balancer=None,
             resolver=None,
             dialer=None,
             relay=None,
+            carriage=None,
             telemetry=Telemetry([], Metrics(version="0", loop="asyncio")),
             admission=self.admission,
             head_deadlines=self.queues[0],
+            keep_alive_deadlines=None,
             linger_deadlines=self.queues[1],
             max_hello_bytes=65_536,
             own_connections=OwnConnections(),

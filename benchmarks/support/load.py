@@ -14,14 +14,17 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from socket import AF_INET, MSG_TRUNC, SOCK_NONBLOCK, SOCK_STREAM, SocketType
 from typing import NamedTuple
 
-from benchmarks.support.proxy import Route, WrongAnswer
+from benchmarks.support.errors import WrongAnswer
+from benchmarks.support.messages import Exchange, read_answer
+from benchmarks.support.proxy import Route
 
 _RECEIVE_BYTES = 4 << 20
 _PATIENCE_S = 10.0
+_ANSWER_BYTES = 65536
 
 
 class Window(NamedTuple):
@@ -166,6 +169,80 @@ def open_and_close(
             if not finishing:
                 finishing = clock.due(done)
     poll.close()
+    return clock.window(done)
+
+
+def ask_and_answer(
+    exchanges: Sequence[Exchange],
+    *,
+    kept: bool,
+    warm_s: float,
+    timed_s: float,
+    cpu: Callable[[], float],
+) -> Window:
+    """Requests as fast as they are answered, one in flight for each exchange. Counts answers.
+
+    kept  each has one connection, which stays open; otherwise a new one for each request, closed by us after the answer
+
+    Every answer is compared: a head once for each way it is written, because they differ in a date at most, the body always.
+    """
+    clock = Clock(warm_s, timed_s, cpu)
+    poll = select.epoll()
+    edge = select.EPOLLIN | select.EPOLLET
+    asked: dict[int, tuple[SocketType, Exchange]] = {}
+    started: dict[int, bytes] = {}  # answers of which more must come
+    right: set[bytes] = set()  # heads that were read and are right
+
+    def start(exchange: Exchange) -> None:
+        sock = SocketType(AF_INET, SOCK_STREAM | SOCK_NONBLOCK)
+        sock.connect_ex(exchange.address)  # over loopback the handshake is complete when this returns
+        descriptor = sock.fileno()
+        asked[descriptor] = sock, exchange
+        sock.send(exchange.request)
+        poll.register(descriptor, edge)
+
+    def close_all() -> None:
+        for sock, _ in asked.values():
+            sock.close()
+
+    waiting, finishing, done = len(exchanges), False, 0
+    with ExitStack() as stack:
+        stack.callback(close_all)
+        stack.callback(poll.close)
+        stack.enter_context(_no_collector())
+        for exchange in exchanges:
+            start(exchange)
+        while waiting:
+            events = poll.poll(_PATIENCE_S)
+            if not events:
+                raise WrongAnswer(f"{waiting} requests got no answer for {_PATIENCE_S:g} s")
+            for descriptor, _ in events:
+                sock, exchange = asked[descriptor]
+                body = exchange.body
+                data = piece = sock.recv(_ANSWER_BYTES)
+                if started:
+                    data = started.pop(descriptor, b"") + data
+                head = data[: -len(body)]
+                if head not in right or not data.endswith(body):
+                    if not piece:
+                        raise WrongAnswer(f"the connection was closed after {done} answers in all, with {data[:200]!r}")
+                    found = read_answer(data, body)
+                    if found is None:
+                        started[descriptor] = data
+                        continue
+                    right.add(found)
+                done += 1
+                if kept and not finishing:
+                    sock.send(exchange.request)
+                    continue
+                del asked[descriptor]
+                sock.close()
+                if finishing:
+                    waiting -= 1
+                else:
+                    start(exchange)
+            if not finishing:
+                finishing = clock.due(done)
     return clock.window(done)
 
 

@@ -12,17 +12,19 @@ import subprocess
 from pathlib import Path
 
 from benchmarks.support import policy
+from benchmarks.support.errors import Unavailable
 from benchmarks.support.processes import descriptor_limit
-from benchmarks.support.proxy import Proxy, Unavailable, Way, find_program
+from benchmarks.support.proxy import Proxy, Way, find_program
 
 
 class Squid(Proxy):
-    """Debian's Squid as a tunnelling proxy at its best: one process, nothing cached, the log written by itself.
+    """Debian's Squid as a proxy at its best: one process, nothing cached, the log written by itself.
 
     `stdio:` costs Squid less than the log daemon of Debian's default, whose CPU time would count as well.
     """
 
     name = "squid"
+    ways = (Way.CONNECT, Way.CONNECT_TLS, Way.REQUESTS)
     patience_s = (
         0.1  # an orderly exit takes it two seconds, whatever shutdown_lifetime says; its log is complete by then
     )
@@ -56,6 +58,7 @@ class Squid(Proxy):
     def _config(self, hosts: Path) -> str:
         names = " ".join(name.removeprefix("*") for name in policy.ALLOWED_NAMES)
         builds = " ".join(name.removeprefix("*") for name in policy.BUILD_NAMES)
+        method = "" if self.way is Way.REQUESTS else "CONNECT "
         return f"""\
 http_port 127.0.0.1:{self.port}
 visible_hostname bench.test
@@ -66,10 +69,10 @@ acl build_names dstdomain {builds}
 acl https port 443
 acl loopback_clients src {policy.LOOPBACK_CLIENTS}
 acl allowed_names dstdomain {names}
-acl allowed_ports port 443 {" ".join(map(str, self.origins.ports))}
+acl allowed_ports port {" ".join(map(str, self.allowed_ports))}
 http_access deny mail
-http_access allow CONNECT build_clients build_names https
-http_access allow CONNECT loopback_clients allowed_names allowed_ports
+http_access allow {method}build_clients build_names https
+http_access allow {method}loopback_clients allowed_names allowed_ports
 http_access deny all
 access_log stdio:{self.log} squid
 cache_log {self.folder}/cache.log
@@ -94,14 +97,16 @@ coredump_dir {self.folder}
 
 
 class Nginx(Proxy):
-    """NGINX with `ssl_preread`: one worker, names by its own resolver, log lines written 64 KiB at a time.
+    """NGINX with one worker, names by its own resolver, log lines written 64 KiB at a time.
 
-    A `server` for each port that it forwards to, because a ClientHello names none. None of these is 443 or one for mail, so
-    the policy's first two rules leave nothing to write but that clients in 10.0.0.0/8 have another list, which is empty here.
+    With `ssl_preread` a `server` for each port that it forwards to, because a ClientHello names none. To originate TLS a
+    `server` and an `upstream` for each registered host, and one more `server` for the other names; an `upstream` keeps
+    connections, and in this version its address has to be written down. None of the ports is 443 or one for mail, so the
+    policy's first two rules leave nothing to write but that clients in 10.0.0.0/8 have another list, which is empty here.
     """
 
     name = "nginx"
-    ways = (Way.SNI,)
+    ways = (Way.SNI, Way.ORIGINATION)
 
     @classmethod
     def version(cls) -> str:
@@ -130,19 +135,18 @@ class Nginx(Proxy):
         """Started by root, the worker is `nobody`; the log is opened before."""
         program, load_module = self._find()
         path = self.folder / "nginx.conf"
-        path.write_text(load_module + self._config())
+        path.write_text(
+            self._main() + self._http() if self.way is Way.ORIGINATION else load_module + self._main() + self._stream()
+        )
         return [program, "-p", str(self.folder), "-e", str(self.folder / "error.log"), "-c", str(path)]
 
     def log_shows(self) -> tuple[str, ...]:
-        """`log_stream`; a name that is not on the list has no upstream, which is a 500."""
+        """`log_stream`, where a name that is not on the list has no upstream, which is a 500; or `combined` with the host."""
+        if self.way is Way.ORIGINATION:
+            return f'" {policy.REFUSED} 403', f'" {policy.ORIGIN} 200'
         return f"[{policy.REFUSED}]500 ", f"[{policy.ORIGIN}]200 "
 
-    def _config(self) -> str:
-        names = "\n".join(f"  {name} $ssl_preread_server_name;" for name in policy.ALLOWED_NAMES)
-        servers = "\n".join(
-            f" server {{ listen 127.0.0.1:{port} backlog=4096; ssl_preread on; proxy_pass $target:{service_port}; }}"
-            for service_port, port in self.sni_ports.items()
-        )
+    def _main(self) -> str:
         return f"""
 daemon off;
 worker_processes 1;
@@ -153,6 +157,65 @@ events {{
  worker_connections {descriptor_limit()};
  multi_accept on;
 }}
+"""
+
+    def _http(self) -> str:
+        port, authority = self.origins.tls
+        registered = (policy.ORIGIN, policy.UNPROVEN)
+        others = " ".join(name for name in policy.ALLOWED_NAMES if name not in registered)
+        upstreams = "\n".join(
+            f" upstream {host} {{ server 127.0.0.1:{port}; keepalive 128; keepalive_requests 1000000000; }}"
+            for host in registered
+        )
+        servers = "".join(self._server(host, host) for host in registered) + self._server(others, "$host")
+        folders = "\n".join(
+            f" {kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        return f"""
+http {{
+ log_format with_host '$remote_addr - $remote_user [$time_local] "$request" $host '
+                      '$status $body_bytes_sent "$http_referer" "$http_user_agent"';
+ access_log {self.log} with_host buffer=64k flush=200ms;
+{folders}
+ server_names_hash_bucket_size 128;
+ keepalive_requests 1000000000;
+ tcp_nodelay on;
+ resolver 127.0.0.1:{self.origins.dns_port} ipv6=off;
+ geo $list {{
+  default none;
+  {policy.BUILD_CLIENTS} builds;
+  {policy.LOOPBACK_CLIENTS} allowed;
+ }}
+ proxy_http_version 1.1;
+ proxy_set_header Connection "";
+ proxy_set_header Host $host;
+ proxy_ssl_verify on;
+ proxy_ssl_verify_depth 2;
+ proxy_ssl_trusted_certificate {authority};
+ proxy_ssl_server_name on;
+ proxy_ssl_name $host;
+{upstreams}
+ server {{ listen 127.0.0.1:{self.port} default_server backlog=4096; return 403; }}
+{servers}
+}}
+"""
+
+    def _server(self, names: str, upstream: str) -> str:
+        return f"""
+ server {{
+  listen 127.0.0.1:{self.port};
+  server_name {names};
+  if ($list != allowed) {{ return 403; }}
+  location / {{ proxy_pass https://{upstream}; }}
+ }}"""
+
+    def _stream(self) -> str:
+        names = "\n".join(f"  {name} $ssl_preread_server_name;" for name in policy.ALLOWED_NAMES)
+        servers = "\n".join(
+            f" server {{ listen 127.0.0.1:{port} backlog=4096; ssl_preread on; proxy_pass $target:{service_port}; }}"
+            for service_port, port in self.sni_ports.items()
+        )
+        return f"""
 stream {{
  log_format log_stream '$remote_addr [$time_local] $protocol [$ssl_preread_server_name]'
                        '$status $bytes_sent $bytes_received $session_time';

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 ORIGIN = "origin.bench.test"  # .test: RFC 6761 section 6.2
 REFUSED = "refused.bench.test"
+UNPROVEN = "unproven.zone0.test"
+"""Allowed, and registered where TLS is originated; but the origin behind it proves that it is ORIGIN: nobody may get there."""
 
 MAIL_PORTS = (25, 465, 587)
 BUILD_CLIENTS = "10.0.0.0/8"

@@ -1,6 +1,6 @@
 """egressproxy, the least that its language can do, and no proxy at all; and every proxy by its name.
 
-A new peer (Envoy, ...) is one more class in `peers` and one more word in `PROXIES`; the benchmarks stay as they are.
+A new peer is one more class in `peers` and one more word in `PROXIES`; the benchmarks stay as they are.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import sys
 from typing import Any
 
 from benchmarks.support import policy
+from benchmarks.support.envoy import Envoy
+from benchmarks.support.errors import WrongAnswer
 from benchmarks.support.hello import client_hello
+from benchmarks.support.messages import Exchange, body, request
 from benchmarks.support.peers import HAProxy, Nginx, Squid
-from benchmarks.support.proxy import Proxy, Route, Way, WrongAnswer, free_port, receive
+from benchmarks.support.proxy import HTTP_PORT, TUNNELS, Proxy, Route, Way, free_port, receive
 
 
 class EgressProxy(Proxy):
@@ -45,7 +48,7 @@ class EgressProxy(Proxy):
                     "name": "allowed",
                     "action": "allow",
                     **allowed,
-                    "ports": [443, *self.origins.ports],
+                    "ports": list(self.allowed_ports),
                     "private_addresses": True,
                 },
                 {"name": "rest", "action": "deny"},
@@ -58,17 +61,30 @@ class EgressProxy(Proxy):
         }
         if self.way is Way.CONNECT_TLS:
             config["sni_check"] = "enforce"
+        if self.way is Way.ORIGINATION:
+            config["services"] = [self._service(host) for host in (policy.ORIGIN, policy.UNPROVEN)]
         path = self.folder / "egressproxy.yaml"
         path.write_text(json.dumps(config, indent=1))
         return [sys.executable, "-m", "egressproxy", "run", str(path)]
 
     def _listeners(self) -> list[dict[str, Any]]:
+        if self.way is Way.ORIGINATION:
+            return [{"protocol": "http", "address": "127.0.0.1", "port": self.port, "service_port": HTTP_PORT}]
         if self.way is not Way.SNI:
             return [{"protocol": "http-proxy", "address": "127.0.0.1", "port": self.port}]
         return [
             {"protocol": "sni", "address": "127.0.0.1", "port": port, "service_port": service_port}
             for service_port, port in self.sni_ports.items()
         ]
+
+    def _service(self, host: str) -> dict[str, Any]:
+        port, authority = self.origins.tls
+        return {
+            "hosts": [host],
+            "ports": [{"number": HTTP_PORT, "protocol": "HTTP", "target_port": port}],
+            "private_addresses": True,
+            "tls": {"mode": "simple", "ca": str(authority)},
+        }
 
     def log_shows(self) -> tuple[str, ...]:
         """As Squid's or NGINX's own."""
@@ -102,7 +118,7 @@ class Floor(Proxy):
     """The least a proxy in Python can do, without any of the work (`floor.py`): the kernel's part and the language's."""
 
     name = "floor"
-    ways = tuple(Way)
+    ways = TUNNELS
     judges = False
 
     @classmethod
@@ -122,7 +138,7 @@ class Direct(Proxy):
     """No proxy at all: how far load and origin get alone. A rate near this one is theirs and not the proxy's."""
 
     name = "direct"
-    ways = tuple(Way)
+    ways = (*TUNNELS, Way.REQUESTS)
     judges = False
 
     @classmethod
@@ -142,5 +158,13 @@ class Direct(Proxy):
         hello = client_hello(host) if self.way is Way.SNI else b""
         return Route(("127.0.0.1", port), hello, hello)
 
+    def exchange(self, target: str, host: str = policy.ORIGIN) -> Exchange:
+        """Straight to the plain origin."""
+        port = self.origins.http_port
+        head = request(f"{host}:{port}", target, absolute=False)
+        return Exchange(("127.0.0.1", port), head, body(target.encode()))
 
-PROXIES: dict[str, type[Proxy]] = {proxy.name: proxy for proxy in (EgressProxy, Squid, Nginx, HAProxy, Floor, Direct)}
+
+PROXIES: dict[str, type[Proxy]] = {
+    proxy.name: proxy for proxy in (EgressProxy, Squid, Nginx, HAProxy, Envoy, Floor, Direct)
+}

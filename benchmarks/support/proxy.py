@@ -1,6 +1,6 @@
 """What a proxy under test is: started with the policy, asked for its CPU time and memory, checked, and stopped.
 
-`proxies` has our own, `peers` the others. Each says how it is started (`prepare`), in which ways it takes a tunnel
+`proxies` has our own, `peers` and `envoy` the others. Each says how it is started (`prepare`), in which ways it can be used
 (`ways`), and what its access log shows (`log_shows`).
 """
 
@@ -19,8 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, NamedTuple, Self
 
-from benchmarks.support import policy
+from benchmarks.support import messages, policy
+from benchmarks.support.errors import Refused, Unavailable, WrongAnswer
 from benchmarks.support.hello import client_hello
+from benchmarks.support.messages import Exchange
 from benchmarks.support.origins import Origins
 from benchmarks.support.processes import cpu_s, kernel_s, memory_bytes, spawn, stop, tree
 
@@ -30,7 +32,7 @@ _TLS_ALERT = b"\x15"  # content type, RFC 8446 section 5.1
 
 
 class Way(StrEnum):
-    """How a tunnel is asked for."""
+    """How a proxy is used: how a tunnel is asked for, or a request."""
 
     CONNECT = "CONNECT"
     """By a request; what follows the 200 is anything."""
@@ -38,22 +40,14 @@ class Way(StrEnum):
     """By a request; what follows the 200 is TLS, and a proxy that can looks at its server name."""
     SNI = "SNI"
     """By the server name in a ClientHello, which the origin gets as it was sent."""
+    REQUESTS = "plain requests"
+    """GETs as they are sent to a proxy, on connections that carry many; the origin is plain, too."""
+    ORIGINATION = "requests that leave in TLS"
+    """GETs as they are sent to an origin, in plain text; the proxy speaks TLS to the origin."""
 
 
-class Unavailable(Exception):
-    """The proxy cannot be run here; the message says what is missing."""
-
-
-class WrongAnswer(Exception):
-    """A proxy or an origin did not do what it has to do: there is nothing to time."""
-
-
-class Refused(WrongAnswer):
-    """The tunnel was not granted. `answer` is what came instead, empty when the connection was just closed."""
-
-    def __init__(self, message: str, answer: bytes) -> None:
-        super().__init__(message)
-        self.answer = answer
+TUNNELS = (Way.CONNECT, Way.CONNECT_TLS, Way.SNI)
+HTTP_PORT = 80
 
 
 class Route(NamedTuple):
@@ -74,7 +68,7 @@ class Proxy(ABC):
 
     name: ClassVar[str]
     ways: ClassVar[tuple[Way, ...]] = (Way.CONNECT, Way.CONNECT_TLS)
-    """How it takes tunnels; the first is for benchmarks that do not mind."""
+    """How it can be used; the first is for benchmarks that do not mind."""
     judges: ClassVar[bool] = True
     """It has a policy and an access log, and both are checked."""
     patience_s: ClassVar[float] = 10.0
@@ -87,7 +81,7 @@ class Proxy(ABC):
         self.core = core
         self.way = way or self.ways[0]
         self.port = 0
-        """Where it takes CONNECT."""
+        """Where it takes CONNECT, or requests."""
         self.sni_ports: dict[int, int] = {}
         """Where it takes TLS, by the origin's port that it forwards to: a ClientHello names no port."""
         self.log = folder / "access.log"
@@ -105,8 +99,17 @@ class Proxy(ABC):
         """Write the configuration for its ports into the folder; the command that runs it in the foreground."""
 
     def log_shows(self) -> tuple[str, ...]:
-        """Of a refused tunnel and of one that was let pass. Here: Squid's format, for CONNECT."""
+        """Of a refused tunnel or request and of one that was let pass. Here: Squid's format."""
+        if self.way not in TUNNELS:
+            return "TCP_DENIED/403", f"GET http://{policy.REFUSED}", "TCP_MISS/200", f"GET http://{policy.ORIGIN}"
         return "TCP_DENIED/403", f"CONNECT {policy.REFUSED}:", "TCP_TUNNEL/200", f"CONNECT {policy.ORIGIN}:"
+
+    @property
+    def allowed_ports(self) -> tuple[int, ...]:
+        """Those of the policy's third rule: 443, and those that clients of this way name."""
+        if self.way in TUNNELS:
+            return 443, *self.origins.ports
+        return 443, self.origins.http_port if self.way is Way.REQUESTS else HTTP_PORT
 
     def route(self, host: str, port: int) -> Route:
         """How a tunnel to `host` and `port` is opened.
@@ -123,6 +126,13 @@ class Proxy(ABC):
         )
         return Route(("127.0.0.1", self.port), head.encode(), b"HTTP/1.1 200")
 
+    def exchange(self, target: str, host: str = policy.ORIGIN) -> Exchange:
+        """A GET through it, and what has to come back."""
+        absolute = self.way is Way.REQUESTS
+        authority = f"{host}:{self.origins.http_port}" if absolute else host
+        request = messages.request(authority, target, absolute=absolute)
+        return Exchange(("127.0.0.1", self.port), request, messages.body(target.encode()))
+
     # --- life -----------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -135,7 +145,7 @@ class Proxy(ABC):
         self.stop()
 
     def start(self) -> None:
-        """Start it and wait until a tunnel opens. Raises RuntimeError with what it printed when it does not."""
+        """Start it and wait until it opens a tunnel or answers a request. Raises RuntimeError with what it printed if not."""
         self.version()
         self._choose_ports()
         command = self.prepare()
@@ -146,7 +156,10 @@ class Proxy(ABC):
         answered = 0
         while True:
             try:
-                self.connect(self.origins.echo_ports[0]).close()
+                if self.way in TUNNELS:
+                    self.connect(self.origins.echo_ports[0]).close()
+                else:
+                    self.ask(self.exchange("/"))
                 break
             except (OSError, WrongAnswer) as error:
                 answered += isinstance(error, WrongAnswer)
@@ -228,11 +241,42 @@ class Proxy(ABC):
         sock.settimeout(None)
         return sock
 
+    def ask(self, *exchanges: Exchange, any_body: bool = False) -> bytes:
+        """Requests one after the other on one connection; the last answer, whose body is compared unless it may be any.
+
+        Raises OSError, WrongAnswer, or Refused with the whole answer when its status is not 200.
+        """
+        answer = b""
+        with socket.create_connection(exchanges[0].address, timeout=10) as sock:
+            for exchange in exchanges:
+                sock.sendall(exchange.request)
+                answer = b""
+                try:
+                    while messages.read_answer(answer, None if any_body else exchange.body) is None:
+                        if not (piece := sock.recv(65536)):
+                            raise Refused(f"the connection was closed after {answer!r}", answer)
+                        answer += piece
+                except Refused as error:
+                    raise Refused(f"{self.name}: {error}", error.answer) from error
+                except WrongAnswer as error:
+                    raise WrongAnswer(f"{self.name}: {error}") from error
+        return answer
+
     def check(self) -> None:
-        """What holds for every proxy with a policy: a refused name is refused, an echo comes back, both are logged."""
+        """What holds for every proxy with a policy: a refused name is refused, what is let pass arrives, both are logged."""
         if not self.judges:
             return
-        before, port = self.logged(), self.origins.echo_ports[0]
+        before = self.logged()
+        ended = self._check_tunnels() if self.way in TUNNELS else self._check_requests()
+        self.wait_until_logged(before + ended)
+        text = self.log.read_text()
+        for expected in self.log_shows():
+            if expected not in text:
+                raise WrongAnswer(f"{self.name}: {expected!r} is missing in its access log")
+
+    def _check_tunnels(self) -> int:
+        """How many there were."""
+        port = self.origins.echo_ports[0]
         try:
             self.connect(port, policy.REFUSED).close()
         except Refused as error:
@@ -245,11 +289,32 @@ class Proxy(ABC):
             sock.sendall(message)
             if (answer := receive(sock, len(message))) != message:
                 raise WrongAnswer(f"{self.name}: expected the echo {message!r}, got {answer!r}")
-        self.wait_until_logged(before + 2)
-        text = self.log.read_text()
-        for expected in self.log_shows():
-            if expected not in text:
-                raise WrongAnswer(f"{self.name}: {expected!r} is missing in its access log")
+        return 2
+
+    def _check_requests(self) -> int:
+        """How many there were."""
+        self._check_refusal(policy.REFUSED, b"403")
+        self.ask(self.exchange("/one"), self.exchange("/another"))
+        seen = self.exchange(messages.SEEN)
+        _, _, head = self.ask(seen, any_body=True).partition(b"\r\n\r\n")
+        if not head.startswith(f"GET {messages.SEEN} HTTP/1.1\r\n".encode()):
+            raise WrongAnswer(f"{self.name}: expected a request as origins take it, the origin got {head!r}")
+        host = dict(messages.fields(seen.request))["host"]
+        if [value for name, value in messages.fields(head) if name == "host"] != [host]:
+            raise WrongAnswer(f"{self.name}: expected the host {host}, the origin got {head!r}")
+        if self.way is not Way.ORIGINATION:
+            return 4
+        self._check_refusal(policy.UNPROVEN, b"50")
+        return 5
+
+    def _check_refusal(self, host: str, status: bytes) -> None:
+        try:
+            self.ask(self.exchange("/", host))
+        except Refused as error:
+            if not error.answer.startswith(b"HTTP/1.1 " + status):
+                raise
+        else:
+            raise WrongAnswer(f"{self.name} let {host} pass")
 
     def _refuses_with(self, answer: bytes) -> bool:
         if self.way is Way.SNI:

@@ -1,7 +1,8 @@
 """The `auto` listener: TLS and HTTP on one port, told apart by the first byte.
 
 A TLS connection begins with a handshake record, whose first byte is 22 (RFC 8446 section 5.1); a request begins with a
-letter. What begins with 22 is for `sni`, everything else for `http-proxy`, each with its own limits and answers.
+letter. What begins with 22 is for `sni`, everything else for `http-proxy`, each with its own limits and answers. The first byte
+of the connection decides for all of it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class AutoFrontend:
 
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
         """Raises ClientGone, and what the front end raises that the client is for."""
+        if draft.protocol != self.name:  # another request of a client that speaks HTTP
+            return await self._chosen(draft).read_intent(client, draft)
         first = await receive(client, b"", "a request head or a ClientHello")
         client.unread(first)
         chosen = self._tls if first[0] == _HANDSHAKE else self._http
@@ -46,10 +49,9 @@ class AutoFrontend:
         """As the client's own front end does."""
         await self._chosen(draft).grant(client, draft)
 
-    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> bool:
         """As the client's own front end does. One that has not said a word hears none."""
-        if draft.protocol != self.name:
-            self._chosen(draft).refuse(client, error, draft)
+        return draft.protocol != self.name and self._chosen(draft).refuse(client, error, draft)
 
     def _chosen(self, draft: RecordDraft) -> Frontend:
         return self._tls if draft.protocol == self._tls.name else self._http

@@ -65,5 +65,8 @@ class Frontend(Protocol):
     async def grant(self, client: Stream, draft: RecordDraft) -> None:
         """Tell the client that the upstream is connected. Raises ClientGone."""
 
-    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
-        """Tell the client why not, if it can still be told. Never raises, never waits; the caller closes the stream."""
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> bool:
+        """Tell the client why not, if it can still be told. Never raises, never waits.
+
+        True: the connection may carry another request. Else the caller closes the stream.
+        """

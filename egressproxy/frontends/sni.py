@@ -68,12 +68,9 @@ class SniFrontend:
         """Nothing to say: the server itself answers."""
         draft.status = 200
 
-    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> None:
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> bool:
         """Send the error's alert, unless the client is gone; in an open tunnel only where the client's own words are wrong."""
-        if error.status is None:
-            return
-        if draft.status is None:
-            draft.status = error.status
-        elif not is_about_what_is_inside(error):
-            return
-        draft.reply_bytes += send_alert(client, error)
+        if error.status is not None and (draft.status is None or is_about_what_is_inside(error)):
+            draft.status = draft.status or error.status
+            draft.reply_bytes += send_alert(client, error)
+        return False

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.config.faults import path_text
 from egressproxy.errors import ConfigError
+from egressproxy.identities import Identities, IdentityProblems
 from egressproxy.policy.policy import Policy
+from egressproxy.registry import Registry
 from egressproxy.runtime.sockets import BindError, OwnPorts, listen
 from egressproxy.telemetry.log_writer import LogUnusable
 from egressproxy.telemetry.telemetry import Log, open_logs
@@ -38,6 +40,8 @@ class Parts(NamedTuple):
 
     loaded: Loaded
     policy: Policy
+    registry: Registry
+    identities: Identities
     notes: Sequence[Problem]
     contexts: dict[Place, ssl.SSLContext]
     logs: Sequence[Log]
@@ -51,14 +55,17 @@ class Parts(NamedTuple):
             log.writer.close(0)
 
 
-def build(loaded: Loaded, listening: Mapping[Place, Transparent], admin: Place | None) -> Parts:
+def build(
+    loaded: Loaded, listening: Mapping[Place, Transparent], admin: Place | None, before: Identities | None = None
+) -> Parts:
     """All that the configuration needs beside the sockets that are there already. Changes nothing that runs.
 
-    `listening` are the places of the listeners at work, and their `transparent`; `admin` is that of the admin port. Raises
-    ConfigError or BindError, with nothing left open.
+    `before` are the TLS identities in use: those that stay the same stay in use. `listening` are the places of the listeners at
+    work, and their `transparent`; `admin` is that of the admin port. Raises ConfigError or BindError, with nothing left open.
     """
     config = loaded.config
     contexts = _contexts(loaded)
+    identities = _identities(loaded, before)
     places = _places(config)
     policy = Policy.from_config(config, OwnPorts(set(places)))
     try:
@@ -67,7 +74,10 @@ def build(loaded: Loaded, listening: Mapping[Place, Transparent], admin: Place |
         index = next((n for n, log in enumerate(config.access_log) if log.path == error.filename), 0)
         message = f"{error.filename} cannot be written: {error.strerror}"
         raise ConfigError([loaded.problem(("access_log", index, "path"), message)]) from error
-    parts = Parts(loaded, policy, loaded.noted(policy.notes()), contexts, logs, {})
+    registry = Registry.from_config(config)
+    parts = Parts(
+        loaded, policy, registry, identities, loaded.noted((*policy.notes(), *identities.notes)), contexts, logs, {}
+    )
     own = (*listening, *([admin] if admin else ()))
     transparent = {(listener.address, listener.port): listener.transparent for listener in config.listeners}
     for place, client_speaks_first in places.items():
@@ -138,3 +148,10 @@ def _contexts(loaded: Loaded) -> dict[Place, ssl.SSLContext]:
     if problems:
         raise ConfigError(problems)
     return contexts
+
+
+def _identities(loaded: Loaded, before: Identities | None) -> Identities:
+    try:
+        return Identities.load(loaded.config, before)
+    except IdentityProblems as error:
+        raise ConfigError([loaded.problem(way, message) for way, message in error.problems]) from error

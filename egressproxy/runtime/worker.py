@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import secrets
 import signal
 import threading
 import time
@@ -25,11 +26,12 @@ from egressproxy.accept import Listener
 from egressproxy.admission import Admission
 from egressproxy.capture import OwnConnections
 from egressproxy.connection import Entrance, Services
-from egressproxy.deadlines import DeadlineQueue
+from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
 from egressproxy.dial import Dialer
 from egressproxy.errors import ConfigError
+from egressproxy.exchange import Carriage
 from egressproxy.frontends.auto import AutoFrontend
-from egressproxy.frontends.connect import ConnectFrontend
+from egressproxy.frontends.http import HTTP_PORT, HttpFrontend
 from egressproxy.frontends.sni import SniFrontend
 from egressproxy.model import TLS_PORT, Endpoint, Problem
 from egressproxy.policy.networks import NetworkSet
@@ -37,12 +39,15 @@ from egressproxy.poller import create_poller
 from egressproxy.relay.relay import Relay
 from egressproxy.resolve.resolver import Resolver
 from egressproxy.runtime.parts import Parts, Place, build
+from egressproxy.runtime.refresh import Refresher
 from egressproxy.runtime.sockets import BindError, raise_descriptor_limit
 from egressproxy.stories import Stories
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.admin import AdminServer, start_admin
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.telemetry import Telemetry
+from egressproxy.upstreams import Balancer, Upstreams
+from egressproxy.wire.replies import PROXY_NAME
 from egressproxy.wire.request_head import HeadLimits
 
 if TYPE_CHECKING:
@@ -89,6 +94,7 @@ class Worker:
         self._reloading = asyncio.Lock()
         self._admission = Admission(0)
         self._own_connections = OwnConnections()
+        self._via_name = f"{PROXY_NAME}-{secrets.token_hex(4)}"  # a loop is told by it, so no two workers share one
         self.metrics = Metrics(version=__version__, loop=loop_name, live_drafts=self.open_drafts)
         self._telemetry = Telemetry((), self.metrics)
         self.sources: Sequence[str] = ()
@@ -135,6 +141,7 @@ class Worker:
         self._poller = create_poller(loop)
         self._tasks = Tasks(loop)
         self._stories = Stories(loop)
+        self._refresher = Refresher(loop)
         self._end: asyncio.Future[int] = loop.create_future()
         for number, action in self._signals().items():
             loop.add_signal_handler(number, action)
@@ -191,6 +198,7 @@ class Worker:
         replaced_logs = self._telemetry.use_logs(parts.logs)
         services = self._services = self._new_services(config, parts)
         self._config = config
+        self._refresher.use(parts.identities)
         self._change_listeners(config, services, parts)
         self.sources = parts.loaded.sources
         self.generation += 1
@@ -206,27 +214,61 @@ class Worker:
         return True
 
     def _new_services(self, config: Config, parts: Parts) -> Services:
-        old, timeouts = self._services, config.timeouts
+        old, timeouts, limits = self._services, config.timeouts, config.limits
         if old is None:
             dialer = Dialer(self._poller, self._loop, timeouts.connect_s)
             relay = Relay(self._poller, self._loop, timeouts.idle_s, timeouts.half_close_s)
             linger = DeadlineQueue("linger", REFUSED_LINGER_S, self._loop)
+            upstreams = Upstreams(dialer, self._own_connections, self._loop, timeouts.upstream_idle_s)
+            keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
         else:
             dialer, relay, linger = old.dialer, old.relay, old.linger_deadlines
+            upstreams, keep_alive = old.carriage.upstreams, old.keep_alive_deadlines
+            if keep_alive.delay_s != timeouts.keep_alive_s:
+                keep_alive.pass_all()
+                keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
             dialer.configure(timeouts.connect_s)
             relay.configure(timeouts.idle_s, timeouts.half_close_s)
+        upstreams.configure(
+            max_kept=limits.max_pooled,
+            max_kept_each=limits.max_pooled_each,
+            idle_s=timeouts.upstream_idle_s,
+            lifetime_s=timeouts.upstream_lifetime_s,
+        )
         resolver = self._resolver_for(config)
         self.metrics.watch(resolver, dialer)
         self._admission.max_tunnels = config.limits.max_tunnels
         self._own_connections.watched = any(listener.transparent is not None for listener in config.listeners)
-        return Services(
-            policy=parts.policy,
-            resolver=resolver,
-            dialer=dialer,
+        carriage = Carriage(
+            settings=config.http,
+            name=self._via_name,
+            limits=head_limits(limits),
+            max_body_bytes=limits.max_body_bytes,
+            identities=parts.identities,
+            own_fields=[frozenset(name.lower().encode() for name in each.set_headers) for each in config.services],
+            upstreams=upstreams,
+            stories=self._stories,
             relay=relay,
             telemetry=self._telemetry,
             admission=self._admission,
+            idle=DeadlineQueues("idle_timeout", self._loop),
+            idle_s=timeouts.idle_s,
+            half_close=DeadlineQueue("half_close_timeout", timeouts.half_close_s, self._loop),
+            linger=linger,
+            response=DeadlineQueues("upstream_timeout", self._loop),
+        )
+        return Services(
+            policy=parts.policy,
+            registry=parts.registry if config.services else None,
+            balancer=Balancer(),
+            resolver=resolver,
+            dialer=dialer,
+            relay=relay,
+            carriage=carriage,
+            telemetry=self._telemetry,
+            admission=self._admission,
             head_deadlines=DeadlineQueue("head_timeout", timeouts.head_s, self._loop),
+            keep_alive_deadlines=keep_alive,
             linger_deadlines=linger,
             max_hello_bytes=config.limits.max_hello_bytes,
             own_connections=self._own_connections,
@@ -305,11 +347,12 @@ class Worker:
         """In a thread, so that a million host names do not hold up a single tunnel, nor files that cannot be read the end."""
         listening = {place: listener.entrance.transparent for place, listener in self._listeners.items()}
         admin = self._admin[0] if self._admin is not None else None
+        before = None if self._services is None else self._services.carriage.identities
         built: asyncio.Future[Parts] = self._loop.create_future()
 
         def work() -> None:
             try:
-                settle = partial(built.set_result, build(self._load(), listening, admin))
+                settle = partial(built.set_result, build(self._load(), listening, admin, before))
             except Exception as error:
                 settle = partial(built.set_exception, error)
             try:
@@ -346,6 +389,8 @@ class Worker:
         await asyncio.sleep(0)  # those who were still in the kernel's queue have sent their heads: let them be read
         await asyncio.sleep(0)
         self._admission.draining = True
+        if self._services is not None:
+            self._services.keep_alive_deadlines.pass_all()
         if not await self._admission.wait_until_empty(drain_s):
             logger.warning("drain deadline: %d connections cut", len(self._admission))
             self._cut_tunnels("drained")
@@ -364,12 +409,15 @@ class Worker:
             signal.signal(late, signal.SIG_IGN)  # their default would end the process before its last lines are written
         for listener in self._listeners.values():
             listener.stop()
+        self._refresher.close()
         self._cut_tunnels("cut")
         await self._stories.wait(LAST_RECORDS_S)
         await self._stories.cancel()
         await self._tasks.cancel()
         if self._services is not None:
             self._services.relay.close()
+            self._services.carriage.close()
+            self._services.keep_alive_deadlines.close()
             self._services.dialer.close()
             self._services.head_deadlines.close()
             self._services.linger_deadlines.close()
@@ -391,19 +439,33 @@ def give_back(building: asyncio.Future[Parts]) -> None:
 
 def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None) -> Entrance:
     """How the clients of this listener come in."""
-    label = settings.label
-    http = ConnectFrontend(label, HeadLimits(limits.max_head_bytes, limits.max_headers, limits.max_target_bytes))
-    sni = SniFrontend(label, settings.service_port or TLS_PORT, limits.max_hello_bytes)
-    frontends: dict[str, Frontend] = {"http-proxy": http, "sni": sni, "auto": AutoFrontend(http, sni)}
+    label, port = settings.label, settings.service_port
+    heads = head_limits(limits)
+    frontend: Frontend
+    match settings.protocol:
+        case "http-proxy":
+            frontend = HttpFrontend(label, heads)
+        case "http":
+            frontend = HttpFrontend(label, heads, is_proxy=False, by_host=port or HTTP_PORT)
+        case "sni":
+            frontend = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
+        case "auto":
+            sni = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
+            frontend = AutoFrontend(HttpFrontend(label, heads, by_host=HTTP_PORT), sni)
     announced = settings.proxy_protocol
     return Entrance(
         label,
-        frontends[settings.protocol],
+        frontend,
         tls,
         settings.transparent,
         None if announced is None else NetworkSet(announced.announcers),
         settings.port,
     )
+
+
+def head_limits(limits: Limits) -> HeadLimits:
+    """What heads of messages may take."""
+    return HeadLimits(limits.max_head_bytes, limits.max_headers, limits.max_target_bytes)
 
 
 def warn_of_descriptors(config: Config) -> None:

@@ -1,7 +1,10 @@
 """What the proxy counts, as plain integers that become Prometheus samples when somebody asks.
 
 A connection costs a few additions; names, labels and text are made at the scrape. Series are bounded: a label is a word of
-the configuration (rule, listener, log) or of a closed set of slugs, never anything a client sent.
+the configuration (rule, listener, log, service) or of a closed set of slugs, never anything a client sent.
+
+**Connections and requests.** A connection that carries plain requests is one of `connections`, counted when the first of them
+has ended, with the outcome of that; each of its requests is one of `requests`. It is a tunnel only if one of them was upgraded.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from egressproxy.model import ConnectionRecord
+    from egressproxy.model import ConnectionRecord, Exchange
     from egressproxy.telemetry.record import RecordDraft
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -51,6 +54,9 @@ SNI_REFUSALS = frozenset(
     error.slug for error in (SniMismatch, EchDenied, NotTls, MalformedHello, HelloTooLarge, SniMissing, HelloTimeout)
 )
 """Outcomes of tunnels that their SNI check has closed."""
+
+TAKEN = ("made", "reused")
+"""Of the upstreams' outcomes, those that are beginnings."""
 
 NO_RULE = "-"
 """Label of connections that ended before a rule decided. No rule can be named so."""
@@ -71,6 +77,35 @@ class DialerCounts(Protocol):
 
     outcomes: dict[str, int]
     attempts: int
+
+
+class UpstreamCounts(Protocol):
+    """The kept upstream connections, as far as they are counted.
+
+    outcomes    how they began and ended: `made`, `reused`; `idle`, `old`, `full`, `closed_by_upstream`, `not_reusable`
+    handshakes  of TLS with them: `secured`, or the slug of the error
+    """
+
+    outcomes: dict[str, int]
+    handshakes: dict[str, int]
+
+    @property
+    def idle(self) -> int:
+        """Connections that are kept now."""
+
+
+class IdentityCounts(Protocol):
+    """What the proxy shows to upstreams and expects of them, as far as it is counted.
+
+    refusals    credentials that were read and not used, because something is wrong with them, by the identity's name
+    unverified  services whose certificates are not verified, by their first host
+    """
+
+    refusals: dict[str, int]
+    unverified: tuple[str, ...]
+
+    def expiries(self) -> dict[str, float]:
+        """Unix time in seconds at which a certificate expires, by the identity's name."""
 
 
 class LogCounts(Protocol):
@@ -96,18 +131,29 @@ class Metrics(Collector):
         self.tunnels_open = 0
         self._build = {"version": version, "python": platform.python_version(), "loop": loop}
         self._connections: dict[tuple[str, str | None, str, bool], int] = {}
+        self._requests: dict[tuple[str, str | None, str, bool, int], int] = {}
         self._sni_checks: dict[tuple[str | None, str, bool], int] = {}
         self._bytes_up = 0
         self._bytes_down = 0
+        self._bodies_up = 0
+        self._bodies_down = 0
+        self._request = _Histogram()
+        self._response = _Histogram()
         self._head = _Histogram()
         self._resolve = _Histogram()
         self._connect = _Histogram()
         self._total = _Histogram()
+        self._histograms = (self._head, self._resolve, self._connect, self._total, self._request, self._response)
         self._resolver: ResolverCounts | None = None
         self._dialer: DialerCounts | None = None
         self._earlier_lookups: dict[str, int] = {}
         self._earlier_dials: dict[str, int] = {}
         self._earlier_attempts = 0
+        self._upstreams: UpstreamCounts | None = None
+        self._earlier_upstreams: dict[str, int] = {}
+        self._earlier_handshakes: dict[str, int] = {}
+        self._identities: IdentityCounts | None = None
+        self._earlier_refusals: dict[str, int] = {}
         self._earlier_drops: dict[tuple[str, str], int] = {}
         self._closing_logs: list[LogCounts] = []
         self._generation = 0
@@ -121,12 +167,16 @@ class Metrics(Collector):
     # --- what happens ---------------------------------------------------------------------------------------------
 
     def observe(self, record: ConnectionRecord) -> None:
-        """Count one connection that has ended. Hot: once per connection."""
-        key = (record.listener, record.rule, record.outcome, record.reported)
-        try:
-            self._connections[key] += 1
-        except KeyError:
-            self._first(key)
+        """Count one connection or one plain request that has ended. Hot: once for each."""
+        exchange = record.exchange
+        if exchange is None or exchange.request == 1:
+            key = (record.listener, record.rule, record.outcome, record.reported)
+            try:
+                self._connections[key] += 1
+            except KeyError:
+                self._first(key)
+        if exchange is not None:
+            self._observe_request(record, exchange)
         if record.sni_check is not None:
             self._observe_check(record.rule, record.sni_check, record.outcome in SNI_REFUSALS)
         if record.opened:
@@ -138,13 +188,29 @@ class Metrics(Collector):
             heads = self._head.values
             heads.append(head_s)
             if len(heads) >= UNSORTED_VALUES:
-                for histogram in (self._head, self._resolve, self._connect, self._total):
+                for histogram in self._histograms:
                     histogram.sort_in()
         if resolve_s is not None:
             self._resolve.values.append(resolve_s)
         if connect_s is not None:
             self._connect.values.append(connect_s)
             self._total.values.append(connect_s if resolve_s is None else resolve_s + connect_s)
+
+    def _observe_request(self, record: ConnectionRecord, exchange: Exchange) -> None:
+        key = (record.listener, record.rule, record.outcome, record.reported, (record.status or 0) // 100)
+        try:
+            self._requests[key] += 1
+        except KeyError:
+            if len(self._requests) >= MAX_CONNECTION_SERIES:
+                key = (key[0], "other", *key[2:])
+            self._requests[key] = self._requests.get(key, 0) + 1
+        if exchange.response_s is not None:
+            self._response.values.append(exchange.response_s)
+        if not record.opened:
+            if record.tunnel_s is not None:
+                self._request.values.append(record.tunnel_s)
+            self._bodies_up += record.bytes_up
+            self._bodies_down += record.bytes_down
 
     def _observe_check(self, rule: str | None, outcome: str, refused: bool) -> None:
         key = (rule, outcome, refused)
@@ -168,14 +234,24 @@ class Metrics(Collector):
         self._last_reload_ok = False
         self._reload_failures += 1
 
-    def watch(self, resolver: ResolverCounts, dialer: DialerCounts) -> None:
-        """Count what these do from now on, in place of those before, whose counts are kept."""
-        if self._resolver is not None:
+    def watch(self, resolver: ResolverCounts, dialer: DialerCounts, upstreams: UpstreamCounts | None = None) -> None:
+        """Count what these do from now on, in place of those before, whose counts are kept. The same ones are no news."""
+        if self._resolver is not None and self._resolver is not resolver:
             self._earlier_lookups = _sum(self._earlier_lookups, self._resolver.outcomes)
-        if self._dialer is not None:
+        if self._dialer is not None and self._dialer is not dialer:
             self._earlier_dials = _sum(self._earlier_dials, self._dialer.outcomes)
             self._earlier_attempts += self._dialer.attempts
-        self._resolver, self._dialer = resolver, dialer
+        if self._upstreams is not None and self._upstreams is not upstreams:
+            self._earlier_upstreams = _sum(self._earlier_upstreams, self._upstreams.outcomes)
+            self._earlier_handshakes = _sum(self._earlier_handshakes, self._upstreams.handshakes)
+        self._resolver, self._dialer, self._upstreams = resolver, dialer, upstreams
+
+    def watch_identities(self, identities: IdentityCounts) -> None:
+        """Tell of these from now on, in place of those before, whose refusals are kept, unless they are the very same."""
+        before = self._identities
+        if before is not None and before.refusals is not identities.refusals:
+            self._earlier_refusals = _sum(self._earlier_refusals, before.refusals)
+        self._identities = identities
 
     def watch_logs(self, logs: Sequence[LogCounts]) -> None:
         """Count what these logs drop from now on, in place of those before, whose counts are kept."""
@@ -200,8 +276,11 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
         yield from self._collect_connections()
+        yield from self._collect_requests()
         yield from self._collect_setup()
         yield from self._collect_stages()
+        yield from self._collect_upstreams()
+        yield from self._collect_identities()
         yield from self._collect_process()
 
     def describe(self) -> Iterator[Metric]:
@@ -216,7 +295,9 @@ class Metrics(Collector):
             "egressproxy_connections",
             "Connections that have ended, by listener, by the rule that decided (- where none was asked), by outcome (closed:"
             " a tunnel that ended in order; else the slug of its end or of its error, as in the access log and in"
-            " Proxy-Status) and by whether it was let pass only because refusals are just reported.",
+            " Proxy-Status) and by whether it was let pass only because refusals are just reported. One that carries plain"
+            " requests counts once, when its first request has ended, with the outcome of that; once more, if a later request"
+            " cannot be read.",
             labels=("listener", "rule", "outcome", "reported"),
         )
         for (listener, rule, outcome, reported), count in self._connections.items():
@@ -246,6 +327,48 @@ class Metrics(Collector):
         carried.add_metric(("up",), up)
         carried.add_metric(("down",), down)
         yield carried
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "egressproxy_requests",
+            "Plain requests that have ended, by listener, by the rule that decided (- where none was asked), by outcome"
+            " (answered: the whole response came from the upstream; else as for connections), by whether it was let pass"
+            " only because refusals are just reported, and by the class of the status that the client got (- for none).",
+            labels=("listener", "rule", "outcome", "reported", "status"),
+        )
+        for (listener, rule, outcome, reported, status), count in self._requests.items():
+            labels = (
+                listener,
+                rule or NO_RULE,
+                outcome,
+                "true" if reported else "false",
+                f"{status}xx" if status else "-",
+            )
+            requests.add_metric(labels, count)
+        yield requests
+        for name, text, histogram in (
+            ("request", "Time of plain requests, from the complete head to the end of the response.", self._request),
+            (
+                "response_head",
+                "Time of plain requests from the complete head to the head of the upstream's response, for those that got one.",
+                self._response,
+            ),
+        ):
+            buckets, sum_s = histogram.sample()
+            yield HistogramMetricFamily(f"egressproxy_{name}_seconds", text, buckets=buckets, sum_value=sum_s)
+
+        up, down = self._bodies_up, self._bodies_down
+        for draft in self.live_drafts():
+            exchange = draft.exchange
+            if exchange is not None and not exchange.upgraded:
+                up += exchange.bytes_up
+                down += exchange.bytes_down
+        yield _by(
+            "body_bytes",
+            "Bytes of the bodies of plain requests, those under way included: up from client to upstream, down the other way.",
+            "direction",
+            {"up": up, "down": down},
+        )
 
     def _collect_setup(self) -> Iterator[Metric]:
         setup = HistogramMetricFamily(
@@ -291,6 +414,64 @@ class Metrics(Collector):
         for labels, count in self._drops().items():
             drops.add_metric(labels, count)
         yield drops
+
+    def _collect_upstreams(self) -> Iterator[Metric]:
+        upstreams = self._upstreams
+        outcomes, handshakes = self._earlier_upstreams, self._earlier_handshakes
+        if upstreams is not None:
+            outcomes, handshakes = _sum(outcomes, upstreams.outcomes), _sum(handshakes, upstreams.handshakes)
+        yield _by(
+            "upstream_connections",
+            "Connections to upstreams that plain requests got: made for them, or reused.",
+            "origin",
+            {word: outcomes.get(word, 0) for word in TAKEN},
+        )
+        yield _by(
+            "upstream_connections_closed",
+            "Connections to upstreams that were kept or might have been, by why they were closed (idle, old: for too long;"
+            " full: too many are kept; closed_by_upstream; not_reusable: what happened on them makes them so).",
+            "reason",
+            {word: count for word, count in outcomes.items() if word not in TAKEN},
+        )
+        yield _gauge(
+            "upstream_connections_idle",
+            "Connections to upstreams that are kept for later requests now.",
+            0 if upstreams is None else upstreams.idle,
+        )
+        yield _by(
+            "upstream_handshakes",
+            "TLS handshakes with upstreams: secured, or the slug of the failure.",
+            "outcome",
+            handshakes,
+        )
+
+    def _collect_identities(self) -> Iterator[Metric]:
+        identities = self._identities
+        expiries = GaugeMetricFamily(
+            "egressproxy_certificate_expiry_timestamp_seconds",
+            "When a certificate that the proxy shows to upstreams, or trusts, expires.",
+            labels=("identity",),
+        )
+        unverified = GaugeMetricFamily(
+            "egressproxy_upstream_unverified",
+            "1 for each service whose upstream's certificate is not verified.",
+            labels=("service",),
+        )
+        refusals = self._earlier_refusals
+        if identities is not None:
+            for identity, expiry_unix_s in identities.expiries().items():
+                expiries.add_metric((identity,), expiry_unix_s)
+            for service in identities.unverified:
+                unverified.add_metric((service,), 1)
+            refusals = _sum(refusals, identities.refusals)
+        yield expiries
+        yield _by(
+            "credentials_refused",
+            "Credentials that were read and not used, because something is wrong with them.",
+            "identity",
+            refusals,
+        )
+        yield unverified
 
     def _collect_process(self) -> Iterator[Metric]:
         yield _gauge(

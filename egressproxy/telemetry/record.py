@@ -13,6 +13,12 @@ from egressproxy.model import ConnectionRecord, Endpoint, Exchange
 if TYPE_CHECKING:
     from egressproxy.model import Intent, Transfer, Verdict
 
+ANSWERED = "answered"
+"""Outcome of a plain request whose response came whole from its upstream."""
+
+MAX_PATH = 300
+"""Characters of a path that `/tunnels` shows."""
+
 
 class Relaying(Protocol):
     """A relay at work: payload bytes so far."""
@@ -114,6 +120,7 @@ class RecordDraft:
     server_name, sni_check, preread_bytes  as in the record
     exchange     the plain request, where it is one
     local, upstream_local  the proxy's own ends of the two connections, where a log asks for them
+    may_go_on    a refusal may leave the connection open: the plain request that it is about was read to its end
     judged_bytes  of a ClientHello that opened the tunnel, where the server may ask for another one; else 0
     """
 
@@ -132,6 +139,7 @@ class RecordDraft:
         "judged_bytes",
         "listener",
         "local",
+        "may_go_on",
         "method",
         "number",
         "opened",
@@ -182,6 +190,7 @@ class RecordDraft:
         self.sni_check: str | None = None
         self.preread_bytes = 0
         self.judged_bytes = 0
+        self.may_go_on = False
         self.exchange: ExchangeDraft | None = None
         self.local: tuple[str, int] | None = None
         self.upstream_local: tuple[str, int] | None = None
@@ -216,7 +225,7 @@ class RecordDraft:
         exchange = self.exchange
         if exchange is not None and not exchange.upgraded:
             bytes_up, bytes_down = exchange.bytes_up, exchange.bytes_down
-            closed_by, outcome = "proxy", "answered" if exchange.complete else "cut"
+            closed_by, outcome = "proxy", ANSWERED if exchange.complete else "cut"
         elif transfer is not None:
             bytes_up, bytes_down, closed_by, outcome = transfer
         else:
@@ -291,23 +300,30 @@ class RecordDraft:
         )
 
     def phase(self) -> str:
-        """Where the connection is: `head`, `resolve`, `connect` or `open`."""
+        """Where it is: `head`, `resolve`, `connect` or `open`; a plain request with an upstream is `exchange`."""
         if self.opened:
             return "open"
+        if self.exchange is not None and self.exchange.attempts:
+            return "exchange"
         if self.resolved_at is not None:
             return "connect"
         return "head" if self.head_at is None else "resolve"
 
     def view(self, now: float) -> dict[str, object]:
         """What `/tunnels` shows of this connection at `now`, monotonic seconds: plain values, fit for JSON."""
-        intent, verdict, upstream, relay = self.intent, self.verdict, self.upstream, self.relay
+        intent, verdict, upstream = self.intent, self.verdict, self.upstream
+        exchange = self.exchange
+        carried = exchange if exchange is not None and not exchange.upgraded else self.relay
         return {
             "connection": self.number,
             "listener": self.listener,
             "client": self.client,
             "client_port": self.client_port,
             "phase": self.phase(),
+            "method": self.method if intent is None else intent.method,
             "target": None if intent is None else str(intent.target),
+            "path": None if exchange is None else exchange.path.partition("?")[0][:MAX_PATH],
+            "request": None if exchange is None else exchange.request,
             "rule": None if verdict is None else verdict.rule,
             "reported": verdict is not None and verdict.reported,
             "dialled": None if self.dialled is None else str(Endpoint(*self.dialled)),
@@ -315,6 +331,6 @@ class RecordDraft:
             "sni_check": self.sni_check,
             "upstream": None if upstream is None else str(upstream),
             "age_s": round(now - self.accepted_at, 3),
-            "bytes_up": 0 if relay is None else relay.bytes_up,
-            "bytes_down": 0 if relay is None else relay.bytes_down,
+            "bytes_up": 0 if carried is None else carried.bytes_up,
+            "bytes_down": 0 if carried is None else carried.bytes_down,
         }

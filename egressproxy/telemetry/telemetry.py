@@ -22,11 +22,13 @@ class Log(NamedTuple):
 
     close      makes the line of a connection that has ended
     open_line  makes the line of a tunnel that opens; None where none is wanted
+    wants_addresses  prints the proxy's own ends of the connections
     """
 
     close: Callable[[ConnectionRecord], str]
     open_line: Callable[[RecordDraft, float], str] | None
     writer: LogWriter
+    wants_addresses: bool = False
 
 
 def open_logs(settings: Sequence[AccessLog]) -> tuple[Log, ...]:
@@ -39,7 +41,8 @@ def open_logs(settings: Sequence[AccessLog]) -> tuple[Log, ...]:
         for setting in settings:
             form = FORMATS[setting.format]
             writer = LogWriter(setting.path, setting.buffer_lines)
-            logs.append(Log(form.close, form.open_line if setting.decisions else None, writer))
+            open_line = form.open_line if setting.decisions else None
+            logs.append(Log(form.close, open_line, writer, form.wants_addresses))
     except OSError:
         for log in logs:
             log.writer.close(0.0)
@@ -48,13 +51,17 @@ def open_logs(settings: Sequence[AccessLog]) -> tuple[Log, ...]:
 
 
 class Telemetry:
-    """Hands every connection to the access logs and the counters. Never waits, and nothing it meets ends a connection."""
+    """Hands every connection to the access logs and the counters. Never waits, and nothing it meets ends a connection.
+
+    wants_addresses  a log in use prints the proxy's own ends of the connections, which cost a system call each
+    """
 
     def __init__(self, logs: Sequence[Log], metrics: Metrics) -> None:
         """Takes over `logs`: `close` closes them."""
         self.metrics = metrics
         self._logs: tuple[Log, ...] = ()
         self._announced: tuple[Log, ...] = ()
+        self.wants_addresses = False
         self.use_logs(logs)
 
     def opened(self, draft: RecordDraft) -> None:
@@ -66,7 +73,7 @@ class Telemetry:
             log.writer.write(log.open_line(draft, time.time()))
 
     def closed(self, record: ConnectionRecord) -> None:
-        """A connection has ended, tunnel or not. Hot: exactly once per connection."""
+        """A connection has ended, tunnel or not, or a plain request. Hot: exactly once for each."""
         self.metrics.observe(record)
         for log in self._logs:
             log.writer.write(log.close(record))
@@ -76,6 +83,7 @@ class Telemetry:
         before = self._logs
         self._logs = tuple(logs)
         self._announced = tuple(log for log in self._logs if log.open_line is not None)
+        self.wants_addresses = any(log.wants_addresses for log in self._logs)
         self.metrics.watch_logs([log.writer for log in self._logs])
         return before
 

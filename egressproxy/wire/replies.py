@@ -15,7 +15,7 @@ from __future__ import annotations
 import html
 import re
 
-from egressproxy.errors import ClientError, EgressError, PolicyError, ProxyError, UpstreamError
+from egressproxy.errors import ClientError, EgressError, PolicyError, ProxyError, UpstreamError, UpstreamTimeout
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 """Opens a tunnel. Byte for byte as Squid sends it: its length, 39, is part of the sizes in Squid's log."""
@@ -63,29 +63,47 @@ _NEXT_STEPS: tuple[tuple[type[EgressError], str], ...] = (
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
 
 
-def refusal(error: EgressError) -> bytes:
-    """The whole reply to a request that ends in `error`; the connection is closed behind it.
+def refusal(
+    error: EgressError,
+    *,
+    status: int | None = None,
+    has_body: bool = True,
+    body_is_sent: bool = True,
+    keep_alive: bool = False,
+) -> bytes:
+    """The whole reply to a request that ends in `error`.
+
+    status        another one than the error's own
+    has_body      False: the body is empty
+    body_is_sent  False: as a HEAD is answered, with the length of the body and without it (RFC 9110 section 9.3.2)
+    keep_alive    the connection is not closed behind it
 
     Raises ValueError for an error whose `status` is None: there is nobody left to answer.
     """
-    status = error.status
+    status = status or error.status
     if status is None:
         raise ValueError(f"{error.slug} has no HTTP status: the client can no longer be answered")
     phrase = _REASON_PHRASES[status]
     cause = _cause(error)
-    next_step = next(text for kind, text in _NEXT_STEPS if isinstance(error, kind))
-    body = (
-        f"<!DOCTYPE html>\n<title>{status} {phrase}</title>\n"
-        f"<p>{PROXY_NAME}: {html.escape(cause, quote=False)}</p>\n<p>{next_step}</p>\n"
-    )
+    if not has_body:
+        body = content = ""
+    elif isinstance(error, UpstreamTimeout):  # Envoy's words, which people look for
+        body, content = "upstream request timeout", "Content-Type: text/plain\r\n"
+    else:
+        next_step = next(text for kind, text in _NEXT_STEPS if isinstance(error, kind))
+        body = (
+            f"<!DOCTYPE html>\n<title>{status} {phrase}</title>\n"
+            f"<p>{PROXY_NAME}: {html.escape(cause, quote=False)}</p>\n<p>{next_step}</p>\n"
+        )
+        content = f"Content-Type: {CONTENT_TYPE}; charset=utf-8\r\n"
     return (
         f"HTTP/1.1 {status} {phrase}: {cause}\r\n"
         f"Proxy-Status: {PROXY_NAME}; error={error.proxy_status}; details={_quoted(cause)}\r\n"
-        f"Content-Type: {CONTENT_TYPE}; charset=utf-8\r\n"
+        f"{content}"
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
-        "Connection: close\r\n"
-        f"\r\n{body}"
+        f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"
+        f"\r\n{body if body_is_sent else ''}"
     ).encode("ascii")
 
 

@@ -10,14 +10,13 @@ The answer depends on the stream alone and never on how it was cut into reads: b
 they arrive, so the first fault decides. A wrong octet is refused as soon as it is there, and nothing that comes later
 changes an answer.
 
-Two readers. The plain one is a single regular expression that accepts well-formed CONNECT heads in the shapes real
-clients send, in a microsecond. It refuses nothing: whatever it does not match, or is beyond a limit, goes to the strict
-one, which checks the octets itself and leaves the meaning to h11. h11 is lenient about line ends, folding and control
-octets, much as RFC 9112 lets a recipient be. Two recipients may then read one head differently, and a proxy is there to
-judge what the other will read: so all of that is refused before h11 is asked.
+Two readers. The plain one is two regular expressions, for CONNECT and for all other methods, that accept well-formed
+heads in the shapes real clients send, in a microsecond or two. It refuses nothing: whatever it does not match, or is
+beyond a limit, goes to the strict one, which checks the octets itself (`field_lines` says why) and leaves the meaning
+to h11.
 
-Not here: what the target means (`hostport`), which methods are served (`frontends`), and how the body of a method other
-than CONNECT is framed.
+Not here: what the target means (`hostport` for CONNECT, `request_target` for the others), which methods are served
+(`frontends`), and what the fields of a method other than CONNECT mean, its body's framing among it (`request_fields`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,17 @@ from typing import NamedTuple
 
 import h11
 
-from egressproxy.errors import HeadTooLarge, MalformedRequest, TargetTooLong
+from egressproxy.errors import MalformedRequest, TargetTooLong
+from egressproxy.wire.field_lines import (
+    CLIENT,
+    PLAIN_FRAMING,
+    TOKEN,
+    await_more,
+    end_of_fields,
+    excerpt,
+    octet,
+    plain_fields,
+)
 
 
 class HeadLimits(NamedTuple):
@@ -71,39 +80,34 @@ class RequestHead(NamedTuple):
         return tuple(fields)
 
 
-# --- the grammar --------------------------------------------------------------------------------------------------
-# Quantifiers over one set of octets are possessive. Those over a group are not: Python 3.11.2, which Debian 12 has, fails
-# to match some possessive groups (python/cpython#100061 and #106052). They need not be: what follows a group never begins
-# as the group does, so there is one way to match and no work is done twice.
-
-# RFC 9110 section 5.6.2
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+# --- the grammar, with that of field lines in `field_lines` -------------------------------------------------------
 
 # RFC 9112 section 3: request-line = method SP request-target SP HTTP-version. All forms of target are visible ASCII.
 _VISIBLE = rb"[!-~]++"
-_REQUEST_LINE = re.compile(_TOKEN + rb" (" + _VISIBLE + rb") HTTP/1\.[01]\r\n")
-_METHOD = _FIELD_NAME = re.compile(_TOKEN)
+_REQUEST_LINE = re.compile(TOKEN + rb" (" + _VISIBLE + rb") HTTP/1\.[01]\r\n")
+_METHOD = re.compile(TOKEN)
 _TARGET = re.compile(_VISIBLE)
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
-
-# RFC 9112 section 5 and RFC 9110 section 5.5: field-line = field-name ":" OWS field-value OWS, the value made of
-# visible octets, space and tab. Other control octets are refused, and so is obs-fold (RFC 9112 section 5.2): no line
-# begins with space or tab.
-_VALUE = rb"[\t -~\x80-\xff]*+"
-_FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*")
-_FIELD_LINE_SO_FAR = re.compile(_TOKEN + rb"(?::" + _VALUE + rb"\r?)?\Z")
-_FIELD_VALUE = re.compile(_VALUE)
 
 # RFC 9112 section 3.2: Host = uri-host [ ":" port ], possibly empty, in the characters of RFC 3986 section 3.2.2.
 _HOST_VALUE = re.compile(rb"[-0-9A-Za-z._~%!$&'()*+,;=:\[\]]*+")
 
-# The plain reader's shape: one Host at most, in unmistakable characters; no field that frames a body or changes the
-# protocol.
-_PLAIN_FIELDS = rb"(?:(?!(?i:host|content-length|transfer-encoding|upgrade):)" + _TOKEN + rb":[\t -~]*+\r\n)*"
+# The plain reader's shapes: one Host at most, in unmistakable characters.
 _PLAIN_HOST = rb"([Hh][Oo][Ss][Tt]): ?[-0-9A-Za-z._:\[\]]*+\r\n"
-_match_plain = re.compile(
+
+# CONNECT: no field that frames a body or changes the protocol.
+_CONNECT_FIELDS = rb"(?:(?!(?i:host|content-length|transfer-encoding|upgrade):)" + TOKEN + rb":[\t -~]*+\r\n)*"
+_match_connect = re.compile(
     rb"CONNECT (" + _VISIBLE + rb") HTTP/1\.([01])\r\n"
-    rb"(" + _PLAIN_FIELDS + rb"(?:" + _PLAIN_HOST + _PLAIN_FIELDS + rb")?)\r\n"
+    rb"(" + _CONNECT_FIELDS + rb"(?:" + _PLAIN_HOST + _CONNECT_FIELDS + rb")?)\r\n"
+).match  # fmt: skip
+
+# Other methods, with a target in origin-form or absolute-form: what frames a body once, before Host or behind it.
+_FIELDS = plain_fields(b"host", b"content-length", b"transfer-encoding")
+_match_plain = re.compile(
+    rb"(?!CONNECT )([A-Z]++) ((?:/|http://)[!-~]*+) HTTP/1\.([01])\r\n"
+    rb"(" + _FIELDS + rb"(?:" + _PLAIN_HOST + _FIELDS + rb"(?:" + PLAIN_FRAMING + _FIELDS + rb")?"
+    rb"|" + PLAIN_FRAMING + _FIELDS + _PLAIN_HOST + _FIELDS + rb")?)\r\n"
 ).match  # fmt: skip
 
 # First bytes of protocols that are sent to a proxy's port by mistake. None can begin a method.
@@ -113,10 +117,9 @@ _OTHER_PROTOCOLS = {
     0x16: "a TLS handshake (0x16); this listener speaks plain HTTP: set an http:// proxy in the client, "
     "or give the listener `tls:` to serve https:// proxy URLs",
 }
-_OCTET_NAMES = {0x00: "NUL", 0x09: "a tab", 0x0A: "LF", 0x0D: "CR", 0x20: "a space", 0x7F: "DEL"}
+_HTTP2_PREFACE = b"PRI * HTTP/2"
 _CR = 0x0D
 _SPACE = 0x20
-_EXCERPT_BYTES = 40  # as much as identifies a client's mistake and no more
 
 
 def parse_request_head(data: bytes, limits: HeadLimits) -> RequestHead | None:
@@ -129,15 +132,25 @@ def parse_request_head(data: bytes, limits: HeadLimits) -> RequestHead | None:
         HeadTooLarge: over `max_bytes` or `max_headers`, complete or not.
         TargetTooLong: the target is over `max_target_bytes`, complete or not.
     """
-    match = _match_plain(data, 0, limits.max_bytes)
+    match = _match_connect(data, 0, limits.max_bytes)
     if match is not None:
         target, minor, fields, host = match.groups()
         if (
             len(target) <= limits.max_target_bytes
-            and fields.count(b"\r\n") <= limits.max_headers
+            and fields.count(b"\n") <= limits.max_headers
             and (host is not None or minor == b"0")
         ):
             return RequestHead("CONNECT", target.decode(), "1.1" if minor == b"1" else "1.0", fields, match.end())
+        return _parse_strictly(data, limits)
+    match = _match_plain(data, 0, limits.max_bytes)
+    if match is not None:
+        method, target, minor, fields, host, late_host = match.groups()
+        if (
+            len(target) <= limits.max_target_bytes
+            and fields.count(b"\n") <= limits.max_headers
+            and (host is not None or late_host is not None or minor == b"0")
+        ):
+            return RequestHead(method.decode(), target.decode(), "1.1" if minor == b"1" else "1.0", fields, match.end())
     return _parse_strictly(data, limits)
 
 
@@ -149,24 +162,15 @@ def _parse_strictly(data: bytes, limits: HeadLimits) -> RequestHead | None:
     request_line = _REQUEST_LINE.match(data, begin, end)
     if request_line is None:
         _check_request_line_so_far(data, begin, end, limits)
-        _await_more(data, limits)
+        await_more(data, limits.max_bytes, CLIENT)
         return None
     if len(request_line[1]) > limits.max_target_bytes:
         raise _target_too_long(limits)
 
     fields_begin = request_line.end()
-    fields = _FIELD_LINES.match(data, fields_begin, end)
-    assert fields is not None  # it matches the empty string
-    fields_end = fields.end()
-    count = data.count(b"\r\n", fields_begin, fields_end)
-    if count > limits.max_headers:
-        raise _too_many_fields(limits)
-    if not data.startswith(b"\r\n", fields_end, end):
-        if data[fields_end:end] not in (b"", b"\r"):  # one more field has begun
-            if count == limits.max_headers:
-                raise _too_many_fields(limits)
-            _check_field_line_so_far(data, fields_end, end)
-        _await_more(data, limits)
+    fields_end = end_of_fields(data, fields_begin, end, limits.max_headers, CLIENT)
+    if fields_end is None:
+        await_more(data, limits.max_bytes, CLIENT)
         return None
 
     length = fields_end + 2
@@ -178,12 +182,6 @@ def _parse_strictly(data: bytes, limits: HeadLimits) -> RequestHead | None:
         data[fields_begin:fields_end],
         length,
     )
-
-
-def _await_more(data: bytes, limits: HeadLimits) -> None:
-    """Raise when more cannot help: the head is unfinished and already over its limit."""
-    if len(data) > limits.max_bytes:
-        raise HeadTooLarge(f"the request head is not complete within {limits.max_bytes} bytes (limits.max_head_bytes)")
 
 
 def _ask_h11(head: bytes) -> h11.Request:
@@ -201,7 +199,7 @@ def _ask_h11(head: bytes) -> h11.Request:
             raise MalformedRequest("expected host or host:port in the Host field, got an octet that neither has")
         # RFC 9110 section 9.3.6: a CONNECT has no content. If it claims some, whose are the bytes behind the head?
         if connect and (name == b"transfer-encoding" or (name == b"content-length" and value != b"0")):
-            raise MalformedRequest(f"a CONNECT request has no body, got {name.decode()}: {_excerpt(value)}")
+            raise MalformedRequest(f"a CONNECT request has no body, got {name.decode()}: {excerpt(value)}")
     return request
 
 
@@ -216,10 +214,10 @@ def _check_request_line_so_far(data: bytes, begin: int, end: int, limits: HeadLi
         return
     if method is None:
         other = _OTHER_PROTOCOLS.get(data[at])
-        raise MalformedRequest(f"expected an HTTP request, got {other or _excerpt(data[at:end])}")
+        raise MalformedRequest(f"expected an HTTP request, got {other or excerpt(data[at:end])}")
     if data[at] != _SPACE:
         raise MalformedRequest(
-            f"expected a space behind the method {_excerpt(method[0])}, got {_octet(data[at])} (byte {at})"
+            f"expected a space behind the method {excerpt(method[0])}, got {octet(data[at])} (byte {at})"
         )
     target = _TARGET.match(data, at + 1, end)
     at = at + 1 if target is None else target.end()
@@ -229,49 +227,19 @@ def _check_request_line_so_far(data: bytes, begin: int, end: int, limits: HeadLi
         return
     if target is None or data[at] != _SPACE:
         raise MalformedRequest(
-            f"expected a request target in visible ASCII and a space behind it, got {_octet(data[at])} (byte {at})"
+            f"expected a request target in visible ASCII and a space behind it, got {octet(data[at])} (byte {at})"
         )
     version = data[at + 1 : min(at + 11, end)]
     if not any(known.startswith(version) for known in _VERSIONS):
-        hint = "; HTTP/2 is not served here" if version.startswith(b"HTTP/2") else ""
+        hint = ""
+        if version.startswith(b"HTTP/2"):
+            # RFC 9113 section 3.4: the client preface of HTTP/2 begins as a request does, for this very purpose.
+            prior_knowledge = " with prior knowledge" if data.startswith(_HTTP2_PREFACE, begin) else ""
+            hint = f"; HTTP/2{prior_knowledge} is not served here"
         raise MalformedRequest(
-            f"expected HTTP/1.1 or HTTP/1.0 and CRLF behind the request target, got {_excerpt(version)}{hint}"
+            f"expected HTTP/1.1 or HTTP/1.0 and CRLF behind the request target, got {excerpt(version)}{hint}"
         )
-
-
-def _check_field_line_so_far(data: bytes, begin: int, end: int) -> None:
-    """Raise unless the bytes from `begin` on can still become a field line. No value is shown: it may be a password."""
-    if _FIELD_LINE_SO_FAR.match(data, begin, end):
-        return
-    token = _FIELD_NAME.match(data, begin, end)
-    if token is None:
-        if data[begin] in b" \t":
-            raise MalformedRequest(f"a field line begins with {_octet(data[begin])}: folded lines are not accepted")
-        raise MalformedRequest(f"expected a field name, got {_octet(data[begin])} (byte {begin})")
-    name, at = _excerpt(token[0]), token.end()
-    if data[at] != ord(":"):
-        raise MalformedRequest(
-            f"expected a colon right behind the field name {name}, got {_octet(data[at])} (byte {at})"
-        )
-    value = _FIELD_VALUE.match(data, at + 1, end)
-    assert value is not None  # it matches the empty string
-    at = value.end()
-    got = "CR without LF" if data[at] == _CR else _octet(data[at])
-    raise MalformedRequest(f"expected CRLF at the end of the field {name}, got {got} (byte {at})")
 
 
 def _target_too_long(limits: HeadLimits) -> TargetTooLong:
     return TargetTooLong(f"the request target is longer than {limits.max_target_bytes} bytes (limits.max_target_bytes)")
-
-
-def _too_many_fields(limits: HeadLimits) -> HeadTooLarge:
-    return HeadTooLarge(f"the request head has more than {limits.max_headers} fields (limits.max_headers)")
-
-
-def _excerpt(data: bytes) -> str:
-    """The beginning of `data`, quoted and escaped."""
-    return repr(data[:_EXCERPT_BYTES])[1:] + ("..." if len(data) > _EXCERPT_BYTES else "")
-
-
-def _octet(value: int) -> str:
-    return _OCTET_NAMES.get(value) or (repr(chr(value)) if 0x20 < value < 0x7F else f"0x{value:02x}")

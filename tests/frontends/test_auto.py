@@ -16,12 +16,14 @@ from egressproxy.errors import (
     HeadTooLarge,
     HelloTimeout,
     HelloTooLarge,
-    MethodNotImplemented,
+    MalformedRequest,
+    MalformedTarget,
     RuleDenied,
 )
 from egressproxy.frontends.auto import AutoFrontend
-from egressproxy.frontends.connect import ConnectFrontend
+from egressproxy.frontends.http import HttpFrontend
 from egressproxy.frontends.sni import SniFrontend
+from egressproxy.model import Target
 from egressproxy.stream import StreamExpired
 from egressproxy.wire.alerts import alert_record
 from egressproxy.wire.replies import ESTABLISHED
@@ -33,7 +35,7 @@ HEAD = f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}:443\r\n\r\n".encode()
 
 
 def front(*, max_hello_bytes=65_536, max_head_bytes=16_384):
-    http = ConnectFrontend("auto:1", HeadLimits(max_head_bytes, 100, 8192))
+    http = HttpFrontend("auto:1", HeadLimits(max_head_bytes, 100, 8192))
     return AutoFrontend(http, SniFrontend("auto:1", 8443, max_hello_bytes))
 
 
@@ -89,9 +91,22 @@ async def test_each_has_its_own_limits_the_other_way(auto_ends):
         await intent_of(auto_ends, HEAD[:-2] + b"X: " + b"x" * 2000, front(max_head_bytes=512))
 
 
-async def test_what_is_not_for_a_tunnel_is_refused_as_its_own_listener_does(auto_ends):
-    with pytest.raises(MethodNotImplemented):
-        await intent_of(auto_ends, b"GET http://example.test/ HTTP/1.1\r\nHost: example.test\r\n\r\n")
+async def test_a_plain_request_is_one_for_its_own_listener(auto_ends):
+    intent = await intent_of(auto_ends, b"GET http://example.test/ HTTP/1.1\r\nHost: example.test\r\n\r\n")
+    assert (intent.method, intent.target, intent.path) == ("GET", Target("example.test", 80, False), "/")
+    assert auto_ends.draft.protocol == "http-proxy"
+
+
+async def test_a_client_that_began_with_http_stays_with_it(auto_ends):
+    """A ClientHello behind a request is no request."""
+    await intent_of(auto_ends, b"GET http://example.test/ HTTP/1.1\r\nHost: example.test\r\n\r\n")
+    with pytest.raises(MalformedRequest, match="TLS handshake"):
+        await intent_of(auto_ends, b"\x16\x03\x01\x00\x05")
+
+
+async def test_a_request_without_a_host_is_refused_as_its_own_listener_does(auto_ends):
+    with pytest.raises(MalformedTarget):
+        await intent_of(auto_ends, b"GET /path HTTP/1.1\r\nHost: example.test\r\n\r\n")
 
 
 async def test_who_leaves_or_breaks_before_the_first_byte_is_gone(auto_ends):

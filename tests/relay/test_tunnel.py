@@ -25,6 +25,7 @@ from egressproxy.relay.copying import CopyFlow
 from egressproxy.relay.flow import COPY_BYTES, TURN_BYTES, TURN_READS
 from egressproxy.relay.pipes import PIPE_BYTES, PipePool
 from egressproxy.relay.splicing import SpliceFlow
+from egressproxy.stories import Signal
 from egressproxy.stream import TcpStream
 
 PING_PONGS = 2_000
@@ -882,7 +883,8 @@ async def test_a_number_that_is_used_again_at_once_is_left_alone(bench):
     while upstream.fd >= 0:  # noqa: ASYNC110 - the very next turn of the loop matters
         await asyncio.sleep(0)
     with as_number(number) as other:
-        ready = asyncio.ensure_future(bench.poller.wait(number, READ))
+        ready = Signal()
+        bench.poller.watch_once(number, READ, ready.fire)
         await joined.over()
         other.send(b"x")
         async with asyncio.timeout(5):

@@ -1,6 +1,6 @@
 """Connections that have ended, for tests of what is told about them."""
 
-from egressproxy.model import ConnectionRecord, Endpoint, Target
+from egressproxy.model import ConnectionRecord, Endpoint, Exchange, Target
 
 ENDED_AT = 1544160065.248
 
@@ -129,4 +129,60 @@ MISMATCH = TUNNEL._replace(
     closed_by="proxy",
     server_name="evil.example",
     sni_check="mismatch",
+)
+
+EXCHANGE = Exchange(
+    request=1,
+    path="/politics?token=secret",
+    authority="edition.cnn.com",
+    user_agent="curl/7.64.0",
+    request_id="2151bde2-4382-4e2f-b088-e464943c2a9b",
+    forwarded_for="10.80.3.231",
+    upstream_status=200,
+    content_type="text/html",
+    response_s=0.0902,
+    attempts=1,
+    complete=True,
+)
+
+ANSWERED = TUNNEL._replace(
+    method="GET",
+    target=Target("edition.cnn.com", 80, False),
+    target_text="http://edition.cnn.com/politics?token=secret",
+    outcome="answered",
+    opened=False,
+    upstream=Endpoint("151.101.1.67", 80),
+    reply_bytes=218,
+    bytes_up=0,
+    bytes_down=148528,
+    closed_by="proxy",
+    exchange=EXCHANGE,
+)
+"""A plain request that was answered."""
+
+UNANSWERED = EXCHANGE._replace(upstream_status=None, content_type=None, response_s=None, complete=False)
+
+NO_ANSWER = ANSWERED._replace(
+    status=502,
+    outcome="upstream_closed",
+    detail="151.101.1.67:80: closed after 0 bytes of a response head",
+    reply_bytes=3335,
+    bytes_down=0,
+    exchange=UNANSWERED,
+)
+
+REQUEST_DENIED = ANSWERED._replace(
+    status=403,
+    outcome="rule_denied",
+    rule="rest",
+    reason="refused by rule rest",
+    detail="refused by rule rest: edition.cnn.com:80",
+    upstream=None,
+    connected=False,
+    reply_bytes=3406,
+    bytes_down=0,
+    tunnel_s=0.0004,
+    resolve_s=None,
+    connect_s=None,
+    exchange=UNANSWERED._replace(attempts=0, request_id=None, forwarded_for=None),
 )

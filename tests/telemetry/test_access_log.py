@@ -29,8 +29,8 @@ from support.records import (
 
 from egressproxy.errors import PolicyError, UpstreamError
 from egressproxy.model import ConnectionRecord, Endpoint, Intent, Target, Verdict
-from egressproxy.telemetry import access_log
-from egressproxy.telemetry.access_log import FORMATS, MAX_TEXT
+from egressproxy.telemetry.access_log import FORMATS
+from egressproxy.telemetry.formats.text import MAX_TEXT, local_time
 from egressproxy.telemetry.record import RecordDraft
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "istio" / "sample-logs" / "squid-native.log"
@@ -357,12 +357,12 @@ def zone(monkeypatch):
     def set_zone(name):
         monkeypatch.setenv("TZ", name)
         time.tzset()
-        access_log._local_time.cache_clear()
+        local_time.cache_clear()
 
     yield set_zone
     monkeypatch.undo()
     time.tzset()
-    access_log._local_time.cache_clear()
+    local_time.cache_clear()
 
 
 def test_a_tunnel_is_logged_as_nginx_logs_it(zone):
@@ -442,10 +442,27 @@ NGINX_STATUS = {
     "target_too_long": 500,
     "method_not_implemented": 500,
     "client_tls_failed": 500,
+    "body_timeout": 500,
+    "body_too_large": 500,
+    # nor is a credential that is not there
+    "credential_missing": 500,
     # no address accepts
     "connect_refused": 502,
     "connect_failed": 502,
     "connect_timeout": 502,
+    # an upstream that accepts, and fails later
+    "no_endpoint": 502,
+    "tls_failed": 502,
+    "tls_certificate_expired": 502,
+    "tls_wrong_host": 502,
+    "tls_unknown_ca": 502,
+    "tls_client_certificate_required": 502,
+    "tls_version": 502,
+    "tls_timeout": 502,
+    "upstream_protocol_error": 502,
+    "upstream_closed": 502,
+    "upstream_timeout": 502,
+    "upstream_idle_timeout": 502,
     # no room
     "tunnel_limit": 503,
     "draining": 503,

@@ -22,6 +22,7 @@ from egressproxy.errors import (
     RuleDenied,
     TargetTooLong,
     TunnelLimit,
+    UpstreamTimeout,
 )
 from egressproxy.wire.replies import CONTENT_TYPE, ESTABLISHED, MAX_CAUSE_CHARS, refusal
 
@@ -100,6 +101,9 @@ def check(error: EgressError) -> None:
     assert name == "egressproxy"
     assert parameters == {"error": error.proxy_status, "details": cause}
 
+    if isinstance(error, UpstreamTimeout):
+        assert body == b"upstream request timeout"
+        return
     what, next_step = re.findall(r"<p>([^<>]*)</p>", body.decode())
     assert html.unescape(what) == f"egressproxy: {cause}"
     assert next_step
@@ -108,6 +112,23 @@ def check(error: EgressError) -> None:
 def test_the_reply_that_opens_a_tunnel_is_squids():
     assert ESTABLISHED == b"HTTP/1.1 200 Connection established\r\n\r\n"
     assert len(ESTABLISHED) == 39
+
+
+def test_a_refusal_may_have_another_status_no_body_or_one_that_is_not_sent():
+    error = RuleDenied("no rule allows it: evil.example:80")
+    whole = refusal(error)
+    head, _, body = whole.partition(b"\r\n\r\n")
+    assert refusal(error, body_is_sent=False) == head + b"\r\n\r\n"  # to a HEAD: the length is that of the body
+    assert b"Content-Length: %d\r\n" % len(body) in whole
+
+    empty = refusal(error, status=502, has_body=False)
+    assert empty.startswith(b"HTTP/1.1 502 Bad Gateway: rule_denied: ")
+    assert b"Content-Length: 0\r\n" in empty
+    assert b"Content-Type" not in empty
+    assert empty.endswith(b"\r\n\r\n")
+
+    kept = refusal(error, keep_alive=True)
+    assert kept == whole.replace(b"Connection: close", b"Connection: keep-alive")
 
 
 def test_a_refusal_reads_well():

@@ -10,6 +10,7 @@ import pytest
 from support.parsing import outcome_in_pieces, parse_every_way
 
 from egressproxy.errors import HeadTooLarge, MalformedRequest, TargetTooLong
+from egressproxy.wire import request_head
 from egressproxy.wire.request_head import HeadLimits, RequestHead, parse_request_head
 
 LIMITS = HeadLimits(max_bytes=16_384, max_headers=100, max_target_bytes=8192)
@@ -92,6 +93,52 @@ def test_reads_well_formed_fields(data, headers):
     assert head.length == len(data)
 
 
+@pytest.fixture
+def h11_is_not_asked(monkeypatch):
+    def ask(head: bytes):
+        raise AssertionError(f"h11 was asked about {head!r}")
+
+    monkeypatch.setattr(request_head, "_ask_h11", ask)
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.stem)
+def test_what_real_programs_send_needs_no_h11(capture, h11_is_not_asked):
+    assert parse_request_head(capture.read_bytes(), LIMITS) is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET http://a/ HTTP/1.1\r\nUser-Agent: x\r\nHost: a\r\nCookie: \xe9\r\n\r\n",
+        b"POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+        b"POST http://a/ HTTP/1.1\r\nX: y\r\nContent-Length:5\r\nHost: a\r\nX: y\r\n\r\n",
+        b"PUT http://a/ HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked\r\n\r\n",
+    ],
+)
+def test_a_plain_request_needs_no_h11(data, h11_is_not_asked):
+    assert parse_request_head(data, LIMITS).length == len(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",  # asterisk-form
+        b"PATCH http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+        b"PATCH http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"PATCH http://a/ HTTP/1.1\r\nHost: a~b\r\n\r\n",
+        b"M-SEARCH http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+)
+def test_h11_says_what_the_plain_reader_does_not(data, monkeypatch):
+    asked = []
+    ask = request_head._ask_h11
+    monkeypatch.setattr(request_head, "_ask_h11", lambda head: asked.append(head) or ask(head))
+    assert parse_request_head(data, LIMITS).length == len(data)
+    assert asked == [data]
+
+
 @pytest.mark.parametrize("line", [b"GET http://a.example/ HTTP/1.1", b"OPTIONS * HTTP/1.1", b"BREW /pot HTTP/1.1"])
 def test_reads_other_methods_for_the_front_end_to_judge(line):
     head = parse(line + b"\r\nHost: a.example\r\nContent-Length: 5\r\n\r\n")
@@ -171,6 +218,14 @@ MALFORMED_MEANING = {
     "a space in Host": OLD + b"Host: a b\r\n\r\n",
     "userinfo in Host": OLD + b"Host: me:secret@a\r\n\r\n",
     "raw octets in Host": OLD + b"Host: b\xfccher\r\n\r\n",
+    "GET without Host": b"GET http://a/ HTTP/1.1\r\n\r\n",
+    "GET with two Hosts": b"GET http://a/ HTTP/1.1\r\nHost: a\r\nX: y\r\nhost: a\r\n\r\n",
+    "GET with two Hosts, one before the length": b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nHost: a\r\n\r\n",
+    "GET with userinfo in Host": b"GET http://a/ HTTP/1.1\r\nHost: me@a\r\n\r\n",
+    "GET with two lengths": b"GET / HTTP/1.1\r\nContent-Length: 5\r\nHost: a\r\nContent-Length: 6\r\n\r\n",
+    "GET with a length that is no number": b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\n",
+    "GET with another coding": b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    "GET with two codings": b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
     "CONNECT with a body": CONNECT + b"Content-Length: 5\r\n\r\n",
     "CONNECT with a chunked body": CONNECT + b"Transfer-Encoding: chunked\r\n\r\n",
     "CONNECT in 1.0 with a chunked body": OLD + b"transfer-encoding: chunked\r\n\r\n",
@@ -207,7 +262,8 @@ def test_says_what_was_expected_in_printable_ascii_and_few_words(data):
         (b"\n", "expected an HTTP request"),
         (b"\r\n\r", "expected an HTTP request"),
         (b"SSH-2.0-x\r", "got CR (byte 9)"),
-        (b"PRI * HTTP/2", "HTTP/2 is not served here"),
+        (b"PRI * HTTP/2", "HTTP/2 with prior knowledge is not served here"),
+        (b"CONNECT a:1 HTTP/2", "HTTP/2 is not served here"),
         (b"CONNECT a:1 HTTP/1.1\n", r"got 'HTTP/1.1\n'"),
         (b"GET /\r", "got CR (byte 5)"),
         (OLD + b"X: a\n", "expected CRLF at the end of the field 'X', got LF"),
@@ -309,6 +365,18 @@ HOSTILE = {
     "a long method": lambda n: b"x" * n,
     "a long target": lambda n: b"CONNECT " + b"x" * n,
     "CRs": lambda n: OLD + b"X: \r" + b"\r" * n,
+    "GET, lengths": lambda n: b"GET / HTTP/1.1\r\nHost: a\r\n" + b"Content-Length: 1\r\n" * (n // 19),
+    "GET, short fields, then a second Host": lambda n: (
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * (n // 4) + b"Host: b\r\n\r\n"
+    ),
+    "GET, a length, short fields around Host, a fault": lambda n: (
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\n"
+        + b"a:\r\n" * (n // 8)
+        + b"Host: a\r\n"
+        + b"a:\r\n" * (n // 8)
+        + b"\0"
+    ),
+    "a long path": lambda n: b"GET /" + b"x" * n,
     "strict and long": lambda n: CONNECT + b"a: \xff\r\n" * (n // 7) + b"\r\n",
 }
 

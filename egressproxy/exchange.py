@@ -1,0 +1,599 @@
+"""Exchange: one plain request to an upstream, and its response back, both streamed.
+
+**In order.** The head goes up, with as much of the body as has come; what is left of the body follows while the response is
+already awaited, because an upstream may answer before it has seen all. Interim responses (1xx) are handed on. Then the
+response's head goes down, and its body as it comes. 101, where the client has asked for it, makes a tunnel of both connections.
+
+**Framing is written anew** on both sides: a body of a known length keeps it, any other is sent in chunks to who can read them.
+So neither side can make the other see another boundary than we do.
+
+**Back-pressure.** A piece of a body is read when the one before has been taken. Memory per exchange is one piece each way.
+
+**Again.** A kept connection may be closed by its upstream just when a request is sent on it. If not a byte of a response has
+come, the request may be repeated (RFC 9110 section 9.2.2) and none of its body is gone, it is sent once more on a new one.
+
+**Deadlines.** `timeout_s` of a service counts from the end of the request to the end of the response. `idle_s`: no byte from
+or to either side. A client that has ended its half may still wait for its answer, for `half_close_s`; one that is gone ends it
+all.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egressproxy.errors import (
+    BodyTimeout,
+    ClientGone,
+    EgressError,
+    LoopDetected,
+    UpstreamClosed,
+    UpstreamProtocolError,
+    UpstreamSilent,
+    UpstreamTimeout,
+)
+from egressproxy.originate import upstream_tls_error
+from egressproxy.poller import READ
+from egressproxy.stream import StreamExpired, TcpStream
+from egressproxy.upload import Upload
+from egressproxy.wire.body import Body, ChunkedBody, ClosedBody, LengthBody, as_chunk, last_chunk
+from egressproxy.wire.forwarding import has_passed, request_head, response_head, via, without
+from egressproxy.wire.response_head import (
+    ResponseFields,
+    ResponseHead,
+    body_is_forbidden,
+    parse_response_head,
+    response_fields,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egressproxy.admission import Admission
+    from egressproxy.config.schema import Http
+    from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
+    from egressproxy.identities import Identities
+    from egressproxy.model import Endpoint, Intent
+    from egressproxy.registry import Route
+    from egressproxy.relay.relay import Relay
+    from egressproxy.stories import Stories
+    from egressproxy.stream import Stream
+    from egressproxy.telemetry.record import ExchangeDraft, RecordDraft
+    from egressproxy.telemetry.telemetry import Telemetry
+    from egressproxy.upstreams import Upstream, Upstreams
+    from egressproxy.wire.request import Request
+    from egressproxy.wire.request_head import HeadLimits
+
+PIECE_BYTES = 65_536
+"""Of a body, read at a time."""
+HEAD_READ_BYTES = 16_384
+"""Of a response, while its head is awaited: a head and a small body come in one read."""
+MAX_INTERIM = 16
+"""Interim responses that one request may get. A client that waits for the real one must not be fed for ever."""
+REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2: idempotent, so that asking twice is asking once."""
+
+SWITCHING = 101
+NO_CONTENT = 204
+
+_FAILED = 0x18  # EPOLLHUP and EPOLLERR: nobody is left at the other end
+_now = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Carriage:
+    """What plain requests are forwarded with: of one configuration.
+
+    name            how this proxy calls itself in Via
+    own_fields      for each service, the names (lower case) of the fields that the proxy sets in place of the client's
+    idle            deadlines by duration; `idle_s` is the usual one
+    """
+
+    settings: Http
+    name: str
+    limits: HeadLimits
+    max_body_bytes: int | None
+    identities: Identities
+    own_fields: Sequence[frozenset[bytes]]
+    upstreams: Upstreams
+    stories: Stories
+    relay: Relay
+    telemetry: Telemetry
+    admission: Admission
+    idle: DeadlineQueues
+    idle_s: float
+    half_close: DeadlineQueue
+    linger: DeadlineQueue
+    response: DeadlineQueues
+
+    def close(self) -> None:
+        """Close what is kept, and give the timers back."""
+        self.upstreams.close()
+        for queues in (self.idle, self.response):
+            queues.close()
+        self.half_close.close()
+
+
+class Exchange:
+    """One request on its way, and its response. `run` is the whole of it."""
+
+    __slots__ = (
+        "_carriage",
+        "_client",
+        "_client_tcp",
+        "_draft",
+        "_endpoints",
+        "_exchange",
+        "_failure",
+        "_half_closed",
+        "_host",
+        "_identity",
+        "_idle",
+        "_intent",
+        "_limits",
+        "_preface",
+        "_request",
+        "_route",
+        "_telling",
+        "_timed",
+        "_upload",
+        "_upstream",
+    )
+
+    def __init__(
+        self,
+        carriage: Carriage,
+        client: Stream,
+        client_tcp: TcpStream,
+        intent: Intent,
+        route: Route | None,
+        endpoints: Sequence[Endpoint],
+        draft: RecordDraft,
+        preface: bytes = b"",
+    ) -> None:
+        """Notes what it finds in `draft`, and in its exchange.
+
+        client_tcp  below the client's TLS, where it speaks that
+        endpoints   judged, by name and by address
+        preface     what every connection to the upstream begins with: then it is for this request only
+
+        Raises CredentialMissing.
+        """
+        request, exchange = intent.request, draft.exchange
+        assert request is not None  # it is no tunnel
+        assert exchange is not None
+        self._carriage = carriage
+        self._client = client
+        self._client_tcp = client_tcp
+        self._intent = intent
+        self._route = route
+        self._endpoints = endpoints
+        self._draft = draft
+        self._preface = preface
+        self._request: Request = request
+        self._exchange: ExchangeDraft = exchange
+        self._failure: EgressError | None = None
+        self._upload: Upload | None = None
+        self._upstream: Upstream | None = None
+        self._limits: list[_Limit] = []  # that run, besides the idle one
+        self._timed = False  # the service's time runs
+        self._half_closed = False  # the client has ended its half
+        self._telling = False  # the client is waited for, to take what it is told
+        if route is None:
+            self._host = intent.target.host
+            self._identity = None
+            self._idle = carriage.idle.of(carriage.idle_s)
+        else:
+            self._host = route.host
+            self._identity = None if route.tls is None else carriage.identities.of(route.service)
+            self._idle = carriage.idle.of(route.idle_timeout_s or carriage.idle_s)
+
+    # --- the story ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> bool:
+        """Carry the request up and its response down. True: the client's connection may carry another one.
+
+        Raises EgressError; what the client has heard by then is in the draft's `status`. Leaves no upstream connection open
+        that is not kept. `finish` comes next, on every way out.
+        """
+        client_tcp = self._client_tcp
+        client_tcp.unawaited = self._on_client
+        client_tcp.listen()
+        self._idle.start(self)
+        try:
+            self._on_client(0)
+            forward, added = self._fields()
+            self._upload = Upload(self._client, self._request.fields, self._carriage, self._moved)
+            upstream = self._take() or await self._make()
+            try:
+                head, rest = await self._ask(upstream, forward, added)
+            except UpstreamClosed:
+                if not upstream.used or not self._upload.nothing_gone or self._request.method not in REPEATABLE:
+                    raise
+                self._let_go()
+                upstream = await self._make()
+                head, rest = await self._ask(upstream, forward, added)
+            if head.status == SWITCHING:
+                return await self._become_tunnel(upstream, head, rest)
+            return await self._answer(upstream, head, rest)
+        except StreamExpired:
+            if self._failure is None:
+                raise
+            raise self._failure from None
+        finally:
+            self._idle.stop(self)
+            for limit in self._limits:
+                limit.stop()
+            self._let_go()
+            client_tcp.unawaited = None
+            self._failure = None  # its traceback holds this frame
+
+    async def finish(self, client: Stream) -> None:
+        """The client's connection is closed next: tell it, and let it get to read what it was told."""
+        upload = self._upload
+        if upload is None or not upload.is_running:
+            return
+        try:
+            client.end_writing()
+        except OSError:
+            pass  # gone
+        await upload.finish()
+
+    # --- the request ----------------------------------------------------------------------------------------------
+
+    def _fields(self) -> tuple[bytes, str]:
+        """The client's end-to-end fields as they go on, and those of the proxy's own.
+
+        Raises LoopDetected or CredentialMissing.
+        """
+        carriage, fields, exchange = self._carriage, self._request.fields, self._exchange
+        settings = carriage.settings
+        added = ""
+        if settings.via:
+            if has_passed(fields.via, carriage.name):
+                raise LoopDetected(f"the request has passed {carriage.name} before, or too many others (Via)")
+            added = via(fields.via, self._request.http_version, carriage.name)
+        elif fields.via is not None:
+            added = f"Via: {fields.via}\r\n"
+        told = fields.forwarded_for
+        if settings.forwarded_for != "off":
+            address = self._client.address
+            told = address if told is None or settings.forwarded_for == "replace" else f"{told}, {address}"
+        if told is not None:
+            added += f"X-Forwarded-For: {told}\r\n"
+        request_id = fields.request_id
+        if request_id is None and settings.request_id:
+            request_id = _new_request_id()
+        if request_id is not None:
+            added += f"X-Request-Id: {request_id}\r\n"
+        exchange.forwarded_for = told
+        exchange.request_id = request_id
+        exchange.user_agent = fields.user_agent
+        forward = fields.forward
+        route = self._route
+        if route is not None:
+            exchange.service = route.name
+            if route.has_headers:
+                forward = without(forward, carriage.own_fields[route.service])
+                forward += carriage.identities.header_lines(route.service)
+        return forward, added
+
+    def _take(self) -> Upstream | None:
+        """A kept connection for this request."""
+        if self._preface:
+            return None
+        endpoints = self._endpoints if self._route is None or not self._route.endpoints else self._endpoints[:1]
+        upstream = self._carriage.upstreams.take(self._host, endpoints, self._identity)
+        if upstream is not None:
+            self._use(upstream)
+        return upstream
+
+    async def _make(self) -> Upstream:
+        """A new one. Raises what `Upstreams.make` raises."""
+        route = self._route
+        times = () if route is None else (route.connect_timeout_s, route.timeout_s)
+        connect_s = min((each for each in times if each is not None), default=None)
+        upstream = await self._carriage.upstreams.make(
+            self._host, self._endpoints, self._identity, connect_s, self._preface
+        )
+        self._use(upstream)
+        if self._draft.connected_at is None:
+            self._draft.connected_at = _now()
+        if self._failure is not None:  # while it was in the making
+            raise self._failure
+        return upstream
+
+    def _use(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        draft, exchange = self._draft, self._exchange
+        exchange.attempts += 1
+        exchange.reused = upstream.used > 0
+        exchange.tls = upstream.tls
+        draft.upstream = upstream.endpoint
+        draft.connected = True
+        if self._carriage.telemetry.wants_addresses:
+            here = upstream.tcp.sock.getsockname()
+            draft.upstream_local = here[0], here[1]
+
+    def _let_go(self) -> None:
+        """The connection is not fit for another request."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.tcp.expire()  # a body may be waiting to go up
+            self._carriage.upstreams.discard(upstream)
+
+    async def _ask(self, upstream: Upstream, forward: bytes, added: str) -> tuple[ResponseHead, bytes]:
+        """Send the request, and read until the head of its response, and what came behind that.
+
+        Raises UpstreamClosed, UpstreamProtocolError and what the client's body raises.
+        """
+        upload = self._upload
+        assert upload is not None
+        stream = upstream.stream
+        first = request_head(self._request, forward, added) + upload.first()
+        try:
+            sent = stream.try_write(first)
+        except OSError as error:
+            raise self._broken(upstream, error) from error
+        if sent == len(first) and upload.is_complete and stream.try_flush():
+            self._request_has_ended()
+        else:
+            upload.start(upstream, first[sent:], self._request_has_ended, self._fail)
+        return await self._response_head(upstream)
+
+    def _request_has_ended(self) -> None:
+        """The upstream has all of it: from here on it is the response that is waited for."""
+        self._draft.may_go_on = self._request.fields.keep_alive
+        route = self._route
+        if route is not None and route.timeout_s is not None and not self._timed:
+            self._timed = True
+            queue = self._carriage.response.of(route.timeout_s)
+            self._limit(queue, UpstreamTimeout(f"no complete response within {route.timeout_s:g} s (timeout_s)"))
+
+    # --- the response ---------------------------------------------------------------------------------------------
+
+    async def _response_head(self, upstream: Upstream) -> tuple[ResponseHead, bytes]:
+        stream = upstream.stream
+        limits = self._carriage.limits
+        interim = 0
+        data = b""
+        if type(stream) is TcpStream:
+            await stream.wait(READ)  # it cannot have answered yet
+        while True:
+            head = parse_response_head(data, limits) if data else None
+            if head is not None:
+                rest = data[head.length :]
+                if head.status >= 200 or head.status == SWITCHING:
+                    self._exchange.response_at = _now()
+                    self._exchange.upstream_status = head.status
+                    return head, rest
+                interim += 1
+                if interim > MAX_INTERIM:
+                    raise UpstreamProtocolError(
+                        f"{upstream.endpoint}: more than {MAX_INTERIM} interim responses (1xx)",
+                        endpoint=upstream.endpoint,
+                    )
+                await self._hand_on_interim(head)
+                data = rest
+                continue
+            try:
+                received = await stream.read(HEAD_READ_BYTES)
+            except OSError as error:
+                raise self._broken(upstream, error) from error
+            if not received:
+                kind = UpstreamProtocolError if data or interim else UpstreamClosed
+                facts = f"{upstream.endpoint}: closed after {len(data)} bytes of a response head"
+                raise kind(facts, endpoint=upstream.endpoint)
+            data += received
+            self._moved()
+
+    async def _hand_on_interim(self, head: ResponseHead) -> None:
+        if self._request.http_version == "1.0":
+            return  # RFC 9110 section 15.2: 1.0 knows none
+        fields = response_fields(head)
+        await self._tell(response_head(head, fields, "", chunked=False, length=None, connection=""))
+
+    async def _answer(self, upstream: Upstream, head: ResponseHead, rest: bytes) -> bool:
+        """Hand the response on. True: the client's connection may carry another request."""
+        request, draft, exchange, upload = self._request, self._draft, self._exchange, self._upload
+        assert upload is not None
+        fields = response_fields(head)
+        exchange.content_type = fields.content_type
+        body, chunked, length, until_closed = self._framing(head, fields)
+        keep_alive = (
+            request.fields.keep_alive
+            and not until_closed
+            and upload.is_complete
+            and not self._carriage.admission.draining
+        )
+        payload = body.take(rest) if rest else b""
+        told = response_head(
+            head,
+            fields,
+            self._added_to_response(fields, head),
+            chunked=chunked,
+            length=length,
+            connection=self._connection(keep_alive=keep_alive),
+        )
+        draft.status = head.status
+        draft.reply_bytes += len(told)
+        first = told + (as_chunk(payload) if chunked else payload)
+        if chunked and body.done:
+            first += last_chunk(body.trailers)
+        await self._tell(first)
+        exchange.bytes_down += len(payload)
+        if not body.done:
+            await self._stream_down(upstream, body, chunked=chunked)
+        exchange.complete = True
+        if fields.keep_alive and upload.is_complete and not body.excess and type(body) is not ClosedBody:
+            self._upstream = None
+            self._carriage.upstreams.give(upstream)
+        return keep_alive
+
+    def _framing(self, head: ResponseHead, fields: ResponseFields) -> tuple[Body, bool, int | None, bool]:
+        """How the body comes; and how it goes on: in chunks, with a length that is said, or until the connection is closed."""
+        if body_is_forbidden(self._request.method, head.status):
+            return LengthBody(0), False, fields.length if head.status != NO_CONTENT else None, False
+        if fields.length is not None and not fields.chunked:
+            return LengthBody(fields.length), False, fields.length, False
+        body: Body = (
+            ChunkedBody(self._carriage.limits.max_bytes, UpstreamProtocolError) if fields.chunked else ClosedBody()
+        )
+        if self._request.http_version == "1.0":
+            return body, False, None, True
+        return body, True, None, False
+
+    async def _stream_down(self, upstream: Upstream, body: Body, *, chunked: bool) -> None:
+        """Hand the rest of the body on as it comes. Raises UpstreamClosed where it ends too early."""
+        stream, exchange = upstream.stream, self._exchange
+        ended = False
+        while not ended:
+            try:
+                data = await stream.read(PIECE_BYTES)
+            except OSError as error:
+                raise self._broken(upstream, error) from error
+            if data:
+                payload = body.take(data)
+            elif body.end():
+                payload = b""
+            else:
+                raise UpstreamClosed(
+                    f"{upstream.endpoint}: closed before its response was complete", endpoint=upstream.endpoint
+                )
+            ended = body.done
+            told = as_chunk(payload) if chunked else payload
+            if chunked and ended:
+                told += last_chunk(body.trailers)
+            if told:
+                await self._tell(told)
+                exchange.bytes_down += len(payload)
+            self._moved()
+
+    async def _tell(self, data: bytes) -> None:
+        """Write to the client. Raises ClientGone."""
+        client = self._client
+        try:
+            sent = client.try_write(data)
+            if sent < len(data) or not client.try_flush():
+                self._telling = True
+                await client.write(data[sent:])
+                self._telling = False
+        except OSError as error:
+            raise ClientGone(f"the client left after {self._exchange.bytes_down} bytes of its response") from error
+
+    def _added_to_response(self, fields: ResponseFields, head: ResponseHead) -> str:
+        carriage = self._carriage
+        if carriage.settings.via:
+            return via(fields.via, head.http_version, carriage.name)
+        return "" if fields.via is None else f"Via: {fields.via}\r\n"
+
+    def _connection(self, *, keep_alive: bool) -> str:
+        if not keep_alive:
+            return "close"
+        return "keep-alive" if self._request.http_version == "1.0" else ""
+
+    # --- another protocol -----------------------------------------------------------------------------------------
+
+    async def _become_tunnel(self, upstream: Upstream, head: ResponseHead, rest: bytes) -> bool:
+        """Both sides have agreed to speak something else (RFC 9110 section 7.8)."""
+        fields = response_fields(head)
+        request, draft, upload = self._request, self._draft, self._upload
+        assert upload is not None
+        if request.fields.upgrade is None or fields.upgrade is None or not upload.is_complete:
+            raise UpstreamProtocolError(
+                f"{upstream.endpoint}: 101 (Switching Protocols), which the client has not asked for",
+                endpoint=upstream.endpoint,
+            )
+        added = self._added_to_response(fields, head) + f"Upgrade: {fields.upgrade}\r\n"
+        told = response_head(head, fields, added, chunked=False, length=None, connection="Upgrade")
+        draft.status = head.status
+        draft.reply_bytes += len(told)
+        await self._tell(told)
+        self._idle.stop(self)
+        for limit in self._limits:
+            limit.stop()
+        self._client_tcp.unawaited = None
+        upstream.stream.unread(rest)
+        self._exchange.upgraded = True
+        tunnel = draft.relay = self._carriage.relay.open(self._client, upstream.stream)
+        self._carriage.telemetry.opened(draft)
+        draft.transfer = await tunnel.run()
+        return False
+
+    # --- what goes wrong ------------------------------------------------------------------------------------------
+
+    def _moved(self) -> None:
+        """A byte has come or gone."""
+        self._idle.start(self)
+        if self._upload is not None:
+            self._exchange.bytes_up = self._upload.carried
+
+    def expire(self) -> None:
+        """Nothing has moved for the idle time."""
+        if self._upload is not None and self._upload.waits_for_client:
+            self._fail(BodyTimeout(f"no byte of the request's body for {self._idle.delay_s:g} s"))
+        else:
+            self._fail(UpstreamSilent(f"no byte for {self._idle.delay_s:g} s (idle_timeout_s, timeouts.idle_s)"))
+
+    def _on_client(self, events: int) -> None:
+        """Something comes from the client while nobody reads it: the next request, or its end."""
+        if events & _FAILED:
+            self._fail(ClientGone("the client left before its response was complete"))
+        elif self._client_tcp.hung_up and not self._half_closed:
+            self._half_closed = True
+            queue = self._carriage.half_close
+            self._limit(
+                queue, ClientGone(f"the client ended its half, and no complete response within {queue.delay_s:g} s")
+            )
+
+    def _limit(self, queue: DeadlineQueue, error: EgressError) -> None:
+        limit = _Limit(self, queue, error)
+        self._limits.append(limit)
+        queue.start(limit)
+
+    def _fail(self, error: EgressError) -> None:
+        """End it with this error, whatever is being waited for."""
+        if self._failure is None:
+            self._failure = error
+            if self._upstream is not None:
+                self._upstream.tcp.expire()
+            if self._telling:
+                self._client_tcp.expire()
+
+    def _broken(self, upstream: Upstream, error: OSError) -> EgressError:
+        """What an OSError of the upstream's stream means."""
+        if upstream.tls is not None:
+            found = upstream_tls_error(error, upstream.endpoint)
+            if found is not None:
+                return found
+        return UpstreamClosed(
+            f"{upstream.endpoint}: {error.strerror or error}, before its response was complete",
+            endpoint=upstream.endpoint,
+        )
+
+
+class _Limit:
+    """A deadline with the error that it means."""
+
+    __slots__ = ("_error", "_exchange", "_queue")
+
+    def __init__(self, exchange: Exchange, queue: DeadlineQueue, error: EgressError) -> None:
+        self._exchange = exchange
+        self._queue = queue
+        self._error = error
+
+    def expire(self) -> None:
+        self._exchange._fail(self._error)
+
+    def stop(self) -> None:
+        """It is not needed any more."""
+        self._queue.stop(self)
+
+
+def _new_request_id() -> str:
+    """A random UUID (RFC 9562 section 5.4), as text."""
+    number = random.getrandbits(128)
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[number & 3]}{text[17:20]}-{text[20:]}"

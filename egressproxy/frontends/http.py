@@ -1,0 +1,171 @@
+"""The `http-proxy` and `http` listeners: CONNECT (RFC 9110 section 9.3.6), and plain requests, in HTTP/1.1 and HTTP/1.0.
+
+A client that knows of the proxy sends CONNECT, or a request with a whole URL (absolute-form). One that does not sends the
+path alone (origin-form), and its Host field says where to. In a whole URL the authority counts and Host does not (RFC 9112
+section 3.2.2).
+
+A tunnel is answered 200 when the upstream is connected and never before, and every byte behind its head belongs to it. A plain
+request is answered by the upstream itself; every byte behind it belongs to the next one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from egressproxy.errors import (
+    ClientGone,
+    EgressError,
+    HeadTimeout,
+    MalformedRequest,
+    MalformedTarget,
+    MethodNotImplemented,
+    PolicyError,
+    UpstreamError,
+)
+from egressproxy.frontends.frontend import is_about_what_is_inside, receive, send_alert
+from egressproxy.hostport import parse_authority
+from egressproxy.model import OUTBOUND, Intent, Target
+from egressproxy.wire.replies import ESTABLISHED, refusal
+from egressproxy.wire.request import Request
+from egressproxy.wire.request_fields import request_fields
+from egressproxy.wire.request_head import HeadLimits, RequestHead, parse_request_head
+from egressproxy.wire.request_target import parse_http_target
+
+if TYPE_CHECKING:
+    from egressproxy.stream import Stream
+    from egressproxy.telemetry.record import RecordDraft
+
+HTTP_PORT = 80
+"""RFC 9110 section 4.2.1."""
+
+
+class HttpFrontend:
+    """Speaks HTTP with the clients of one listener."""
+
+    too_slow: ClassVar[type[EgressError]] = HeadTimeout
+
+    def __init__(self, listener: str, limits: HeadLimits, *, is_proxy: bool = True, by_host: int | None = None) -> None:
+        """What the listener serves.
+
+        listener  its word in logs and metrics
+        is_proxy  CONNECT is served
+        by_host   requests by their Host field are served; the port where neither Host nor a capture names one
+        """
+        self.name = "http-proxy" if is_proxy else "http"
+        self._listener = listener
+        self._limits = limits
+        self._is_proxy = is_proxy
+        self._by_host = by_host
+
+    async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
+        """Read one request head.
+
+        Raises MalformedRequest, MalformedTarget, HeadTooLarge, TargetTooLong, MethodNotImplemented or ClientGone.
+        """
+        head = await self._read_head(client)
+        draft.method = head.method
+        draft.target_text = head.target
+        draft.http_version = head.http_version
+        if head.method == "CONNECT":
+            if not self._is_proxy:
+                raise MethodNotImplemented(
+                    "this listener serves requests by their Host field; CONNECT is for a listener with protocol http-proxy"
+                )
+            return Intent(client.address, self._listener, "CONNECT", parse_authority(head.target), head.http_version)
+        return self._plain(client, head, draft.dialled)
+
+    async def _read_head(self, client: Stream) -> RequestHead:
+        data = b""
+        while True:
+            data = await receive(client, data, "a request head")
+            head = parse_request_head(data, self._limits)
+            if head is not None:
+                if len(data) > head.length:
+                    client.unread(data[head.length :])
+                return head
+
+    def _plain(self, client: Stream, head: RequestHead, dialled: tuple[str, int] | None) -> Intent:
+        """A request that is not a CONNECT. Raises MalformedRequest or MalformedTarget."""
+        written, path = parse_http_target(head.method, head.target)
+        fields = request_fields(head)
+        if written is not None:
+            authority = written
+            target = parse_authority(written, HTTP_PORT)
+        else:
+            authority = self._host(fields.host)
+            target = self._by_host_field(authority, dialled)
+        request = Request(head.method, path, authority, head.http_version, fields)
+        return Intent(
+            client.address,
+            self._listener,
+            head.method,
+            target,
+            head.http_version,
+            dialled,
+            False,
+            path.partition("?")[0],
+            request,
+        )
+
+    def _host(self, host: str | None) -> str:
+        if self._by_host is None:
+            raise MalformedTarget(
+                "expected a whole URL like http://example.com/ as request target, got a path: this listener is a proxy; "
+                "one with protocol http serves clients that know none"
+            )
+        if not host:
+            raise MalformedRequest("expected a Host field that says where to, got none")
+        return host
+
+    def _by_host_field(self, host: str, dialled: tuple[str, int] | None) -> Target:
+        """Where a Host field leads. Whoever was captured goes to the port that it was on its way to, and to no other."""
+        assert self._by_host is not None  # `_host` has asked
+        if dialled is None:
+            return parse_authority(host, self._by_host)
+        target = parse_authority(host, dialled[1])
+        if target.port != dialled[1]:
+            raise MalformedTarget(
+                f"expected port {dialled[1]} in the Host field, which the client dialled, or none, got {target.port}"
+            )
+        return target
+
+    async def grant(self, client: Stream, draft: RecordDraft) -> None:
+        """Answer 200. Raises ClientGone."""
+        try:
+            sent = client.try_write(ESTABLISHED)
+            if sent < len(ESTABLISHED):
+                await client.write(ESTABLISHED[sent:])
+        except OSError as error:
+            raise ClientGone("the client left before its tunnel was ready") from error
+        draft.status = 200
+        draft.reply_bytes = len(ESTABLISHED)
+
+    def refuse(self, client: Stream, error: EgressError, draft: RecordDraft) -> bool:
+        """Answer with the error's status; behind a 200, what is inside the tunnel gets an alert. Nothing to one who is gone."""
+        if error.status is None:
+            return False
+        if draft.status is not None:
+            if is_about_what_is_inside(error) and draft.exchange is None:
+                draft.reply_bytes += send_alert(client, error)
+            return False
+        goes_on = draft.may_go_on and isinstance(error, (PolicyError, UpstreamError))
+        status = error.status
+        unknown = self.name == "http" and status == 403 and draft.verdict is not None and draft.verdict.rule == OUTBOUND
+        if unknown:
+            status = 502  # as a gateway with a registry says it: nothing is known of this host
+        reply = refusal(
+            error, status=status, has_body=not unknown, body_is_sent=draft.method != "HEAD", keep_alive=goes_on
+        )
+        try:
+            sent = client.try_write(reply)  # nothing of a reply was sent before: it fits the send buffer
+        except OSError:
+            return False  # gone, or its TLS handshake is not complete: it has heard nothing
+        draft.status = status
+        draft.reply_bytes = len(reply)
+        if goes_on and sent == len(reply) and client.try_flush():
+            return True
+        try:
+            client.end_writing()
+        except OSError:
+            pass  # gone now
+        return False

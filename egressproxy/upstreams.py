@@ -1,0 +1,271 @@
+"""Upstreams: connections for plain requests, kept between them.
+
+A connection is kept under what it is: the host it was made for, the endpoint, and the TLS identity it was secured with. Only a
+request for the same three gets it, so that nobody inherits trust that is not his. The endpoints are judged anew for each
+request, by name and by address, before anything here is asked.
+
+**While it is kept** a connection has nothing to say. Whatever it says (its end, most often) makes it useless, and it is closed
+at once; only TLS has words of its own, as new session tickets, which mean nothing. What its peer closes at the very moment it
+is taken is found out by whoever takes it: `used` says that it is worth another try.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
+from egressproxy.errors import ConnectFailed, UpstreamTlsError
+from egressproxy.originate import keep_session, originate, tls_version
+from egressproxy.stream import TcpStream, TlsStream
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from egressproxy.capture import OwnConnections
+    from egressproxy.dial import Dialer
+    from egressproxy.identities import UpstreamIdentity
+    from egressproxy.model import Endpoint
+    from egressproxy.registry import Route
+
+_now = time.monotonic
+_Key = tuple[str, "Endpoint", "UpstreamIdentity | None"]
+
+
+class Upstream:
+    """One connection to an upstream. Whoever took it gives it back or closes it.
+
+    stream  what is spoken through: `tcp` itself, or TLS on top of it
+    used    requests that it has served
+    tls     version of the TLS on it, as `TLSv1.3`; None: there is none
+    """
+
+    __slots__ = ("_pool", "endpoint", "identity", "key", "made_at", "stream", "tcp", "tls", "used")
+
+    def __init__(
+        self, pool: Upstreams, key: _Key, tcp: TcpStream, stream: TcpStream | TlsStream, tls: str | None
+    ) -> None:
+        self._pool = pool
+        self.key = key
+        self.endpoint = key[1]
+        self.identity = key[2]
+        self.tcp = tcp
+        self.stream = stream
+        self.tls = tls
+        self.made_at = _now()
+        self.used = 0
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.key[0]} at {self.endpoint}, used {self.used}>"
+
+    def close(self) -> None:
+        """Close it. Harmless twice."""
+        if type(self.stream) is TlsStream and self.stream.fd >= 0:
+            keep_session(self.stream)
+            try:
+                self.stream.end_writing()
+            except (OSError, ValueError):
+                pass  # gone
+        self.stream.close()
+
+    def expire(self) -> None:
+        """It was kept for long enough."""
+        self._pool.drop(self, "idle")
+
+    def hear(self, _events: int) -> None:
+        """Something came while it was kept."""
+        try:
+            if type(self.stream) is TlsStream and self.stream.try_read(1) is None and not self.tcp.hung_up:
+                return
+        except OSError:
+            pass
+        self._pool.drop(self, "closed_by_upstream")
+
+
+class Upstreams:
+    """The kept connections of one worker.
+
+    outcomes  how connections began and ended: `made`, `reused`; `idle`, `old`, `full`, `closed_by_upstream`, `not_reusable`
+    """
+
+    def __init__(
+        self, dialer: Dialer, own_connections: OwnConnections, loop: asyncio.AbstractEventLoop, idle_s: float
+    ) -> None:
+        self._dialer = dialer
+        self._own_connections = own_connections
+        self._loop = loop
+        self._kept: dict[_Key, list[Upstream]] = {}
+        self._idle_deadlines = DeadlineQueue("upstream_idle", idle_s, loop)
+        self._connect_deadlines = DeadlineQueues("connect_timeout", loop)
+        self.outcomes = dict.fromkeys(
+            ("made", "reused", "idle", "old", "full", "closed_by_upstream", "not_reusable"), 0
+        )
+        self.handshakes = {"secured": 0}
+        self.max_kept = 0
+        self.max_kept_each = 0
+        self.lifetime_s = 0.0
+
+    def configure(self, *, max_kept: int, max_kept_each: int, idle_s: float, lifetime_s: float) -> None:
+        """Change the limits, for connections that are kept from now on."""
+        self.max_kept, self.max_kept_each, self.lifetime_s = max_kept, max_kept_each, lifetime_s
+        if idle_s != self._idle_deadlines.delay_s:
+            self._idle_deadlines.pass_all()
+            self._idle_deadlines = DeadlineQueue("upstream_idle", idle_s, self._loop)
+
+    @property
+    def idle(self) -> int:
+        """Connections that are kept now."""
+        return len(self._idle_deadlines)
+
+    def take(self, host: str, endpoints: Sequence[Endpoint], identity: UpstreamIdentity | None) -> Upstream | None:
+        """A kept connection to one of the endpoints. Hot: once per request."""
+        for endpoint in endpoints:
+            key = (host, endpoint, identity)
+            kept = self._kept.get(key)
+            if kept is not None:
+                upstream = kept.pop()
+                if not kept:
+                    del self._kept[key]
+                self._idle_deadlines.stop(upstream)
+                upstream.tcp.unawaited = None
+                self.outcomes["reused"] += 1
+                return upstream
+        return None
+
+    async def make(
+        self,
+        host: str,
+        endpoints: Sequence[Endpoint],
+        identity: UpstreamIdentity | None,
+        connect_s: float | None,
+        preface: bytes = b"",
+    ) -> Upstream:
+        """A new connection to one of the endpoints, the next one where TLS fails too.
+
+        connect_s  for the connection, and once more for TLS; None: the usual
+        preface    what is sent before anything else
+
+        Raises what `Dialer.dial` and `originate` raise, of the last endpoint.
+        """
+        whole = self._dialer.whole if connect_s is None else self._connect_deadlines.of(connect_s)
+        while True:
+            tcp = await self._dialer.dial(endpoints, whole)
+            endpoint = next(each for each in endpoints if each[0] == tcp.address and each[1] == tcp.port)
+            self._own_connections.add(tcp)
+            stream: TcpStream | TlsStream = tcp
+            tls = None
+            try:
+                if preface:
+                    await tcp.write(preface)
+                if identity is not None:
+                    stream = await originate(tcp, identity, host, endpoint, whole)
+                    tls = tls_version(stream)
+                    self.handshakes["secured"] += 1
+            except UpstreamTlsError as error:
+                self._abandon(tcp)
+                self.handshakes[error.slug] = self.handshakes.get(error.slug, 0) + 1
+                endpoints = [each for each in endpoints if each != endpoint]
+                if not endpoints:
+                    raise
+            except OSError as error:
+                self._abandon(tcp)
+                raise ConnectFailed(
+                    f"{endpoint}: broke at its first bytes: {error.strerror}", endpoint=endpoint
+                ) from error
+            except BaseException:
+                self._abandon(tcp)
+                raise
+            else:
+                self.outcomes["made"] += 1
+                return Upstream(self, (host, endpoint, identity), tcp, stream, tls)
+
+    def _abandon(self, tcp: TcpStream) -> None:
+        self._own_connections.discard(tcp)
+        tcp.close()
+
+    def give(self, upstream: Upstream) -> None:
+        """Take a connection back that may serve another request. Hot: once per request."""
+        upstream.used += 1
+        if _now() - upstream.made_at >= self.lifetime_s:
+            self._close(upstream, "old")
+            return
+        kept = self._kept.get(upstream.key, ())
+        if len(kept) >= self.max_kept_each or not self.max_kept:
+            self._close(upstream, "full")
+            return
+        if self.idle >= self.max_kept:
+            oldest = self._idle_deadlines.first()
+            assert isinstance(oldest, Upstream)  # nothing else is entered
+            self.drop(oldest, "full")
+        self._kept.setdefault(upstream.key, []).append(upstream)
+        self._idle_deadlines.start(upstream)
+        upstream.tcp.unawaited = upstream.hear
+        upstream.tcp.listen()
+
+    def discard(self, upstream: Upstream) -> None:
+        """Close a connection that may not serve another request."""
+        self._close(upstream, "not_reusable")
+
+    def drop(self, upstream: Upstream, why: str) -> None:
+        """Close one that is kept."""
+        self._idle_deadlines.stop(upstream)
+        kept = self._kept[upstream.key]
+        kept.remove(upstream)
+        if not kept:
+            del self._kept[upstream.key]
+        self._close(upstream, why)
+
+    def _close(self, upstream: Upstream, why: str) -> None:
+        self.outcomes[why] += 1
+        upstream.tcp.unawaited = None
+        self._own_connections.discard(upstream.tcp)
+        upstream.close()
+
+    def close(self) -> None:
+        """Close all that are kept."""
+        self._idle_deadlines.pass_all()
+        self._idle_deadlines.close()
+        self._connect_deadlines.close()
+
+
+class Turns:
+    """Whose turn it is among the endpoints of a service: round robin by weight, smoothly.
+
+    Each turn, every endpoint gains its weight and the one with the most gives all weights back: an endpoint of weight 5 among
+    others of weight 1 is not asked five times in a row (the algorithm is NGINX's).
+    """
+
+    def __init__(self, weights: Sequence[int]) -> None:
+        self._weights = weights
+        self._total = sum(weights)
+        self._current = [0] * len(weights)
+
+    def next(self) -> int:
+        """Index of the next one."""
+        current = self._current
+        best = 0
+        for index, weight in enumerate(self._weights):
+            current[index] += weight
+            if current[index] > current[best]:
+                best = index
+        current[best] -= self._total
+        return best
+
+
+class Balancer:
+    """The turns of all services of one configuration."""
+
+    def __init__(self) -> None:
+        self._turns: dict[int, Turns] = {}
+
+    def in_turn(self, route: Route) -> Sequence[int]:
+        """Indices of the route's endpoints, beginning with the one whose turn it is; the others follow in order."""
+        count = len(route.endpoints)
+        if count == 1:
+            return (0,)
+        turns = self._turns.get(route.service)
+        if turns is None:
+            turns = self._turns[route.service] = Turns([endpoint.weight for endpoint in route.endpoints])
+        first = turns.next()
+        return [*range(first, count), *range(first)]
