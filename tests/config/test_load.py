@@ -293,58 +293,6 @@ def test_files_of_services_that_are_not_there_are_told(tmp_path: Path) -> None:
     ]
 
 
-# --- secrets ------------------------------------------------------------------------------------------------------
-
-MUTUAL = "services: [{hosts: [a.example], ports: [{number: 80}], tls: {mode: mutual, credential: client}}]\n"
-SECRETS = "secrets: {directory: secrets}\n"
-
-
-@pytest.mark.parametrize(
-    ("mode", "there"),
-    [
-        ("mutual", ["client/tls.crt", "client/tls.key"]),
-        ("mutual", ["client/cert", "client/key", "client/cacert"]),
-        ("simple", ["client/ca.crt"]),
-        ("simple", ["client/cacert"]),
-        ("simple", ["client-cacert/ca.crt"]),
-        ("simple", ["client-cacert/tls.crt"]),
-        ("simple", ["client-cacert/cacert"]),
-    ],
-)
-def test_a_secret_that_is_mounted_is_not_waited_for(tmp_path: Path, mode: str, there: list[str]) -> None:
-    for name in there:
-        file = tmp_path / "secrets" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("x")
-    (a,) = write(tmp_path, a=L + SECRETS + MUTUAL.replace("mutual", mode))
-    assert notes(load([a])) == []
-
-
-@pytest.mark.parametrize(
-    ("mode", "there"),
-    [
-        ("mutual", []),
-        ("mutual", ["client/tls.crt"]),
-        ("mutual", ["client/tls.key"]),
-        ("mutual", ["client-cacert/tls.crt", "client-cacert/tls.key"]),
-        ("simple", []),
-        ("simple", ["client/tls.crt", "client/tls.key"]),
-        ("simple", ["other/ca.crt"]),
-    ],
-)
-def test_a_secret_that_is_not_mounted_yet_is_a_note(tmp_path: Path, mode: str, there: list[str]) -> None:
-    (tmp_path / "secrets").mkdir()
-    for name in there:
-        file = tmp_path / "secrets" / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("x")
-    (a,) = write(tmp_path, a=L + SECRETS + MUTUAL.replace("mutual", mode))
-    assert notes(load([a])) == [
-        f"{a}:3: services[0].tls.credential: waits for secret client in {tmp_path}/secrets; until then requests to a.example "
-        "get 503"
-    ]
-
-
 # --- notes --------------------------------------------------------------------------------------------------------
 
 

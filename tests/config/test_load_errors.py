@@ -417,6 +417,10 @@ TABLE = [
         [":5: services[0].aliases[2]: b.example is listed twice"],
     ),
     (
+        S + "  aliases: [b.example, 10.96.0.1]\n",
+        [":5: services[0].aliases[1]: expected a name, got the address 10.96.0.1"],
+    ),
+    (
         L + "services:\n- hosts: [a.example, b.example]\n  ports: [{number: 80}]\n  aliases: [c]\n",
         [":5: services[0].aliases: stand for one exact host: write that one alone in hosts"],
     ),
