@@ -236,7 +236,8 @@ class Worker:
             lifetime_s=timeouts.upstream_lifetime_s,
         )
         resolver = self._resolver_for(config)
-        self.metrics.watch(resolver, dialer)
+        self.metrics.watch(resolver, dialer, upstreams)
+        self.metrics.watch_identities(parts.identities)
         self._admission.max_tunnels = config.limits.max_tunnels
         self._own_connections.watched = any(listener.transparent is not None for listener in config.listeners)
         carriage = Carriage(
