@@ -34,7 +34,6 @@ _LATER_WORDS: dict[Way, frozenset[str]] = {
     ("listeners", "protocol"): frozenset({"http"}),
     ("services", "resolution"): frozenset({"static"}),
     ("services", "ports", "protocol"): frozenset({"HTTP", "HTTP2", "GRPC"}),
-    ("access_log", "format"): frozenset({"istio"}),
 }
 
 _OF_HOSTS = frozenset({("allow",), ("rules", "hosts"), ("services", "hosts")})
