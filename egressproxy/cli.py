@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from egressproxy.config.schema import Config, Dns
-    from egressproxy.model import Target
+    from egressproxy.model import Intent
     from egressproxy.redirect import Mode
 
 FAILED = 1
@@ -175,25 +175,31 @@ def explain(
     configs: _OptionalConfigs = None,
     client: Annotated[str, typer.Option(metavar="IP", help="Address that the client comes from.")] = "127.0.0.1",
     user: Annotated[str | None, typer.Option(metavar="NAME", help="Who asks. No rule of this version does.")] = None,
-    method: Annotated[str, typer.Option(metavar="M", help="Request method.")] = "CONNECT",
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Request method. Default: GET for an http URL, else CONNECT, a tunnel."),
+    ] = None,
     resolve: Annotated[bool, typer.Option("--resolve", help="Ask DNS, if run would, and judge the addresses.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say which rule decides about a target, and why. Nothing is connected to.
+    """Say which rule decides about a target, why, and how it is reached. Nothing is connected to.
+
+    An http URL is a plain request for its path; an https URL, or HOST:PORT, is a tunnel to there.
 
     Exits 0 if it is allowed, 3 if refused, 2 if the question is malformed, 1 if a CONFIG is wrong or DNS fails.
 
     \b
     Examples:
       egressproxy explain policy.yaml --to https://api.github.com/ --client 10.1.2.3
+      egressproxy explain policy.yaml --to http://api.example/v1/users --method POST
       egressproxy explain policy.yaml --to git.corp.example:22 --resolve --json
     """
-    target, client = _target(to), _client(client)
-    if not _METHOD.fullmatch(method):
+    client = _client(client)
+    if method is not None and not _METHOD.fullmatch(method):
         _fail([f"--method: expected a method like CONNECT, got {_shown(method)}"], MISUSED)
+    intent = _intent(to, client, method)
 
     from egressproxy.config.load import load
-    from egressproxy.model import Intent
     from egressproxy.policy.policy import Policy
     from egressproxy.runtime.sockets import OwnPorts
 
@@ -201,11 +207,11 @@ def explain(
         config = load(configs or ()).config
     except ConfigError as error:
         _fail(error.problems)
-    intent = Intent(client, config.listeners[0].label, method, target)
+    intent = intent._replace(listener=config.listeners[0].label)
     policy = Policy.from_config(config, OwnPorts(_own_places(config)))
     explanation = policy.explain(intent)
     if resolve and explanation.asks_dns:
-        explanation = policy.explain(intent, _resolve(config.dns, target.host))
+        explanation = policy.explain(intent, _resolve(config.dns, explanation.looks_up))
     if as_json:
         _say([json.dumps(explanation.as_dict() | {"user": user}, indent=2)])
     else:
@@ -215,14 +221,16 @@ def explain(
     raise typer.Exit(0 if explanation.allowed else DENIED)
 
 
-def _target(text: str) -> Target:
-    """The target of `HOST:PORT` or a URL. Ends the process on anything else."""
-    from egressproxy.hostport import parse_target
+def _intent(to: str, client: str, method: str | None) -> Intent:
+    """What is asked about. Ends the process on what is no target, or does not go with the method."""
+    from egressproxy.policy.explanation import intent_about
 
     try:
-        return parse_target(text)
+        return intent_about(to, client, "", method)
     except MalformedTarget as error:
         _fail([f"--to: {error}"], MISUSED)
+    except ValueError as error:
+        _fail([f"--method: {error}"], MISUSED)
 
 
 def _client(text: str) -> str:
@@ -243,8 +251,8 @@ def _own_places(config: Config) -> set[tuple[str, int]]:
     return places | ({(config.admin.address, config.admin.port)} if config.admin else set())
 
 
-def _resolve(settings: Dns, host: str) -> tuple[str, ...]:
-    """The addresses of a name, as the proxy would find them. Ends the process if there are none."""
+def _resolve(settings: Dns, hosts: Iterable[str]) -> tuple[str, ...]:
+    """The addresses of some names, as the proxy would find them. Ends the process if one has none."""
     import asyncio
 
     from egressproxy.resolve.resolver import Resolver
@@ -252,7 +260,7 @@ def _resolve(settings: Dns, host: str) -> tuple[str, ...]:
     async def look_up() -> tuple[str, ...]:
         resolver = Resolver(settings)
         try:
-            return await resolver.resolve(host)
+            return tuple([address for host in hosts for address in await resolver.resolve(host)])
         finally:
             resolver.close()
 
@@ -283,7 +291,13 @@ def redirect(
         str | None,
         typer.Option(metavar="redirect|tproxy", help="As `transparent` in CONFIG. Default: that, or redirect."),
     ] = None,
-    ports: Annotated[str, typer.Option(metavar="PORTS", help="Ports to capture, like 443,8000-8100.")] = "443",
+    ports: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PORTS",
+            help="Ports to capture, like 443,8000-8100. Default: 443; for a listener with protocol http 80, with auto both.",
+        ),
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="CIDR", help="Capture only what goes to these networks. May be repeated."),
@@ -320,14 +334,14 @@ def redirect(
             nftables.remove()
             _say(["nothing is captured any more"])
             return
-        place, way = _transparent(configs, port, mode)
+        place, way, usual_ports = _transparent(configs, port, mode)
         capture = Capture(
             place,
             way,
             own,
             routed,
             None if user is None else _uid(user),
-            _read("--ports", parse_ports, ports),
+            _read("--ports", parse_ports, ports or usual_ports),
             _read("--include", parse_networks, include or ()),
             _read("--exclude", parse_networks, exclude or ()),
         )
@@ -342,8 +356,15 @@ def redirect(
     _say([str(capture), *(f"note: {note}" for note in (*notes(capture), *found))])
 
 
-def _transparent(configs: list[str] | None, port: int | None, mode: str | None) -> tuple[int, Mode]:
-    """Port and mode of the listener to capture for: as asked for, or as CONFIGs say. Ends the process on anything else."""
+_CAPTURED_PORTS = {"sni": "443", "http": "80", "auto": "80,443"}
+"""What is captured for a listener of this protocol, unless the user says otherwise."""
+
+
+def _transparent(configs: list[str] | None, port: int | None, mode: str | None) -> tuple[int, Mode, str]:
+    """Port and mode of the listener to capture for, as asked for or as CONFIGs say; and the ports that it is usually for.
+
+    Ends the process on anything else.
+    """
     from egressproxy.config.load import load
 
     modes: dict[str | None, Mode] = {None: "redirect", "redirect": "redirect", "tproxy": "tproxy"}
@@ -352,21 +373,26 @@ def _transparent(configs: list[str] | None, port: int | None, mode: str | None) 
     if not configs:
         if port is None:
             _fail(["--port: expected the port of the transparent listener, or a CONFIG that has one"], MISUSED)
-        return port, modes[mode]
+        return port, modes[mode], _CAPTURED_PORTS["sni"]
     try:
         listeners = load(configs).config.listeners
     except ConfigError as error:
         _fail(error.problems)
-    found = {listener.port: listener.transparent for listener in listeners if listener.transparent is not None}
+    found = {
+        listener.port: (listener.transparent, _CAPTURED_PORTS[listener.protocol])
+        for listener in listeners
+        if listener.transparent is not None
+    }
     if port is None and len(found) > 1:
         _fail([f"--port: expected one of the transparent listeners' ports: {', '.join(map(str, found))}"], MISUSED)
     place = next(iter(found), None) if port is None else port
     if place is None or place not in found:
         where = "" if place is None else f" on port {place}"
         _fail([f"{configs[0]}: expected a listener with `transparent: redirect` or `tproxy`{where}, found none"])
-    if mode not in (None, found[place]):
-        _fail([f"--mode: the listener on port {place} has transparent: {found[place]}, got {mode}"], MISUSED)
-    return place, found[place]
+    way, usual_ports = found[place]
+    if mode not in (None, way):
+        _fail([f"--mode: the listener on port {place} has transparent: {way}, got {mode}"], MISUSED)
+    return place, way, usual_ports
 
 
 def _uid(user: str) -> int:

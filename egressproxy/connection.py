@@ -198,7 +198,9 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             goes_on = frontend.refuse(client, error, draft)
             if upstream is not None:
                 upstream.close()
-            if exchange is None and not goes_on and (draft.reply_bytes or isinstance(error, ClientTlsFailed)):
+            if goes_on or (exchange is not None and exchange.reads_client):
+                pass
+            elif draft.reply_bytes or isinstance(error, ClientTlsFailed):
                 await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
         except StreamExpired:
             draft.error = frontend.too_slow(
@@ -208,6 +210,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
         except asyncio.CancelledError:
             draft.error = Draining("the proxy shut down before the tunnel was ready")
             frontend.refuse(client, draft.error, draft)
+            exchange = None  # there is no time to be polite
             raise
         except Exception as error:
             logger.exception("a defect, while serving %s", tcp)
@@ -323,17 +326,18 @@ async def locate(intent: Intent, verdict: Verdict, route: Route | None, services
 
     Raises what `Resolver.resolve` and `Policy.screen` raise.
     """
-    target, resolver, screen = intent.target, services.resolver, services.policy.screen
+    host, port, is_address = intent.target
+    if route is not None:
+        if route.endpoints and not verdict.dials_original:
+            return await locate_endpoints(intent, verdict, route, services)
+        host, port = route.host, route.port
     if verdict.dials_original and intent.dialled is not None:
         addresses: tuple[str, ...] = (intent.dialled[0],)
-    elif route is not None and route.endpoints:
-        return await locate_endpoints(intent, verdict, route, services)
-    elif target.is_address:
-        addresses = (target.host,)
+    elif is_address:
+        addresses = (host,)
     else:
-        host = target.host if route is None else route.host
-        addresses = resolver.cached(host) or await resolver.resolve(host)
-    return screen(intent, verdict, addresses) if route is None else screen(intent, verdict, addresses, route.port)
+        addresses = services.resolver.cached(host) or await services.resolver.resolve(host)
+    return services.policy.screen(intent, verdict, addresses, port)
 
 
 async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:

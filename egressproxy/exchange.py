@@ -230,16 +230,19 @@ class Exchange:
             client_tcp.unawaited = None
             self._failure = None  # its traceback holds this frame
 
+    @property
+    def reads_client(self) -> bool:
+        """The client's body is still being read, if only to be thrown away."""
+        return self._upload is not None and self._upload.is_running
+
     async def finish(self, client: Stream) -> None:
         """The client's connection is closed next: tell it, and let it get to read what it was told."""
-        upload = self._upload
-        if upload is None or not upload.is_running:
-            return
-        try:
-            client.end_writing()
-        except OSError:
-            pass  # gone
-        await upload.finish()
+        if self._upload is not None and self._upload.is_running:
+            try:
+                client.end_writing()
+            except OSError:
+                pass  # gone
+            await self._upload.finish()
 
     # --- the request ----------------------------------------------------------------------------------------------
 
@@ -350,7 +353,10 @@ class Exchange:
         if route is not None and route.timeout_s is not None and not self._timed:
             self._timed = True
             queue = self._carriage.response.of(route.timeout_s)
-            self._limit(queue, UpstreamTimeout(f"no complete response within {route.timeout_s:g} s (timeout_s)"))
+            facts = (
+                f"{self._intent.target}: no complete response within {route.timeout_s:g} s (timeout_s of {route.name})"
+            )
+            self._limit(queue, UpstreamTimeout(facts))
 
     # --- the response ---------------------------------------------------------------------------------------------
 
@@ -533,9 +539,10 @@ class Exchange:
     def expire(self) -> None:
         """Nothing has moved for the idle time."""
         if self._upload is not None and self._upload.waits_for_client:
-            self._fail(BodyTimeout(f"no byte of the request's body for {self._idle.delay_s:g} s"))
+            self._fail(BodyTimeout(f"no byte of the request's body for {self._idle.delay_s:g} s (timeouts.idle_s)"))
         else:
-            self._fail(UpstreamSilent(f"no byte for {self._idle.delay_s:g} s (idle_timeout_s, timeouts.idle_s)"))
+            facts = f"{self._intent.target}: no byte for {self._idle.delay_s:g} s (timeouts.idle_s, idle_timeout_s)"
+            self._fail(UpstreamSilent(facts))
 
     def _on_client(self, events: int) -> None:
         """Something comes from the client while nobody reads it: the next request, or its end."""

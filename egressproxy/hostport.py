@@ -85,19 +85,35 @@ def parse_authority(text: str, default_port: int | None = None) -> Target:
     return Target(host, port, is_address)
 
 
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*).*", re.DOTALL)
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*).*", re.DOTALL)
 _URL_PORTS = {"https": 443, "http": 80}
+_PATH = re.compile(r"[!-~]*")
 
 
-def parse_target(text: str) -> Target:
+class Question(NamedTuple):
+    """What a person asks about.
+
+    scheme  `http` or `https` of a URL; None: host and port were named
+    path    of a URL, without its query; `/` where it has none; None: host and port were named
+    """
+
+    target: Target
+    scheme: str | None
+    path: str | None
+
+
+def parse_question(text: str) -> Question:
     """The target that a person names: `host:port`, or an http or https URL. Raises MalformedTarget."""
     url = _URL.fullmatch(text)
     if url is None:
-        return parse_authority(text)
-    port = _URL_PORTS.get(url["scheme"].lower())
+        return Question(parse_authority(text), None, None)
+    scheme = url["scheme"].lower()
+    port = _URL_PORTS.get(scheme)
     if port is None:
         raise MalformedTarget(f"expected an http or https URL, got the scheme {_shown(url['scheme'])}")
-    return parse_authority(url["authority"].rpartition("@")[2], port)
+    if _PATH.fullmatch(url["path"]) is None:
+        raise MalformedTarget(f"expected a path in ASCII, other characters percent-encoded, got {_shown(url['path'])}")
+    return Question(parse_authority(url["authority"].rpartition("@")[2], port), scheme, url["path"] or "/")
 
 
 def _split_authority(text: str) -> tuple[str, str | None]:

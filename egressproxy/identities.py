@@ -1,35 +1,362 @@
-"""stub"""
+"""Identities: how the proxy speaks TLS with each service, and the values of header fields that services get.
+
+Both are made of files: certificates, keys, authorities, secrets as Kubernetes mounts them. An identity is immutable; when its
+files change it is replaced whole, so connections that were made with the old one go on, and new ones have the new one.
+
+A file that the configuration names must be good at the start. A secret, or the value of a field, may come later: until then its
+service is answered with `CredentialMissing`, and nothing is sent. How changes are noticed is told in `watched`.
+
+Nothing here logs, and no message holds what is in a key or in a value.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from egressproxy.certificates import facts_of_all
+from egressproxy.errors import CredentialMissing
+from egressproxy.sessions import Sessions
+from egressproxy.tls import Authorities, TlsSettingsError, system_authorities, upstream_context
+from egressproxy.watched import Change, Findings, Unusable, Watched
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from egressproxy.config.faults import Finding
+    from egressproxy.config.schema import Config, HeaderValue, UpstreamTls
+    from egressproxy.watched import Roles
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+"""Of a certificate, key or authorities. Those of a whole system take 250 KB."""
+MAX_VALUE_BYTES = 16_384
+"""Of a header field's value. Servers take 8 KiB, rarely more."""
+
+# The names that a secret's parts go by: as Kubernetes has them, and as Istio had them first.
+_PAIRS = (("tls.crt", "tls.key"), ("cert", "key"))
+_CA_INSIDE = ("ca.crt", "cacert")
+_CA_ALONE = ("cacert", "ca.crt", "tls.crt")
+
+_VALUE = re.compile(rb"[!-~](?:[ -~\t]*[!-~])?")  # RFC 9110 section 5.5, without obs-text
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class UpstreamIdentity:
-    """stub"""
+    """How the proxy speaks TLS with one service; immutable, replaced whole when its files change. Equal only to itself.
+
+    verified  the certificate must come from a trusted authority and be for the server name, or for one of `names`
+    checked   it must come from a trusted authority, whomever it is for
+    sni       server name to ask for; None: the host of the request
+    names     the certificate must have one of these, whatever the server name; empty: the one in `sni`
+    alpn      protocols that are offered
+    trust     the authorities, as messages name them
+    shows     the certificate that the proxy shows, as messages name it; None: it has none
+    sessions  to resume
+    """
+
+    context: ssl.SSLContext
+    verified: bool
+    checked: bool
+    sni: str | None
+    names: tuple[str, ...]
+    alpn: tuple[str, ...]
+    trust: str
+    shows: str | None
+    sessions: Sessions
+
+
+class _TlsFiles:
+    """The files of one `tls` in the configuration, however many services have the same."""
+
+    longest = MAX_FILE_BYTES
+
+    def __init__(self, settings: UpstreamTls, directory: Path | None) -> None:
+        self._settings = settings
+        self._needs_pair = settings.mode == "mutual"
+        self._needs_ca = settings.verify is not False
+        self._secret: Path | None = None
+        self.optional = settings.credential is not None
+        if settings.credential is not None:
+            assert directory is not None  # the schema sees to it
+            self._secret = directory / settings.credential
+            self._ca_alone = directory / f"{settings.credential}-cacert"
+            self.label = settings.credential
+            inside = [*_PAIRS[0], *_PAIRS[1], *_CA_INSIDE]
+            self.paths = [*(self._secret / name for name in inside), *(self._ca_alone / name for name in _CA_ALONE)]
+        else:
+            self.paths = [each for each in (settings.ca, settings.certificate, settings.key) if each is not None]
+            self.label = str(settings.certificate or settings.ca or "system")
+        if self._needs_ca and settings.ca is None:
+            try:
+                system = system_authorities().file
+            except TlsSettingsError:
+                system = None  # that is said when they are needed
+            self.paths += [] if system is None else [system]
+
+    def choose(self) -> Roles:
+        settings = self._settings
+        chosen: Roles = {}
+        if self._secret is not None:
+            if self._needs_pair:
+                chosen |= self._pair(self._secret)
+            if self._needs_ca:
+                chosen |= self._ca(self._secret)
+        else:
+            for role, path in (("certificate", settings.certificate), ("key", settings.key), ("ca", settings.ca)):
+                if path is not None:
+                    chosen[role] = path
+        if self._needs_ca and "ca" not in chosen:
+            system = _system().file
+            if system is not None:
+                chosen["system"] = system
+        return chosen
+
+    def _pair(self, secret: Path) -> Roles:
+        for names in _PAIRS:
+            certificate, key = (secret / name for name in names)
+            there = [certificate.exists(), key.exists()]
+            if all(there):
+                return {"certificate": certificate, "key": key}
+            if any(there):
+                raise Unusable(f"secret {secret.name}: {key if there[0] else certificate} is missing")
+        raise Unusable(f"secret {secret.name}: no tls.crt and tls.key (nor cert and key) in {secret}")
+
+    def _ca(self, secret: Path) -> Roles:
+        """The file with the authorities; none: those of the system, for a pair that comes alone."""
+        for folder, names in ((self._ca_alone, _CA_ALONE), (secret, _CA_INSIDE)):
+            for name in names:
+                if (folder / name).exists():
+                    return {"ca": folder / name}
+        if self._needs_pair:
+            return {}
+        raise Unusable(f"secret {secret.name}: no ca.crt (nor cacert) in {secret} or {self._ca_alone}")
+
+    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[UpstreamIdentity, dict[str, float]]:
+        settings = self._settings
+        authorities = None
+        if self._needs_ca:
+            authorities = Authorities(chosen["ca"]) if "ca" in chosen else _system()
+        certificate, key = chosen.get("certificate"), chosen.get("key")
+        try:
+            context = upstream_context(settings, authorities, certificate, key)
+        except TlsSettingsError as error:
+            raise Unusable(str(error)) from error
+        expiries: dict[str, float] = {}
+        # A chain is of no use from the end of its first certificate on, a list of authorities from that of its last.
+        for role, of_all in (("certificate", min), ("ca", max)):
+            dates = [each.not_after for each in facts_of_all(contents.get(role, b""))]
+            if dates:
+                expiries[str(chosen[role])] = of_all(dates)
+        identity = UpstreamIdentity(
+            context=context,
+            verified=settings.verify is True,
+            checked=authorities is not None,
+            sni=settings.sni,
+            names=settings.subject_alt_names,
+            alpn=settings.alpn,
+            trust=str(authorities),
+            shows=None if certificate is None else str(certificate),
+            sessions=Sessions(),
+        )
+        return identity, expiries
+
+
+def _system() -> Authorities:
+    """Those of the system. Raises Unusable."""
+    try:
+        return system_authorities()
+    except TlsSettingsError as error:
+        raise Unusable(str(error)) from error
+
+
+class _ValueFile:
+    """The file with the value of a header field."""
+
+    longest = MAX_VALUE_BYTES
+    optional = True
+
+    def __init__(self, path: Path) -> None:
+        self.label = str(path)
+        self.paths = [path]
+
+    def choose(self) -> Roles:
+        return {"value": self.paths[0]}
+
+    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[bytes, dict[str, float]]:
+        value = contents["value"].strip(b" \t\r\n")
+        if not value:
+            raise Unusable(f"{chosen['value']}: holds no value")
+        if not _VALUE.fullmatch(value):
+            raise Unusable(f"{chosen['value']}: holds something else than one line of visible ASCII")
+        return value, {}
 
 
 class IdentityProblems(Exception):
-    """stub"""
+    """Files that the configuration names cannot be used. `problems`: for each the way to its setting, and what is wrong."""
 
-    problems: tuple[Any, ...] = ()
+    def __init__(self, problems: Sequence[Finding]) -> None:
+        super().__init__("; ".join(message for _, message in problems))
+        self.problems = tuple(problems)
 
 
 class Identities:
-    """stub"""
+    """The identities of all services of one configuration, and the values of their header fields.
 
-    refusals: dict[str, int] = {}
-    unverified: tuple[str, ...] = ()
+    refusals    how often changed files were refused, by the name of the secret or the path of the file; over reloads
+    unverified  names of the services whose certificate is not checked at all (`verify: false`)
+    notes       what is worth a line at the start: the way to a setting, and what is to be known of it
+    watches     there are files that may change
+    """
+
+    def __init__(self) -> None:
+        """See `load`."""
+        self.refusals: dict[str, int] = {}
+        self.unverified: tuple[str, ...] = ()
+        self.notes: tuple[Finding, ...] = ()
+        self._names: list[str] = []  # of services
+        self._of_service: list[Watched[UpstreamIdentity] | None] = []
+        self._tls: dict[tuple[UpstreamTls, Path | None], Watched[UpstreamIdentity]] = {}
+        self._values: dict[Path, Watched[bytes]] = {}
+        self._fields: dict[int, dict[str, HeaderValue]] = {}
+        self._lines: dict[int, bytes | None] = {}  # of services with fields; None: a value is missing
 
     @classmethod
-    def load(cls, config: Any, before: Any = None) -> Identities:
-        """stub"""
-        return cls()
+    def load(cls, config: Config, before: Identities | None = None) -> Identities:
+        """Read all files that the services need; blocks.
+
+        Identities of `before` whose settings and files are the same are taken over, and with them their connections and
+        sessions. Raises IdentityProblems for files that the configuration names. A secret or value that is not there, or not
+        good, is a note, and so is `verify: false`.
+        """
+        self = cls()
+        self.refusals = {} if before is None else before.refusals
+        problems: list[Finding] = []
+        notes: list[Finding] = []
+        unverified: list[str] = []
+        noted: set[object] = set()
+        for index, service in enumerate(config.services):
+            name = str(service.hosts[0])
+            self._names.append(name)
+            tls = service.tls
+            if tls is None or tls.mode == "disable":
+                self._of_service.append(None)
+                continue
+            key = tls, config.secrets.directory if tls.credential is not None else None
+            held = self._tls.get(key)
+            if held is None:
+                held = Watched(_TlsFiles(*key), None if before is None else before._tls.get(key))
+                self._tls[key] = held
+                if held.problem is not None and not held.source.optional:
+                    problems.append((("services", index, "tls"), held.problem))
+                elif held.problem is not None:
+                    notes.append((("services", index, "tls", "credential"), _later(held)))
+            self._of_service.append(held)
+            if tls.verify is False:
+                unverified.append(name)
+                notes.append(
+                    (
+                        ("services", index, "tls", "verify"),
+                        f"false: {name} may be anybody, its certificate is not checked",
+                    )
+                )
+            if service.set_headers:
+                self._fields[index] = service.set_headers
+            for field, source in service.set_headers.items():
+                value = self._values.get(source.file)
+                if value is None:
+                    value = Watched(
+                        _ValueFile(source.file), None if before is None else before._values.get(source.file)
+                    )
+                    self._values[source.file] = value
+                if value.problem is not None and source.file not in noted:
+                    noted.add(source.file)
+                    notes.append((("services", index, "set_headers", field), _later(value)))
+        if problems:
+            raise IdentityProblems(problems)
+        self.notes = tuple(notes)
+        self.unverified = tuple(unverified)
+        self._write_lines()
+        return self
+
+    def __len__(self) -> int:
+        return len(self._tls) + len(self._values)
+
+    @property
+    def watches(self) -> bool:
+        """There are files that may change."""
+        return any(held.source.paths for held in self._all())
 
     def of(self, service: int) -> UpstreamIdentity:
-        """stub"""
-        raise NotImplementedError
+        """How to speak TLS with the service of this index, one that has `tls`. Hot: once per request.
+
+        Raises CredentialMissing.
+        """
+        held = self._of_service[service]
+        assert held is not None, "a service without tls"
+        made = held.made
+        if made is None:
+            raise CredentialMissing(f"no TLS with {self._names[service]} yet: {held.problem}")
+        return made.value
 
     def header_lines(self, service: int) -> bytes:
-        """stub"""
-        raise NotImplementedError
+        """The field lines that its requests get, each with its CRLF. Hot: once per request. Raises CredentialMissing."""
+        lines = self._lines.get(service, b"")
+        if lines is None:
+            missing = [
+                f"{field}: {held.problem}"
+                for field, source in self._fields[service].items()
+                if (held := self._values[source.file]).made is None
+            ]
+            raise CredentialMissing(f"no request to {self._names[service]} yet without its {'; '.join(missing)}")
+        return lines
+
+    def look(self) -> Findings:
+        """Which files have changed, and what they hold now: for `take`. Blocks; for one thread at a time.
+
+        A change is found when it has been the same for two calls, and once.
+        """
+        return tuple(found for held in self._all() if (found := held.look()) is not None)
+
+    def take(self, findings: Findings) -> Sequence[Change]:
+        """Put to use what is good of it, in the event loop; the changes, for the log."""
+        changes = [found.take() for found in findings]
+        for change in changes:
+            if not change.good:
+                self.refusals[change.label] = self.refusals.get(change.label, 0) + 1
+        if changes:
+            self._write_lines()
+        return changes
+
+    def expiries(self) -> dict[str, float]:
+        """Unix time at which the files in use expire, by path: a chain with its first certificate, authorities with
+        their last."""
+        found: dict[str, float] = {}
+        for held in self._all():
+            if held.made is not None:
+                found.update(held.made.expiries)
+        return found
+
+    def _all(self) -> Iterator[Watched[UpstreamIdentity] | Watched[bytes]]:
+        yield from self._tls.values()
+        yield from self._values.values()
+
+    def _write_lines(self) -> None:
+        self._lines = {service: self._lines_of(fields) for service, fields in self._fields.items()}
+
+    def _lines_of(self, fields: dict[str, HeaderValue]) -> bytes | None:
+        lines = b""
+        for name, source in fields.items():
+            made = self._values[source.file].made
+            if made is None:
+                return None
+            lines += f"{name}: {source.prefix}".encode("ascii") + made.value + b"\r\n"
+        return lines
+
+
+def _later(held: Watched[UpstreamIdentity] | Watched[bytes]) -> str:
+    if held.made is not None:
+        return f"{held.problem}; what was read before stays in use"
+    return f"{held.problem}; until it is there, requests to its service are answered {CredentialMissing.status}"

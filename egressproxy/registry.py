@@ -81,11 +81,14 @@ _Table = dict[str, "_Registered | list[_Registered]"]  # a list, in file order, 
 class Registry:
     """The routes of one configuration. Made by `from_config`, immutable but for a bounded cache."""
 
-    __slots__ = ("_find",)
+    __slots__ = ("_find", "_shared")
 
-    def __init__(self, find: Callable[[str, int], Route | None]) -> None:
-        """See `from_config`."""
+    def __init__(
+        self, find: Callable[[str, int], Route | None], shared: Sequence[tuple[str, list[_Registered]]]
+    ) -> None:
+        """See `from_config`. `shared`: hosts that several services have, with these in file order."""
         self._find = find
+        self._shared = shared
 
     @classmethod
     def from_config(cls, config: Config) -> Registry:
@@ -100,8 +103,10 @@ class Registry:
                     depth = max(depth, host.count(".") + 1)
             for alias in one.service.aliases:
                 _enter(exact, alias, one)
+        shared = [(host, found) for host, found in exact.items() if isinstance(found, list)]
+        shared += [(f"*.{host}", found) for host, found in suffixes.items() if isinstance(found, list)]
         # It refers to the tables alone, not to this object: see HostIndex.finder.
-        return cls(lru_cache(_CACHE)(partial(_find, exact, suffixes, depth)))
+        return cls(lru_cache(_CACHE)(partial(_find, exact, suffixes, depth)), shared)
 
     def find(self, host: str, port: int) -> Route | None:
         """How a canonical host is reached on a port; None where no service has both. Runs once per connection or request.
@@ -110,6 +115,15 @@ class Registry:
         that comes first in the configuration. Takes the same time however many services there are.
         """
         return self._find(host, port)
+
+    def hidden(self) -> Iterator[tuple[int, str, int, int]]:
+        """Services that are not asked for a host on a port: their index, host, port, and the index of the one that is."""
+        for host, services in self._shared:
+            first: dict[int, int] = {}
+            for one in services:
+                for port in one.ports:
+                    if first.setdefault(port, one.position) != one.position:
+                        yield one.position, host, port, first[port]
 
 
 def endpoint_of(host: str, port: int | None, weight: int) -> RouteEndpoint:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egressproxy.poller import Poller
+    from egressproxy.sessions import Resumption
 
 TLS_CHUNK_BYTES = 65_536
 """Plaintext encrypted at a time. A TLS record holds at most 16 KiB."""
@@ -272,6 +273,8 @@ class TlsStream:
     The TLS engine works between two memory buffers and never touches the socket. That keeps half-close possible: the end
     of one direction is a close_notify alert (RFC 8446 section 6.1), and OpenSSL, asked to send one while it can read the
     socket, would also swallow what the peer still sends.
+
+    resumption  where the session is kept by which the next connection to the same server is made faster; None: nowhere
     """
 
     __slots__ = (
@@ -284,23 +287,41 @@ class TlsStream:
         "address",
         "fd",
         "port",
+        "resumption",
         "tcp",
     )
 
-    def __init__(self, tcp: TcpStream, context: ssl.SSLContext, *, server_side: bool) -> None:
+    def __init__(
+        self,
+        tcp: TcpStream,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_name: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        """`server_name`: of the peer, where it is the server; `session`: what to offer it to resume."""
         self.tcp = tcp
         self.fd = tcp.fd
         self.address = tcp.address
         self.port = tcp.port
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._engine = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._engine = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name, session=session
+        )
+        self.resumption: Resumption | None = None
         self._plaintext = b""  # put back, or read ahead
         self._ciphertext = b""  # taken from the engine, not yet accepted by the socket
         self._peer_ended = False
 
     def __repr__(self) -> str:
         return f"<TlsStream over {self.tcp!r}>"
+
+    @property
+    def engine(self) -> ssl.SSLObject:
+        """The TLS engine, for asking what was agreed and who the peer is. Not for reading or writing."""
+        return self._engine
 
     async def handshake(self) -> None:
         """Complete the handshake. Raises ssl.SSLError or OSError; the alert that fits is sent first."""

@@ -1,13 +1,16 @@
-"""Every SSLContext is built here."""
+"""Every SSLContext is built here: of listeners that clients speak TLS to, and of the TLS that the proxy speaks to services."""
 
 from __future__ import annotations
 
 import re
 import ssl
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from egressproxy.certificates import facts_of_all
 
 if TYPE_CHECKING:
-    from egressproxy.config.schema import ListenerTls
+    from egressproxy.config.schema import ListenerTls, UpstreamTls
 
 
 # RFC 7468 section 2: the line before the encoded part. OpenSSL also reads the kinds with a word before.
@@ -17,6 +20,9 @@ _PEM_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 
 class TlsSettingsError(Exception):
     """A certificate, key or authority that cannot be used. The message names the file and the cause."""
+
+
+_NO_AUTHORITY = "holds no certificate of an authority"
 
 
 def _no_passphrase() -> bytes:
@@ -36,43 +42,137 @@ def listener_context(settings: ListenerTls) -> ssl.SSLContext:
         # A session ticket would let a client resume after its certificate was withdrawn. One line per kind: TLS 1.3, 1.2.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
-    try:
-        context.load_cert_chain(settings.certificate, settings.key, password=_no_passphrase)
-    except FileNotFoundError as error:
-        missing = settings.key if settings.certificate.exists() else settings.certificate
-        raise TlsSettingsError(f"{missing}: no such file") from error
-    except PermissionError as error:
-        raise TlsSettingsError(f"{settings.certificate} or {settings.key}: no permission to read it") from error
-    except ssl.SSLError as error:
-        raise TlsSettingsError(_pair_problem(settings, error)) from error
-    except OSError as error:
-        raise TlsSettingsError(f"{settings.certificate} with key {settings.key}: {error.strerror}") from error
+    _load_pair(context, settings.certificate, settings.key)
     if settings.client_ca:
-        try:
-            context.load_verify_locations(cafile=settings.client_ca)
-        except ssl.SSLError as error:
-            raise TlsSettingsError(f"{settings.client_ca}: no certificate in PEM form in it") from error
-        except OSError as error:
-            raise TlsSettingsError(f"{settings.client_ca}: {error.strerror}") from error
+        _load_authorities(context, settings.client_ca)
         if not context.get_ca_certs():
-            raise TlsSettingsError(f"{settings.client_ca}: holds no certificate of an authority")
+            raise TlsSettingsError(f"{settings.client_ca}: {_NO_AUTHORITY}")
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _pair_problem(settings: ListenerTls, error: ssl.SSLError) -> str:
+def upstream_context(
+    settings: UpstreamTls, ca: Authorities | None, certificate: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext:
+    """The context of a service that the proxy speaks TLS to, as its settings say, with the authorities it is checked against.
+
+    ca                without one nothing is checked (`verify: false`)
+    certificate, key  what the proxy shows, if anything
+
+    OpenSSL holds the certificate to the server name, never by its common name; but not with `verify: chain` or with
+    `subject_alt_names`, which `originate` sees to. Raises TlsSettingsError. Blocks: the authorities of a system take 30 ms.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = _VERSIONS[settings.minimum_version]
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.hostname_checks_common_name = False
+    context.check_hostname = settings.verify is True and not settings.subject_alt_names
+    # Not strict, whatever the Python (3.13 changed its own defaults): RFC 5280 to the letter refuses authorities that everybody
+    # else takes, as any made by `openssl req -x509`, and who is refused turns to a setting that checks less.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if settings.alpn:
+        context.set_alpn_protocols(list(settings.alpn))
+    if ca is None:
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        ca.load_into(context)
+    if certificate is not None and key is not None:
+        _load_pair(context, certificate, key)
+    return context
+
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class Authorities(NamedTuple):
+    """Who is trusted to say whose certificate is whose.
+
+    file    PEM file with their certificates
+    folder  of one certificate each, named by its hash; looked into by OpenSSL when it needs one
+    """
+
+    file: Path | None
+    folder: Path | None = None
+    of_the_system: bool = False
+
+    def __str__(self) -> str:
+        """As messages name them."""
+        return f"those of the system, {self.file or self.folder}" if self.of_the_system else str(self.file)
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have the context trust them. Raises TlsSettingsError."""
+        if self.file is not None:
+            _load_authorities(context, self.file)
+            # A server's certificate that signed itself, given as its own authority, is taken, too.
+            if not context.get_ca_certs() and not any(
+                each.subject == each.issuer for each in facts_of_all(self.file.read_bytes())
+            ):
+                raise TlsSettingsError(f"{self.file}: {_NO_AUTHORITY}")
+        if self.folder is not None:
+            context.load_verify_locations(capath=self.folder)
+
+
+# Where systems keep their authorities; OpenSSL was told one of these when it was built, which is the wrong one where Python and
+# its OpenSSL were built for all systems at once. The list is that of Go (crypto/x509/root_linux.go).
+SYSTEM_FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Red Hat
+    "/etc/ssl/cert.pem",  # Alpine, macOS
+)
+
+
+def system_authorities() -> Authorities:
+    """Those that the system trusts: SSL_CERT_FILE and SSL_CERT_DIR, OpenSSL's own places, or the usual ones.
+
+    Raises TlsSettingsError where there are none, as in a container image made from scratch.
+    """
+    places = ssl.get_default_verify_paths()  # what exists of them
+    file: str | None = places.cafile  # typeshed does not know that either may be None
+    folder: str | None = places.capath
+    for each in (file, *SYSTEM_FILES):
+        if each is not None and Path(each).is_file():
+            return Authorities(Path(each), of_the_system=True)
+    if folder is not None and any(Path(folder).iterdir()):
+        return Authorities(None, Path(folder), of_the_system=True)
+    raise TlsSettingsError("this system has no store of authorities: install ca-certificates, or set tls.ca")
+
+
+def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    try:
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except FileNotFoundError as error:
+        missing = key if certificate.exists() else certificate
+        raise TlsSettingsError(f"{missing}: no such file") from error
+    except PermissionError as error:
+        raise TlsSettingsError(f"{certificate} or {key}: no permission to read it") from error
+    except ssl.SSLError as error:
+        raise TlsSettingsError(_pair_problem(certificate, key, error)) from error
+    except OSError as error:
+        raise TlsSettingsError(f"{certificate} with key {key}: {error.strerror}") from error
+
+
+def _load_authorities(context: ssl.SSLContext, file: Path) -> None:
+    try:
+        context.load_verify_locations(cafile=file)
+    except ssl.SSLError as error:
+        raise TlsSettingsError(f"{file}: no certificate in PEM form in it") from error
+    except OSError as error:
+        raise TlsSettingsError(f"{file}: {error.strerror}") from error
+
+
+def _pair_problem(certificate: Path, key: Path, error: ssl.SSLError) -> str:
     """Which of the two files is wrong, and how: OpenSSL says it of both together, and in words of its own."""
-    if not _PEM_CERTIFICATE.search(settings.certificate.read_bytes()):
-        return f"{settings.certificate}: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"
-    if not _PEM_KEY.search(settings.key.read_bytes()):
-        return f"{settings.key}: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)"
+    if not _PEM_CERTIFICATE.search(certificate.read_bytes()):
+        return f"{certificate}: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"
+    if not _PEM_KEY.search(key.read_bytes()):
+        return f"{key}: holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)"
     if "MISMATCH" in (error.reason or ""):
-        return f"{settings.certificate} with key {settings.key}: they do not belong together"
+        return f"{certificate} with key {key}: they do not belong together"
     if error.reason:
-        return f"{settings.certificate} with key {settings.key}: {_in_words(error.reason)}"
-    return (
-        f"{settings.certificate} with key {settings.key}: one of them is damaged: it begins as PEM and cannot be read"
-    )
+        return f"{certificate} with key {key}: {_in_words(error.reason)}"
+    return f"{certificate} with key {key}: one of them is damaged: it begins as PEM and cannot be read"
 
 
 # What OpenSSL calls a failed handshake, and what an operator needs to know of it.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from egressproxy.config.faults import Finding, Way
+    from egressproxy.config.schema import UpstreamTls
+
+_Kind = Literal["file", "folder", "log"]
 
 # A million hosts take 30 MB. What is larger than this is not a configuration; reading stops there.
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -98,6 +101,7 @@ def load(paths: Sequence[str]) -> Loaded:
     if config is None or reading.faults:
         raise ConfigError(reading.problems(reading.faults))
     reading.note_unwritable_logs()
+    reading.note_credentials(config)
     return Loaded(
         config=config,
         notes=reading.problems(reading.notes),
@@ -242,13 +246,24 @@ class _Reading:
 
     def note_unwritable_logs(self) -> None:
         """Say so where this user could not write a log. Another one may run the proxy, so it is no fault."""
-        for way, holder, key in _file_settings(self._data):
+        for kind, way, holder, key in _file_settings(self._data):
             name = holder[key]
-            if way[0] == "access_log" and not os.access(
-                name if os.path.lexists(name) else os.path.dirname(name), os.W_OK
-            ):
+            if kind == "log" and not os.access(name if os.path.lexists(name) else os.path.dirname(name), os.W_OK):
                 message = (
                     f"{_printable(name)} cannot be written by the user who asks; the one who runs it must be able to"
+                )
+                self.notes.append(Fault(place_of(way, self._places), way, message))
+
+    def note_credentials(self, config: Config) -> None:
+        """Say so where a secret is not mounted yet. It may come at any time, so it is no fault."""
+        directory = str(config.secrets.directory)
+        for index, service in enumerate(config.services):
+            tls = service.tls
+            if tls is not None and tls.credential is not None and not _has_credential(directory, tls):
+                way = ("services", index, "tls", "credential")
+                message = (
+                    f"waits for secret {tls.credential} in {_printable(directory)}; until then requests to "
+                    f"{service.hosts[0]} get 503"
                 )
                 self.notes.append(Fault(place_of(way, self._places), way, message))
 
@@ -320,37 +335,80 @@ def _printable(name: str) -> str:
 
 # --- settings that name files -------------------------------------------------------------------------------------
 
+# Ways to settings that hold the name of a file or folder; `*` stands for every entry of a list or mapping.
+_FILES: tuple[tuple[_Kind, tuple[str, ...]], ...] = (
+    ("file", ("listeners", "*", "tls", "certificate")),
+    ("file", ("listeners", "*", "tls", "key")),
+    ("file", ("listeners", "*", "tls", "client_ca")),
+    ("file", ("services", "*", "tls", "ca")),
+    ("file", ("services", "*", "tls", "certificate")),
+    ("file", ("services", "*", "tls", "key")),
+    ("file", ("services", "*", "set_headers", "*", "file")),
+    ("folder", ("secrets", "directory")),
+    ("log", ("access_log", "*", "path")),
+)
 
-def _file_settings(data: dict[str, Any]) -> Iterator[tuple[Way, dict[str, Any], str]]:
-    """Settings that hold the name of a file: the way, the mapping it stands in, the key. The data is not yet valid."""
-    for top, inner, keys in (("listeners", "tls", ("certificate", "key", "client_ca")), ("access_log", "", ("path",))):
-        entries = data.get(top)
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            holder = entry.get(inner) if inner and isinstance(entry, dict) else entry
-            for key in keys:
-                if isinstance(holder, dict) and isinstance(holder.get(key), str) and holder[key] not in ("", "-"):
-                    yield ((top, index, inner, key) if inner else (top, index, key)), holder, key
+
+def _file_settings(data: dict[str, Any]) -> Iterator[tuple[_Kind, Way, dict[str, Any], str]]:
+    """Settings that name a file: its kind, the way, the mapping it stands in, the key. The data is not yet valid."""
+    for kind, steps in _FILES:
+        for way, holder in _holders(data, steps[:-1]):
+            key = steps[-1]
+            if isinstance(holder, dict) and isinstance(holder.get(key), str) and holder[key] not in ("", "-"):
+                yield kind, (*way, key), holder, key
+
+
+def _holders(value: Any, steps: Sequence[str]) -> Iterator[tuple[Way, Any]]:
+    """What stands at the end of some steps, with the way to it."""
+    if not steps:
+        yield (), value
+        return
+    step, rest = steps[0], steps[1:]
+    entries: Iterable[tuple[str | int, Any]] = ()
+    if step != "*":
+        entries = ((step, value[step]),) if isinstance(value, dict) and step in value else ()
+    elif isinstance(value, (dict, list)):
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in entries:
+        for way, holder in _holders(inner, rest):
+            yield (key, *way), holder
 
 
 def _make_absolute(data: dict[str, Any], folder: str) -> None:
-    for _, holder, key in _file_settings(data):
+    for _, _, holder, key in _file_settings(data):
         holder[key] = os.path.join(folder, holder[key])
 
 
 def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str]]:
     """Settings whose file the proxy could not open."""
-    for way, holder, key in _file_settings(data):
+    for kind, way, holder, key in _file_settings(data):
         name = holder[key]
         folder = os.path.dirname(name)
         if "\0" in name:
             yield way, f"expected the name of a file, got {shown(name, _SHOWN_NAME)}"
-        elif way[0] == "access_log":
+        elif kind == "log":
             if not os.path.isdir(folder):
                 what = "does not exist: create it" if not os.path.lexists(folder) else "is not a folder: make it one"
                 yield way, f"the folder {_printable(folder)} {what}, writable by the user who runs egressproxy"
             elif os.path.isdir(name):
                 yield way, f"expected a file, got the folder {shown(name, _SHOWN_NAME)}"
-        elif not os.path.isfile(name):
-            yield way, f"expected a file that exists, got {shown(name, _SHOWN_NAME)}"
-        elif not os.access(name, os.R_OK):
-            yield way, f"expected a file that may be read, got {shown(name, _SHOWN_NAME)}; see its owner and mode"
+        elif not (os.path.isfile(name) if kind == "file" else os.path.isdir(name)):
+            yield way, f"expected a {kind} that exists, got {shown(name, _SHOWN_NAME)}"
+        elif not os.access(name, os.R_OK if kind == "file" else os.R_OK | os.X_OK):
+            yield way, f"expected a {kind} that may be read, got {shown(name, _SHOWN_NAME)}; see its owner and mode"
+
+
+# Names that the parts of a secret have in its folder: those of Kubernetes, and those of Istio's pages.
+_CERTIFICATE, _KEY, _AUTHORITY = ("tls.crt", "cert"), ("tls.key", "key"), ("ca.crt", "cacert")
+
+
+def _has_credential(directory: str, tls: UpstreamTls) -> bool:
+    """Whether what a service's credential needs is there: certificate and key for `mutual`, an authority for `simple`."""
+    secret = os.path.join(directory, str(tls.credential))
+
+    def has(folder: str, names: Sequence[str]) -> bool:
+        return any(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+    if tls.mode == "mutual":
+        return has(secret, _CERTIFICATE) and has(secret, _KEY)
+    return has(secret, _AUTHORITY) or has(f"{secret}-cacert", (*_AUTHORITY, "tls.crt"))

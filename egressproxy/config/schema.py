@@ -30,6 +30,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from egressproxy.config.faults import MAX_FAULTS, Misplaced, path_text, shown
 from egressproxy.config.templates import ISTIO_RELEASES, envoy_template
 from egressproxy.hostport import HostPattern, PortRange, parse_allow_entry, parse_host_pattern, parse_port_range
+from egressproxy.policy.paths import parse_path_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,6 +139,7 @@ def _parse_dns_server(value: object) -> str:
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_PREFIX = re.compile(r"[ -~]{0,200}")
 _SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 
 
@@ -145,6 +147,12 @@ def _parse_method(value: object) -> str:
     if isinstance(value, str) and _METHOD.fullmatch(value):
         return value
     raise ValueError(f"expected a method in capitals like CONNECT, got {shown(value)}")
+
+
+def _parse_path(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a path like /api/*, got {shown(value)}")
+    return parse_path_pattern(value)
 
 
 def _parse_name(value: object) -> str:
@@ -179,6 +187,25 @@ def _parse_field_name(value: object) -> str:
     if isinstance(value, str) and _FIELD_NAME.fullmatch(value):
         return value
     raise ValueError(f"expected the name of a header field like Authorization, got {shown(value)}")
+
+
+def _parse_prefix(value: object) -> str:
+    if isinstance(value, str) and _PREFIX.fullmatch(value):
+        return value
+    raise ValueError(f"expected up to 200 printable ASCII characters, got {shown(value)}")
+
+
+def _parse_verify(value: object) -> object:
+    if isinstance(value, bool) or value == "chain":
+        return value
+    raise ValueError(f"expected true, false or chain, got {shown(value)}")
+
+
+def _parse_tls_version(value: object) -> str:
+    """Text, or the number that YAML makes of it without quotes."""
+    if isinstance(value, (str, float)) and str(value) in ("1.2", "1.3"):
+        return str(value)
+    raise ValueError(f"expected 1.2 or 1.3, got {shown(value)}")
 
 
 def _parse_server_name(value: object) -> str:
@@ -253,6 +280,18 @@ Method = Annotated[
     BeforeValidator(_parse_method),
     WithJsonSchema({"type": "string", "pattern": f"^{_METHOD.pattern}$", "examples": ["CONNECT"]}),
 ]
+PathPattern = Annotated[
+    str,
+    BeforeValidator(_parse_path),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "description": "/exact/path, /below/* (that begins with /below/), or /*",
+            "pattern": "^/[^?#]*$",
+            "examples": ["/api/*", "/healthz"],
+        }
+    ),
+]
 Name = Annotated[str, BeforeValidator(_parse_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 
 LogFormat = Annotated[
@@ -265,6 +304,15 @@ SecretName = Annotated[
 ]
 FieldName = Annotated[
     str, BeforeValidator(_parse_field_name), WithJsonSchema({"type": "string", "pattern": f"^{_FIELD_NAME.pattern}$"})
+]
+HeaderPrefix = Annotated[
+    str, BeforeValidator(_parse_prefix), WithJsonSchema({"type": "string", "pattern": f"^{_PREFIX.pattern}$"})
+]
+Verify = Annotated[
+    Literal[True, False, "chain"], BeforeValidator(_parse_verify), WithJsonSchema({"enum": [True, False, "chain"]})
+]
+TlsVersion = Annotated[
+    Literal["1.2", "1.3"], BeforeValidator(_parse_tls_version), WithJsonSchema({"enum": ["1.2", "1.3", 1.2, 1.3]})
 ]
 ServerName = Annotated[
     str, BeforeValidator(_parse_server_name), _string_schema("one host name or address", "api.example.com")
@@ -402,7 +450,13 @@ class Rule(_Settings):
     ports: tuple[Ports, ...] | None = None
     """The target port is one of these (`443`, `"8000-8100"`). Absent: any port."""
     methods: tuple[Method, ...] | None = None
-    """The request method is one of these. Absent: any method."""
+    """The request method is one of these: `CONNECT` for a tunnel (TLS by server name too), `GET` and others for a plain
+    request. Letter case counts. Absent: any method."""
+    paths: Annotated[tuple[PathPattern, ...], Field(max_length=MAX_ENTRIES)] | None = None
+    """The path of a plain request, without its query, is one of these: `/exact/path`, `/below/*` (what begins with `/below/`),
+    or `/*`. Letter case counts. A path that servers may read in several ways (encoded slashes and dots, `//`, `;`, ...) matches
+    an allow rule if it does in every reading, a deny rule if in one. A rule with paths never matches a tunnel, whose requests
+    are not seen; to refuse those too write a rule without paths. Absent: any path, and tunnels."""
     private_addresses: Flag = False
     """Lift the address guard for this rule: private, loopback and other special addresses may be dialled. A metadata
     address must still be named, as a literal, in `hosts`."""
@@ -422,7 +476,7 @@ class Rule(_Settings):
     def _check(self) -> Rule:
         found: list[Finding] = [
             ((key,), "expected at least one entry, got an empty list; leave the key out to match any")
-            for key in ("clients", "hosts", "ports", "methods")
+            for key in ("clients", "hosts", "ports", "methods", "paths")
             if getattr(self, key) == ()
         ]
         if self.report and self.action == "allow":
@@ -433,6 +487,12 @@ class Rule(_Settings):
             found += [
                 ((key,), "belongs on an allow rule")
                 for key in ("sni_check", "require_tls", "ech", "proxy_protocol")
+                if getattr(self, key) is not None
+            ]
+        elif self.paths is not None:
+            found += [
+                ((key,), "has no meaning with paths: a rule with paths never matches a tunnel")
+                for key in ("sni_check", "require_tls", "ech")
                 if getattr(self, key) is not None
             ]
         return _together(self, found)
@@ -480,11 +540,11 @@ class UpstreamTls(_Settings):
         tuple[Annotated[str, Field(min_length=1, max_length=2048)], ...], Field(max_length=100)
     ] = ()
     """The certificate must have one of these names (DNS, URI or IP), whatever the host. Absent: the one in `sni`."""
-    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    minimum_version: TlsVersion = "1.2"
     """The oldest version of TLS that is spoken."""
     alpn: Annotated[tuple[Literal["http/1.1", "http/1.0"], ...], Field(max_length=2)] = ("http/1.1",)
     """Protocols offered in the handshake; an empty list offers none."""
-    verify: Flag | Literal["chain"] = True
+    verify: Verify = True
     """`true`: the certificate must come from a trusted authority and be for the host. `chain`: from a trusted authority, but
     its name is not looked at, and old forms are taken (X.509 v1, no subject alternative name), as Istio did by default up to
     1.20; `subject_alt_names` are still held. `false`: anything is taken, which protects from nobody."""
@@ -524,7 +584,7 @@ class HeaderValue(_Settings):
 
     file: Path
     """File with the value: one line. Read again when it changes."""
-    prefix: Annotated[str, Field(max_length=200, pattern=r"^[ -~]*$")] = ""
+    prefix: HeaderPrefix = ""
     """Put before it, as `Bearer `."""
 
 
@@ -573,6 +633,9 @@ class Service(_Settings):
         ]
         if self.aliases and (len(self.hosts) != 1 or self.hosts[0].kind != "exact"):
             found.append((("aliases",), "stand for one exact host: write that one alone in hosts"))
+        elif self.aliases and self.hosts[0].is_address:
+            found.append((("aliases",), f"stand for a name, got the address {self.hosts[0].host} in hosts"))
+        found += [(("aliases", index), f"{self.aliases[index]} is listed twice") for index in _repeated(self.aliases)]
         if self.resolution == "static" and not self.endpoints:
             found.append((("endpoints",), "resolution: static needs at least one"))
         if self.resolution == "none" and self.endpoints:
@@ -595,6 +658,11 @@ class Service(_Settings):
             (("set_headers", name), f"{name} is the proxy's own to write")
             for name in self.set_headers
             if name.lower() in _OWN_FIELDS
+        ]
+        names = tuple(self.set_headers)
+        found += [
+            (("set_headers", names[index]), "is set twice: letter case does not count")
+            for index in _repeated([name.lower() for name in names])
         ]
         return _together(self, found)
 

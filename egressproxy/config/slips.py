@@ -7,8 +7,12 @@ only where it is plain words.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from egressproxy.hostport import parse_allow_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LISTENERS = "; for example listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]"
 
@@ -41,6 +45,22 @@ def single_for_mappings(key: str, value: object) -> str:
     if key == "access_log" and isinstance(value, str) and _WORD.fullmatch(value) and len(value) <= _LONGEST:
         return f"; write it as a list: [{{path: {_quoted_if_needed(value)}}}]"
     return ""
+
+
+_KEY_FOR: dict[tuple[str | int, ...], str] = {
+    ("services", "tls"): "mode",
+    ("services", "endpoints"): "address",
+    ("services", "set_headers"): "file",
+    ("secrets",): "directory",
+}
+
+
+def word_for_mapping(keys: Sequence[str | int], value: str) -> str:
+    """One word where settings belong of which one is nearly always alone. `keys` lead there, without list positions."""
+    key = _KEY_FOR.get(tuple(keys[:2]))
+    if key is None or not _WORD.fullmatch(value) or len(value) > _LONGEST:
+        return ""
+    return f"; write it like {{{key}: {_quoted_if_needed(value)}}}"
 
 
 def _quoted_if_needed(word: str) -> str:

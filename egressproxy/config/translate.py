@@ -7,7 +7,6 @@ refused, since a setting without effect would be a promise that nothing keeps.
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -25,22 +24,17 @@ if TYPE_CHECKING:
 
 # Keys and words that are fixed for later versions, by the list or mapping they belong to.
 _LATER_KEYS: dict[Way, frozenset[str]] = {
-    (): frozenset({"secrets", "workers"}),
-    ("rules",): frozenset({"paths", "parent", "users"}),
-    ("services",): frozenset({"endpoints", "addresses", "tls", "timeout_s", "aliases", "set_headers"}),
-    ("services", "ports"): frozenset({"target_port"}),
+    (): frozenset({"workers"}),
+    ("rules",): frozenset({"parent", "users"}),
+    ("services",): frozenset({"addresses"}),
 }
 _LATER_WORDS: dict[Way, frozenset[str]] = {
-    ("listeners", "protocol"): frozenset({"http"}),
-    ("services", "resolution"): frozenset({"static"}),
-    ("services", "ports", "protocol"): frozenset({"HTTP", "HTTP2", "GRPC"}),
+    ("services", "ports", "protocol"): frozenset({"HTTP2", "GRPC"}),
 }
 
 _OF_HOSTS = frozenset({("allow",), ("rules", "hosts"), ("services", "hosts")})
 
 _RULE_KEYS = frozenset(Rule.model_fields)
-
-_ERA = re.compile(r"-[0-9][0-9.]*\Z")  # `istio-1.7`: the format of an era
 
 _Schema = dict[str, Any]
 
@@ -74,6 +68,8 @@ def place_of(way: Way, places: Places) -> int:
 
 def _faults(detail: ErrorDetails, places: Places) -> list[Fault]:
     way = detail["loc"]
+    if way[-1:] == ("[key]",):  # pydantic's word for the key of a mapping, where that is what is wrong
+        way = way[:-1]
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, Misplaced):
         return [
@@ -128,7 +124,7 @@ def _unexpected(way: Way, value: object) -> str:
     if not isinstance(value, str):
         return message + _hint(way, value)
     words = [str(word) for word in schema.get("enum", [schema.get("const", "")]) if word]
-    if _ERA.sub("", value) in _LATER_WORDS.get(_pattern(way), ()):
+    if value in _LATER_WORDS.get(_pattern(way), ()):
         return f"{message}; this version does not have it yet"
     close = get_close_matches(value[:60].lower(), words, n=1)
     if close:
@@ -146,6 +142,8 @@ def _advice(way: Way, schema: _Schema, value: object) -> str:
         return slips.single_for_mappings(str(way[-1]), value) if of_mappings else slips.single_for_list(value)
     if way == ("admin",) and value is not None:
         return slips.word_for_admin(value)
+    if kind == "object" and isinstance(value, str):
+        return slips.word_for_mapping(_pattern(way), value)
     if kind == "boolean" and value == "off":
         return "; write false"
     if kind == "number" and isinstance(value, str) and str(way[-1]).endswith("_s"):
@@ -202,7 +200,12 @@ def _schema_at(way: Way) -> _Schema:
     """The part of the JSON Schema for a setting; empty where it knows none."""
     schema = _resolved(_whole_schema())
     for step in way:
-        below = schema.get("items") if isinstance(step, int) else schema.get("properties", {}).get(step)
+        if isinstance(step, int):
+            below = schema.get("items")
+        else:  # a key that is fixed, or any that the mapping takes
+            below = schema.get("properties", {}).get(step) or next(
+                iter(schema.get("patternProperties", {}).values()), None
+            )
         schema = _resolved(below or {})
     return schema
 
@@ -225,7 +228,7 @@ def _expected(schema: _Schema) -> str:
         low, high = schema.get("minimum"), schema.get("maximum")
         noun = "an integer" if kind == "integer" else "a number"
         if low is not None:
-            return f"{noun} from {low} to {high}"
+            return f"{noun} from {low} to {high}" if high is not None else f"{noun} of at least {low}"
         return f"{noun} above {schema.get('exclusiveMinimum')} and up to {high}"
     if kind == "array":
         return f"a list of at least {schema['minItems']}" if "minItems" in schema else "a list"

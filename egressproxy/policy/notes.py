@@ -6,6 +6,8 @@ from ipaddress import ip_address
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from egressproxy.hostport import HostPattern
+from egressproxy.model import TLS_PORT
 from egressproxy.policy.addresses import METADATA, classify, parse_address
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.policy.rules import ALLOW, OUTBOUND, SERVICE, guard_lets_pass
@@ -17,14 +19,17 @@ if TYPE_CHECKING:
     from egressproxy.config.schema import Config, Rule
     from egressproxy.policy.hostnames import HostIndex
     from egressproxy.policy.rules import Clause
+    from egressproxy.registry import Registry
 
 _MAX_UNREACHED = 20  # more of the same would bury the other notes
 _MAX_OPEN = 5  # rules that are open to all: one is enough to look at it
 _MAX_COMPARED = 100  # earlier clauses for one host; keeps a million rules for the same host from taking hours
 
 
-def notes_on(config: Config, clauses: Sequence[Clause], index: HostIndex, guard: NetworkSet) -> Iterator[Finding]:
-    """The setting and a sentence, for each note. `clauses`, `index` and `guard` are what was made of `config`."""
+def notes_on(
+    config: Config, clauses: Sequence[Clause], index: HostIndex, guard: NetworkSet, registry: Registry
+) -> Iterator[Finding]:
+    """The setting and a sentence, for each note. All but `config` are what was made of it."""
     rules = clauses[: len(config.rules)]
     catch_all = next((i for i, clause in enumerate(rules) if _catches_all(config, i, clause)), None)
     yield from islice(_unreached(config, rules, index, catch_all), _MAX_UNREACHED)
@@ -33,6 +38,8 @@ def notes_on(config: Config, clauses: Sequence[Clause], index: HostIndex, guard:
     yield from _closed(config, clauses, guard)
     yield from _guard(config)
     yield from _checks(config)
+    yield from islice(_paths(config), _MAX_UNREACHED)
+    yield from islice(_services(config, index, registry), _MAX_UNREACHED)
     yield from _open_doors(config, catch_all)
 
 
@@ -42,9 +49,8 @@ def _asks_for_hosts(config: Config, position: int) -> bool:
 
 
 def _catches_all(config: Config, position: int, clause: Clause) -> bool:
-    return (clause.ports, clause.methods, clause.clients) == (None, None, None) and not _asks_for_hosts(
-        config, position
-    )
+    asks_nothing = (clause.ports, clause.methods, clause.clients, clause.paths) == (None, None, None, None)
+    return asks_nothing and not _asks_for_hosts(config, position)
 
 
 def _unreached(config: Config, rules: Sequence[Clause], index: HostIndex, catch_all: int | None) -> Iterator[Finding]:
@@ -175,3 +181,56 @@ def _checks(config: Config) -> Iterator[Finding]:
                 else "none has no effect: no listener is transparent"
             )
             yield ("services", position, "resolution"), message
+
+
+def _paths(config: Config) -> Iterator[Finding]:
+    """Rules with paths that can only meet tunnels, whose requests nobody sees, and a path that is easily forgotten."""
+    only_tunnels = all(listener.protocol == "sni" for listener in config.listeners)
+    for position, rule in enumerate(config.rules):
+        if rule.paths is None:
+            continue
+        way = "rules", position, "paths"
+        why = "this rule is for CONNECT" if rule.methods == ("CONNECT",) else ""
+        why = "all listeners are sni" if only_tunnels else why
+        if why:
+            yield way, f"never matches: a rule with paths is for plain requests, and {why}"
+        elif rule.ports is not None and all(ports == (TLS_PORT, TLS_PORT) for ports in rule.ports):
+            yield (
+                way,
+                "matches no tunnel, and on port 443 little else is asked for: what is inside a tunnel is not seen",
+            )
+        elif rule.action == "deny":
+            for pattern in rule.paths:
+                if len(pattern) > len("/*") and pattern.endswith("/*") and pattern[:-2] not in rule.paths:
+                    yield (
+                        way,
+                        f"{pattern} is what is below {pattern[:-2]} and not {pattern[:-2]} itself, which is left to others",
+                    )
+
+
+def _services(config: Config, index: HostIndex, registry: Registry) -> Iterator[Finding]:
+    """Services that others hide, names that rules miss, and TLS that protects from nobody."""
+    for position, host, port, first in islice(registry.hidden(), _MAX_UNREACHED):
+        yield (
+            ("services", position),
+            f"{host} port {port} is registered by services[{first}] already, and reached as that says",
+        )
+    for position, service in enumerate(config.services):
+        for alias in service.aliases:
+            missed = _rules_missing(config, index, service.hosts[0], HostPattern("exact", alias))
+            if missed is not None:
+                message = f"rule {missed} refuses {service.hosts[0]}, and not {alias}, which leads to it"
+                yield ("services", position, "aliases"), message
+        if service.tls is not None and service.tls.verify is False:
+            yield ("services", position, "tls", "verify"), f"false: anybody can pose as {service.hosts[0]}"
+
+
+def _rules_missing(config: Config, index: HostIndex, host: HostPattern, alias: HostPattern) -> str | None:
+    """A rule that names a host and refuses it, and does not name the alias."""
+    naming_alias = {clause.position for clause in islice(index.naming_all_of(alias), _MAX_COMPARED)}
+    for clause in islice(index.naming_all_of(host), _MAX_COMPARED):
+        if clause.position >= len(config.rules):
+            break
+        if config.rules[clause.position].action == "deny" and clause.position not in naming_alias:
+            return clause.verdict.rule
+    return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from heapq import merge
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from egressproxy.policy.explanation import MAX_NEAR, AddressFinding, Explanation
 from egressproxy.policy.hostnames import HostIndex
 from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.notes import notes_on
+from egressproxy.policy.paths import readings_of
 from egressproxy.policy.rules import (
     ALLOW,
     OUTBOUND,
@@ -29,7 +31,7 @@ from egressproxy.policy.rules import (
     in_bounds,
     ranges_text,
 )
-from egressproxy.registry import Registry
+from egressproxy.registry import Registry, endpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from egressproxy.config.faults import Finding
     from egressproxy.config.schema import Config
     from egressproxy.model import Intent, Verdict
+    from egressproxy.registry import Route
 
 _BEHIND_ALL = 1 << 62  # a position no clause has
 
@@ -82,7 +85,7 @@ class Policy:
         return cls(config, is_own)
 
     def decide(self, intent: Intent) -> Verdict:
-        """The verdict of the first rule that matches. Runs once per connection, before any look-up of the name.
+        """The verdict of the first rule that matches. Runs once per connection or request, before any look-up of the name.
 
         Raises ValueError if a rule asks for clients and `intent.client` is not an address.
         """
@@ -92,13 +95,14 @@ class Policy:
         best_position = _BEHIND_ALL
         for clauses in (self._find(target.host), self._any_host):
             for clause in clauses:
-                position, ports, methods, clients, verdict = clause
+                position, ports, methods, clients, paths, verdict = clause
                 if position > best_position:
                     break
                 if (
                     (ports is None or bisect_right(ports, port) & 1)
                     and (methods is None or intent.method in methods)
                     and (clients is None or parse_client(intent.client) in clients)
+                    and (paths is None or intent.path in paths)
                 ):
                     best, best_position = verdict, position
                     break
@@ -164,26 +168,36 @@ class Policy:
     def explain(self, intent: Intent, addresses: Sequence[str] = ()) -> Explanation:
         """What would become of an intent, and why. Looks nothing up: `addresses` are what the name stands for.
 
-        Raises ValueError if the client or an address is not an address, or the method not a word.
+        Raises ValueError if the client or an address is not an address, or the method or the path not a word.
         """
         parse_client(intent.client)
-        if not (intent.method.isascii() and intent.method.isprintable()):
-            raise ValueError(f"expected a method like CONNECT, got {intent.method[:80]!a}")
+        for what, word in (("a method like CONNECT", intent.method), ("a path like /api", intent.path or "/")):
+            if not (word.isascii() and word.isprintable()):
+                raise ValueError(f"expected {what}, got {word[:80]!a}")
         verdict = self.decide(intent)
         target = intent.target
-        if target.is_address and not addresses:
-            addresses = (target.host,)
+        route = self.registry.find(target.host, target.port)
+        port = target.port if route is None else route.port
+        written_down = route is not None and route.resolution == "static"
+        known, names = _destinations(target, route)
+        findings = [self._finding(intent, verdict, address, dialled, written_down) for address, dialled in known]
+        findings += [
+            self._finding(intent, verdict, address, port) for address in addresses if (address, port) not in known
+        ]
+        asked_path = intent.path is not None and self._asks_paths(intent)
         return Explanation(
             intent=intent,
             verdict=verdict,
             near=tuple(self._near(intent, verdict)),
-            asks_dns=verdict.allowed and not target.is_address,
-            addresses=tuple(self._finding(intent, verdict, address) for address in addresses),
+            looks_up=names if verdict.allowed else (),
+            addresses=tuple(findings),
+            route=route,
+            readings=readings_of(intent.path) if asked_path and intent.path is not None else None,
         )
 
     def notes(self) -> tuple[Finding, ...]:
         """What in the configuration has no effect, or another than it seems. Takes seconds with a million rules."""
-        return tuple(notes_on(self._config, self._clauses, self._index, self._guard))
+        return tuple(notes_on(self._config, self._clauses, self._index, self._guard, self.registry))
 
     # --- by address -----------------------------------------------------------------------------------------------
 
@@ -200,19 +214,37 @@ class Policy:
         about = facts if intent.target.is_address else f"{intent.target} leads to closed addresses: {facts}"
         return f"{about}; {_next_step(verdict, *found[0])}"
 
-    def _finding(self, intent: Intent, verdict: Verdict, address: str) -> AddressFinding:
+    def _finding(
+        self, intent: Intent, verdict: Verdict, address: str, port: int, written_down: bool = False
+    ) -> AddressFinding:
         special, _, aliases = judge(address)
-        port = intent.target.port
+        other_port = None if port == intent.target.port else port
         if self._is_own(address, port) or self._owns_one_of(aliases, port):
-            return AddressFinding(address, special, False, "it is this proxy itself", own=True)
+            return AddressFinding(address, special, False, "it is this proxy itself", True, other_port)
+        dialled = verdict.allowed
         if special is None:
-            return AddressFinding(address, None, verdict.allowed, "public" if verdict.allowed else "refused by name")
-        if not guard_lets_pass(verdict, address, self._guard):
-            return AddressFinding(address, special, False, f"{special}; {_next_step(verdict, address, special)}")
-        by = "private_addresses" if verdict.private_addresses else "guard.allow"
-        return AddressFinding(address, special, verdict.allowed, f"{special}, open by {by}")
+            reason = "public" if verdict.allowed else "refused by name"
+        elif written_down:
+            reason = f"{special}, open as a static endpoint"
+        elif guard_lets_pass(verdict, address, self._guard):
+            by = "private_addresses" if verdict.private_addresses else "guard.allow"
+            reason = f"{special}, open by {by}"
+        else:
+            dialled = False
+            reason = f"{special}; {_next_step(verdict, address, special)}"
+        return AddressFinding(address, special, dialled, reason, False, other_port)
 
     # --- in words -------------------------------------------------------------------------------------------------
+
+    def _asks_paths(self, intent: Intent) -> bool:
+        """Whether a rule with paths came close or decided."""
+        asked = merge(self._find(intent.target.host), self._any_host, key=_in_order)
+        for clause in islice(asked, MAX_NEAR + 1):
+            if clause.paths is not None:
+                return True
+            if not any(_failures(clause, intent)):
+                break
+        return False
 
     def _near(self, intent: Intent, verdict: Verdict) -> Iterator[NearMiss]:
         """Rules that are for the host and come before the one that decided; for a refusal also those for names below."""
@@ -229,9 +261,17 @@ class Policy:
                 yield NearMiss(clause.verdict.rule, (f"*.{host} is every name below {host} and not {host} itself",))
 
 
+def _destinations(target: Target, route: Route | None) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    """Addresses with their ports that are known without DNS, and names to ask it for."""
+    host, port = (target.host, target.port) if route is None else (route.host, route.port)
+    places = (route.endpoints if route is not None else ()) or (endpoint_of(host, port, 1),)
+    known = tuple((place.host, place.port or port) for place in places if place.is_address)
+    return known, tuple(dict.fromkeys(place.host for place in places if not place.is_address))
+
+
 def _failures(clause: Clause, intent: Intent) -> Iterator[str]:
     """The conditions of a clause that do not hold. Its hosts are not asked."""
-    _, ports, methods, clients, _ = clause
+    _, ports, methods, clients, paths, _ = clause
     port = intent.target.port
     if ports is not None and not in_bounds(ports, port):
         yield f"port {port} is not among {ranges_text(ports)}"
@@ -239,6 +279,8 @@ def _failures(clause: Clause, intent: Intent) -> Iterator[str]:
         yield f"method {intent.method} is not among {', '.join(sorted(methods))}"
     if clients is not None and parse_client(intent.client) not in clients:
         yield f"client {intent.client} is in none of its {clients.count} networks"
+    if paths is not None and intent.path not in paths:
+        yield paths.why_not(intent.path)
 
 
 def _next_step(verdict: Verdict, address: str, special: AddressClass) -> str:

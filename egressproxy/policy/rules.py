@@ -13,6 +13,7 @@ from egressproxy.hostport import ANY_HOST, ANY_PORT, HostPattern, PortRange, can
 from egressproxy.model import Verdict
 from egressproxy.policy.addresses import judge
 from egressproxy.policy.networks import NetworkSet
+from egressproxy.policy.paths import PathSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ class Clause(NamedTuple):
     ports: Bounds | None
     methods: frozenset[str] | None
     clients: NetworkSet | None
+    paths: PathSet | None
     verdict: Verdict
 
     def asks_less_than(self, later: Clause) -> bool:
@@ -47,6 +49,7 @@ class Clause(NamedTuple):
             (self.ports is None or self.ports == later.ports)
             and (self.methods is None or self.methods == later.methods)
             and (self.clients is None or self.clients is later.clients)
+            and (self.paths is None or (later.paths is not None and self.paths.covers(later.paths)))
         )
 
 
@@ -64,18 +67,19 @@ def clauses_of(config: Config) -> Iterator[tuple[Sequence[HostPattern], Clause]]
             interned.bounds(rule.ports),
             None if rule.methods is None else frozenset(rule.methods),
             interned.networks(rule.clients),
+            interned.paths(rule),
             _rule_verdict(rule, rule_name(rule, position + 1), config),
         )
         yield _named(rule.hosts or ()), clause
     position = len(config.rules)
     for hosts, ports, verdict in _allow_parts(config):
-        yield _named(hosts), Clause(position, interned.bounds((ports,)), None, None, verdict)
+        yield _named(hosts), Clause(position, interned.bounds((ports,)), None, None, None, verdict)
     for service in config.services:
         position += 1
         numbers = tuple(PortRange(port.number, port.number) for port in service.ports)
         names = (*service.hosts, *(HostPattern("exact", alias) for alias in service.aliases))
-        yield names, Clause(position, interned.bounds(numbers), None, None, _service_verdict(service, config))
-    yield (), Clause(position + 1, None, None, None, _outbound_verdict(config))
+        yield names, Clause(position, interned.bounds(numbers), None, None, None, _service_verdict(service, config))
+    yield (), Clause(position + 1, None, None, None, None, _outbound_verdict(config))
 
 
 def bounds_of(ports: Iterable[PortRange]) -> Bounds:
@@ -121,6 +125,7 @@ class _Interned:
     def __init__(self) -> None:
         self._bounds: dict[tuple[PortRange, ...], Bounds | None] = {}
         self._networks: dict[tuple[IPv4Network | IPv6Network, ...], NetworkSet] = {}
+        self._paths: dict[tuple[tuple[str, ...], bool], PathSet] = {}
 
     def bounds(self, ports: tuple[PortRange, ...] | None) -> Bounds | None:
         if ports is None:
@@ -136,6 +141,14 @@ class _Interned:
         if clients not in self._networks:
             self._networks[clients] = NetworkSet(clients)
         return self._networks[clients]
+
+    def paths(self, rule: Rule) -> PathSet | None:
+        if rule.paths is None:
+            return None
+        key = rule.paths, rule.action == "deny"
+        if key not in self._paths:
+            self._paths[key] = PathSet(*key)
+        return self._paths[key]
 
 
 def _named(hosts: Sequence[HostPattern]) -> Sequence[HostPattern]:

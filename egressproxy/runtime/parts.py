@@ -75,7 +75,9 @@ def build(
         message = f"{error.filename} cannot be written: {error.strerror}"
         raise ConfigError([loaded.problem(("access_log", index, "path"), message)]) from error
     registry = Registry.from_config(config)
-    parts = Parts(loaded, policy, registry, identities, loaded.noted(policy.notes()), contexts, logs, {})
+    parts = Parts(
+        loaded, policy, registry, identities, loaded.noted((*policy.notes(), *identities.notes)), contexts, logs, {}
+    )
     own = (*listening, *([admin] if admin else ()))
     transparent = {(listener.address, listener.port): listener.transparent for listener in config.listeners}
     for place, client_speaks_first in places.items():

@@ -39,6 +39,7 @@ from egressproxy.poller import create_poller
 from egressproxy.relay.relay import Relay
 from egressproxy.resolve.resolver import Resolver
 from egressproxy.runtime.parts import Parts, Place, build
+from egressproxy.runtime.refresh import Refresher
 from egressproxy.runtime.sockets import BindError, raise_descriptor_limit
 from egressproxy.stories import Stories
 from egressproxy.tasks import Tasks
@@ -140,6 +141,7 @@ class Worker:
         self._poller = create_poller(loop)
         self._tasks = Tasks(loop)
         self._stories = Stories(loop)
+        self._refresher = Refresher(loop)
         self._end: asyncio.Future[int] = loop.create_future()
         for number, action in self._signals().items():
             loop.add_signal_handler(number, action)
@@ -196,6 +198,7 @@ class Worker:
         replaced_logs = self._telemetry.use_logs(parts.logs)
         services = self._services = self._new_services(config, parts)
         self._config = config
+        self._refresher.use(parts.identities)
         self._change_listeners(config, services, parts)
         self.sources = parts.loaded.sources
         self.generation += 1
@@ -233,7 +236,8 @@ class Worker:
             lifetime_s=timeouts.upstream_lifetime_s,
         )
         resolver = self._resolver_for(config)
-        self.metrics.watch(resolver, dialer)
+        self.metrics.watch(resolver, dialer, upstreams)
+        self.metrics.watch_identities(parts.identities)
         self._admission.max_tunnels = config.limits.max_tunnels
         self._own_connections.watched = any(listener.transparent is not None for listener in config.listeners)
         carriage = Carriage(
@@ -406,6 +410,7 @@ class Worker:
             signal.signal(late, signal.SIG_IGN)  # their default would end the process before its last lines are written
         for listener in self._listeners.values():
             listener.stop()
+        self._refresher.close()
         self._cut_tunnels("cut")
         await self._stories.wait(LAST_RECORDS_S)
         await self._stories.cancel()

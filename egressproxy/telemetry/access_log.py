@@ -40,14 +40,10 @@ class Format(NamedTuple):
     wants_addresses: bool = False
 
 
-def _istio(release: str) -> tuple[str, Habits]:
-    return form_of_release(int(release.removeprefix("istio-1.")))
-
-
 TEMPLATES: Mapping[str, tuple[str, Habits]] = {
     "envoy": ("E0", TODAY),
     "istio": ("E7", TODAY),
-    **{release: _istio(release) for release in ISTIO_RELEASES},
+    **{word: form_of_release(minor) for minor, word in enumerate(ISTIO_RELEASES)},
 }
 """The formats of Envoy and Istio by their words in the configuration: era and habits."""
 
@@ -57,18 +53,15 @@ FORMATS: Mapping[str, Format] = {
     "json": Format(json_line, json_open_line),
     "nginx-stream": Format(nginx_line),
     "nginx-stream-1.22": Format(partial(nginx_line, hello_counted=False)),
-    "istio-json": Format(istio_json_line, None, True),
-    **{
-        word: Format(envoy_line(ERAS[era], habits), None, wants_addresses(ERAS[era]))
-        for word, (era, habits) in TEMPLATES.items()
-    },
+    "istio-json": Format(istio_json_line, wants_addresses=True),
 }
-"""By the word in the configuration."""
+"""All others."""
 
 
 def form_of(setting: AccessLog) -> Format:
     """How this log is written. Raises ValueError for a template that `config.schema` has not seen."""
-    if setting.template is None:
+    if setting.format in FORMATS:
         return FORMATS[setting.format]
-    _, habits = TEMPLATES[setting.format]
-    return Format(envoy_line(setting.template, habits), None, wants_addresses(setting.template))
+    era, habits = TEMPLATES[setting.format]
+    template = setting.template or ERAS[era]
+    return Format(envoy_line(template, habits), wants_addresses=wants_addresses(template))

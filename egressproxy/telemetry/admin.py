@@ -16,8 +16,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from egressproxy.errors import MalformedTarget
-from egressproxy.hostport import parse_target
-from egressproxy.model import Intent
+from egressproxy.policy.explanation import intent_about
 
 if TYPE_CHECKING:
     import socket
@@ -60,7 +59,8 @@ egressproxy admin port
 /readyz    200 when new tunnels are taken, 503 with the reason otherwise
 /tunnels   open connections, oldest first; ?limit=N
 /config    the configuration in use, and why the last reload was refused
-/explain   what the policy says: ?to=HOST:PORT, and if wanted &client=IP &method=CONNECT &listener=NAME &address=IP
+/explain   what the policy says: ?to=HOST:PORT, or ?to=http://HOST/PATH for a plain request, and if wanted &client=IP
+           &method=GET &listener=NAME &address=IP
 """
 
 
@@ -245,11 +245,11 @@ class _Pages:
             addresses = query.getall("address", [])
             if len(addresses) > MAX_ADDRESSES:
                 raise ValueError(f"expected at most {MAX_ADDRESSES} addresses, got {len(addresses)}")
-            intent = Intent(
-                client=query.get("client", "127.0.0.1"),
-                listener=query.get("listener", state.config.listeners[0].label),
-                method=query.get("method", "CONNECT"),
-                target=parse_target(query["to"]),
+            intent = intent_about(
+                query["to"],
+                query.get("client", "127.0.0.1"),
+                query.get("listener", state.config.listeners[0].label),
+                query.get("method"),
             )
             explanation = state.policy.explain(intent, addresses)
         except (ValueError, MalformedTarget) as error:

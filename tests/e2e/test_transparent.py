@@ -7,12 +7,16 @@ is on the first host (`routed`) or beside the proxy as another user (`own`).
 
 from __future__ import annotations
 
+import http.server
+import socket
+import socketserver
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 from support.certificates import authority
@@ -37,6 +41,43 @@ class Origins(NamedTuple):
 
     right: dict[int, TlsOrigin]
     wrong: dict[int, TlsOrigin]
+
+
+class PlainOrigin:
+    """Answers each request with its Host and its path. A context manager."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self.seen: list[str] = []
+        seen = self.seen
+
+        class Answering(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = f"{self.headers['Host']} {self.path}".encode()
+                seen.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(socketserver.ThreadingTCPServer):  # an HTTPServer would look its own name up
+            address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            daemon_threads = True
+            allow_reuse_address = True
+
+        self._server = Server((address, port), Answering)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +140,17 @@ class Captured(NamedTuple):
             *(*more, f"https://{host}/"),
             folder=self.readable,
             code=code,
+        )
+
+    def plain(self, way: str, host: str, address: str, path: str, *more: str) -> Done:
+        """curl to the host in plain HTTP, which it believes to be at that address."""
+        program: Namespace = self.hosts.proxy if way == "own" else self.hosts.app
+        place = f"{host}:80:[{address}]" if ":" in address else f"{host}:80:{address}"
+        return program.run(
+            *("setpriv", "--reuid", "65534", "--clear-groups"),
+            *(installed("curl"), "-sS", "--max-time", "10", "--resolve", place, *more, f"http://{host}{path}"),
+            folder=self.readable,
+            code=0,
         )
 
     def record(self) -> dict[str, Any]:
@@ -253,6 +305,49 @@ def test_a_proxy_that_is_captured_itself_says_so_and_does_not_go_round(
     finally:
         captured.redirect("--remove")
         hosts.proxy.call(proxy.end)
+
+
+@pytest.mark.parametrize("mode", ["redirect", "tproxy"])
+@pytest.mark.parametrize("protocol", ["http", "auto"])
+def test_plain_http_is_captured_and_each_request_judged_by_its_host(
+    hosts: Hosts, origins: Origins, names: DnsServer, readable: Path, tmp_path: Path, mode: str, protocol: str
+) -> None:
+    config = {
+        "listeners": [{"protocol": protocol, "address": "::", "transparent": mode}],
+        "rules": [{"name": "known", "action": "allow", "hosts": [NAME], "ports": [80, 443], "private_addresses": True}],
+        "dns": {"servers": [names.address]},
+    }
+    proxy = Proxy(tmp_path, config)
+    captured = Captured(proxy, hosts, readable)
+    with ExitStack() as stack:
+        for address in SITE.values():
+            stack.enter_context(hosts.site.call(PlainOrigin, address, 80))
+        wrong = stack.enter_context(hosts.site.call(PlainOrigin, OTHER_SITE[4], 80))
+        hosts.proxy.call(proxy.start)
+        stack.callback(hosts.proxy.call, proxy.end)
+        captured.redirect(
+            str(proxy.config_file), "--user", "root", "--routed", "--apply"
+        )  # port 80, with auto 443 as well
+        stack.callback(captured.redirect, "--remove")
+        for way in ("own", "routed"):
+            for version in (4, 6):
+                for address in (
+                    SITE[version],
+                    UNROUTED[version],
+                ):  # the name decides, and not the address that was dialled
+                    assert captured.plain(way, NAME, address, "/page").out == f"{NAME} /page"
+                    record = captured.record()
+                    dialled = f"[{address}]:80" if version == 6 else f"{address}:80"
+                    assert (record["rule"], record["status"], record["dialled"]) == ("known", 200, dialled)
+                    assert (record["method"], record["host"], record["port"]) == ("GET", NAME, 80)
+            status = "%{http_code}"
+            refused = captured.plain(way, REFUSED, SITE[4], "/", "-o", "/dev/null", "-w", status).out
+            assert refused == ("502" if protocol == "http" else "403")
+            assert captured.record()["outcome"] == "rule_denied"
+            if protocol == "auto":  # and what is TLS is forwarded by its server name, on the same port
+                assert TITLE in captured.curl(way, NAME, SITE[4], 0).out
+                assert captured.record()["protocol"] == "sni"
+        assert not wrong.seen
 
 
 def test_a_reload_cannot_make_a_listener_take_what_tproxy_brings(start: Callable[..., Proxy]) -> None:

@@ -51,7 +51,7 @@ def test_a_rule_whose_hosts_all_belong_to_earlier_rules():
 
 
 def test_an_earlier_rule_with_other_conditions_hides_nothing():
-    for other in ({"ports": [443]}, {"clients": ["10.0.0.0/8"]}, {"methods": ["CONNECT"]}):
+    for other in ({"ports": [443]}, {"clients": ["10.0.0.0/8"]}, {"methods": ["CONNECT"]}, {"paths": ["/a"]}):
         assert (
             notes(rules=[{"action": "allow", "hosts": ["a.com"], **other}, {"action": "deny", "hosts": ["a.com"]}])
             == ()
@@ -205,3 +205,76 @@ def test_a_service_that_is_dialled_where_its_client_dialled():
     ((way, message),) = findings(services=[service], listeners=[captured])
     assert way == ("services", 0, "resolution")
     assert "reaches any public address" in message
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_whose_paths_all_belong_to_an_earlier_one():
+    wide = {"name": "wide", "action": "allow", "hosts": ["a.com"], "paths": ["/a/*"]}
+    lost = {"name": "lost", "action": "allow", "hosts": ["a.com"], "paths": ["/a/b", "/a/c/*"]}
+    assert notes(rules=[wide, lost]) == ("rule lost is never reached: earlier rules, as wide, take all of its hosts",)
+    assert notes(rules=[lost, wide]) == ()
+    assert notes(rules=[wide, {**lost, "action": "deny", "paths": ["/a/b"]}]) == ()
+
+
+def test_a_rule_for_any_path_leaves_tunnels_to_those_behind():
+    assert notes(rules=[{"action": "allow", "paths": ["/*"]}, {"action": "deny"}]) == ()
+
+
+def test_a_rule_with_paths_that_can_only_meet_tunnels():
+    rule = {"action": "allow", "hosts": ["a.com"], "paths": ["/a"]}
+    sni = {"protocol": "sni", "port": 8443, "address": "127.0.0.1"}
+    way = "rules", 0, "paths"
+    never = "never matches: a rule with paths is for plain requests, and"
+    assert findings(rules=[rule]) == ()
+    assert findings(rules=[rule], listeners=[sni]) == ((way, f"{never} all listeners are sni"),)
+    assert findings(rules=[rule], listeners=[sni, {**LISTENER, "address": "127.0.0.1"}]) == ()
+    assert findings(rules=[{**rule, "methods": ["CONNECT"]}]) == ((way, f"{never} this rule is for CONNECT"),)
+    assert findings(rules=[{**rule, "methods": ["CONNECT", "GET"]}]) == ()
+    assert findings(rules=[{**rule, "ports": [443]}]) == (
+        (way, "matches no tunnel, and on port 443 little else is asked for: what is inside a tunnel is not seen"),
+    )
+    assert findings(rules=[{**rule, "ports": [443, 80]}]) == ()
+
+
+def test_a_path_is_not_among_those_below_it():
+    allow = {"action": "allow", "hosts": ["a.com"]}
+    deny = {"action": "deny", "paths": ["/admin/*", "/x/*", "/x", "/*"]}
+    assert findings(rules=[deny, allow]) == (
+        (("rules", 0, "paths"), "/admin/* is what is below /admin and not /admin itself, which is left to others"),
+    )
+    assert notes(rules=[{**allow, "paths": ["/admin/*"]}]) == ()
+
+
+# --- services -----------------------------------------------------------------------------------------------------
+
+SERVICE = {"hosts": ["a.com"], "ports": [{"number": 80, "protocol": "HTTP"}, {"number": 443}]}
+
+
+def test_two_services_with_one_host_and_port():
+    other = {"hosts": ["b.com"], "aliases": ["a.com"], "ports": [{"number": 443}, {"number": 8443}]}
+    below = {"hosts": ["*.c.com"], "ports": [{"number": 80}]}
+    assert findings(services=[SERVICE, other, below, below]) == (
+        (("services", 1), "a.com port 443 is registered by services[0] already, and reached as that says"),
+        (("services", 3), "*.c.com port 80 is registered by services[2] already, and reached as that says"),
+    )
+    assert findings(services=[SERVICE, {**SERVICE, "ports": [{"number": 8080}]}, {**SERVICE, "hosts": ["*.com"]}]) == ()
+    assert len(notes(services=[SERVICE] * 100)) == 20
+
+
+def test_a_rule_that_refuses_a_host_and_not_its_alias():
+    wiki = {"hosts": ["en.wikipedia.org"], "aliases": ["wiki", "wiki.default"], "ports": [{"number": 443}]}
+    deny = {"name": "no", "action": "deny", "hosts": ["*.wikipedia.org", "wiki.default"]}
+    assert findings(services=[wiki], rules=[deny]) == (
+        (("services", 0, "aliases"), "rule no refuses en.wikipedia.org, and not wiki, which leads to it"),
+    )
+    assert findings(services=[wiki], rules=[{**deny, "hosts": ["*.wikipedia.org", "wiki", "*.default"]}]) == ()
+    assert findings(services=[wiki], rules=[{**deny, "action": "allow"}]) == ()
+
+
+def test_certificates_that_are_not_checked():
+    insecure = {**SERVICE, "tls": {"mode": "simple", "verify": False}}
+    assert findings(services=[insecure]) == ((("services", 0, "tls", "verify"), "false: anybody can pose as a.com"),)
+    for verify in (True, "chain"):
+        assert findings(services=[{**SERVICE, "tls": {"mode": "simple", "verify": verify}}]) == ()

@@ -14,8 +14,8 @@ def policy(**settings):
     return Policy.from_config(config, lambda address, port: (address, port) in OWN)
 
 
-def intent(target, client="10.1.2.3", method="CONNECT"):
-    return Intent(client, "http-proxy:3128", method, parse_authority(target, 443))
+def intent(target, client="10.1.2.3", method="CONNECT", path=None):
+    return Intent(client, "http-proxy:3128", method, parse_authority(target, 443), path=path)
 
 
 def decided_by(judge, target, **who):
@@ -86,6 +86,50 @@ def test_all_conditions_of_a_rule_must_hold():
     assert decided_by(judge, "a.packages.example:8101") == "-outbound"
     assert decided_by(judge, "a.packages.example", client="10.2.0.1") == "-outbound"
     assert decided_by(judge, "a.packages.example", method="GET") == "-outbound"
+
+
+def test_methods_are_compared_letter_for_letter():
+    judge = policy(rules=[{"action": "allow", "methods": ["GET", "HEAD", "M-SEARCH"]}])
+    for method in ("GET", "HEAD", "M-SEARCH"):
+        assert decided_by(judge, "a.com:80", method=method, path="/") == "+rule-1"
+    for method in ("get", "Get", "POST", "GETS", "CONNECT", ""):
+        assert decided_by(judge, "a.com:80", method=method, path="/") == "-outbound"
+
+
+def test_paths_are_conditions_like_others():
+    judge = policy(
+        rules=[
+            {"name": "not-that", "action": "deny", "hosts": ["a.com"], "paths": ["/api/admin/*", "/api/admin"]},
+            {"name": "api", "action": "allow", "hosts": ["a.com"], "methods": ["GET"], "paths": ["/api/*"]},
+            {"name": "tunnels", "action": "allow", "hosts": ["a.com"], "ports": [443], "methods": ["CONNECT"]},
+        ]
+    )
+
+    def asked(path, method="GET"):
+        return decided_by(judge, "a.com:80", method=method, path=path)
+
+    assert asked("/api/users") == "+api"
+    assert asked("/api/users", method="POST") == "-outbound"
+    assert asked("/other") == "-outbound"
+    assert asked("/API/users") == "-outbound"
+    assert asked("/api/admin") == asked("/api/admin/x") == "-not-that"
+    assert asked("/api/%61dmin") == asked("/api/x/..%2fadmin") == asked("/api//admin/") == "-not-that"
+    assert asked("/api/..%2fother") == "-outbound"
+    assert asked("*", method="OPTIONS") == "-outbound"
+    assert decided_by(judge, "b.com:80", method="GET", path="/api/users") == "-outbound"
+
+
+def test_a_tunnel_meets_no_rule_with_paths():
+    judge = policy(
+        rules=[
+            {"action": "deny", "paths": ["/*"]},
+            {"action": "allow", "paths": ["/*"]},
+            {"name": "x", "action": "allow"},
+        ]
+    )
+    assert decided_by(judge, "a.com") == "+x"
+    assert decided_by(judge, "a.com:80", method="GET", path="/") == "-rule-1"
+    assert decided_by(judge, "a.com:80", method="OPTIONS", path="*") == "+x"
 
 
 def test_rule_names_count_all_rules_from_one():

@@ -34,6 +34,7 @@ rules = st.builds(
     ports=some(port_ranges),
     clients=some(networks),
     methods=some(st.sampled_from(["CONNECT", "GET"])),
+    paths=some(st.sampled_from(["/*", "/a/*", "/a", "/a/b"])),
 ).map(lambda rule: {key: value for key, value in rule.items() if value is not None})
 allow_entries = st.tuples(
     st.one_of(names, names.map(lambda name: f"*.{name}"), st.sampled_from(["192.0.2.1", "[2001:db8::1]", "*"])),
@@ -64,6 +65,7 @@ intents = st.builds(
     listener=st.just("l"),
     method=st.sampled_from(["CONNECT", "GET"]),
     target=targets.map(parse_authority),
+    path=st.sampled_from([None, "/", "/a", "/a/", "/a/b", "*"]),  # how others are read is for test_paths_properties.py
 )
 
 
@@ -79,6 +81,10 @@ def names_host(pattern, target):
     return target.host == pattern.host
 
 
+def names_path(pattern, path):
+    return path.startswith(pattern[:-1]) if pattern.endswith("/*") else path == pattern
+
+
 def decided_slowly(config, intent):
     """What DESIGN says, read aloud: (allowed, rule)."""
     target = intent.target
@@ -88,6 +94,9 @@ def decided_slowly(config, intent):
             (rule.hosts is None or any(names_host(pattern, target) for pattern in rule.hosts))
             and (rule.ports is None or any(low <= target.port <= high for low, high in rule.ports))
             and (rule.methods is None or intent.method in rule.methods)
+            and (
+                rule.paths is None or (intent.path and any(names_path(pattern, intent.path) for pattern in rule.paths))
+            )
             and (rule.clients is None or any(client in net for net in rule.clients if net.version == client.version))
         ):
             return rule.action == "allow", rule.name or f"rule-{number}"

@@ -64,6 +64,23 @@ def test_equal_conditions_of_many_rules_are_one_object():
     assert len({id(clause.ports) for clause in found}) == 1
 
 
+def test_equal_paths_of_rules_that_say_the_same_are_one_object():
+    rules = [
+        {"action": action, "paths": ["/a/*"], "hosts": [f"h{n}.com"]}
+        for n, action in enumerate(["allow", "allow", "deny"])
+    ]
+    one, two, other = [clause.paths for _, clause in clauses(rules=rules)][:3]
+    assert one is two
+    assert one is not other
+
+
+def test_aliases_are_hosts_of_their_service_and_lift_no_guard():
+    service = {"hosts": ["f.com"], "aliases": ["f", "10.96.0.1"], "ports": [{"number": 443}]}
+    ((hosts, clause), _) = clauses(services=[service])
+    assert [str(host) for host in hosts] == ["f.com", "f", "10.96.0.1"]
+    assert clause.verdict.named_addresses == frozenset()
+
+
 def test_all_ports_is_no_condition():
     ((_, clause), _) = clauses(rules=[{"action": "allow", "ports": ["1-100", "101-65535"]}])
     assert clause.ports is None

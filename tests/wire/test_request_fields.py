@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from egressproxy.errors import MalformedRequest
+from egressproxy.wire import request_fields as request_fields_module
 from egressproxy.wire.request_fields import RequestFields, request_fields
 from egressproxy.wire.request_head import HeadLimits, RequestHead, parse_request_head
 
@@ -193,3 +194,23 @@ def test_refuses_what_could_be_read_in_two_ways(lines, message):
 def test_refuses_a_coding_in_http_1_0():
     with pytest.raises(MalformedRequest, match=r"in HTTP/1\.0"):
         fields(b"Transfer-Encoding: chunked", version="1.0")
+
+
+def test_fields_that_were_read_before_are_not_read_again_but_for_what_may_be_a_credential():
+    request_fields_module._kept.clear()
+    for line in (
+        "Authorization: Basic eDp5",
+        "cookie: a=b",
+        "X-Api-Key: 1",
+        "Proxy-Authorization: x",
+        "Accept: " + "x" * 2000,
+    ):
+        head = parse_request_head(f"GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n".encode(), LIMITS)
+        assert head is not None
+        assert request_fields(head) == request_fields(head)
+    assert not request_fields_module._kept
+    for number in range(request_fields_module._KEPT + 5):
+        head = parse_request_head(f"GET / HTTP/1.1\r\nHost: a{number}\r\n\r\n".encode(), LIMITS)
+        assert head is not None
+        assert request_fields(head) is request_fields(head)
+        assert len(request_fields_module._kept) <= request_fields_module._KEPT
