@@ -70,10 +70,10 @@ def _parse(text: str, code: Callable[[str, int], tuple[str | Code, int]], begins
     return tuple(parts)
 
 
-def _unknown(kind: str, written: str, known: Collection[str]) -> ValueError:
-    close = get_close_matches(written.strip("%${}")[:60], known, n=1)
-    advice = f"; did you mean {written[:1]}{close[0]}?" if close else ""
-    return ValueError(f"{kind} {shown(written)} is not known here{advice}")
+def _unknown(name: str, known: Collection[str]) -> ValueError:
+    close = get_close_matches(name[:60], sorted(known), n=1)
+    advice = f"; did you mean %{close[0]}%?" if close else ""
+    return ValueError(f"the operator {shown(f'%{name}%')} is not known here{advice}")
 
 
 # --- Envoy --------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def _envoy_code(text: str, at: int) -> tuple[str | Code, int]:
         )
     name, argument, limit = match.groups()
     if name not in _ENVOY_KNOWN:
-        raise _unknown("the operator", f"%{name}%", _ENVOY_KNOWN)
+        raise _unknown(name, _ENVOY_KNOWN)
     if name in ENVOY_OPERATORS and argument is not None:
         raise ValueError(f"%{name}% takes no argument, got {shown(argument)}")
     if name in _WITH_ARGUMENT and not argument:

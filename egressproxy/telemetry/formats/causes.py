@@ -96,7 +96,7 @@ CAUSES = {
     "drained": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
     "cut": Cause("LR", VIA_UPSTREAM, NOTHING),
 }
-"""By outcome. A flag that is joined to another means that there was no other attempt."""
+"""By outcome. URX behind another flag says that there was no other attempt."""
 
 _UNKNOWN = Cause(NOTHING, NOTHING, NOTHING)
 _BY_POLICY = frozenset({RuleDenied.slug, SniMismatch.slug, EchDenied.slug})
@@ -158,9 +158,7 @@ def flags_and_details(record: ConnectionRecord, *, is_http: bool) -> tuple[str, 
         return cause.flags, _RBAC.format(record.rule), NOTHING
     exchange = record.exchange
     if exchange is None or exchange.upstream_status is None or exchange.upstream_status != record.status:
-        if outcome in ("closed", "cut"):
-            return cause.flags, NOTHING, NOTHING
-        return cause.flags, cause.details, NOTHING
+        return cause.flags, NOTHING if cause.details == VIA_UPSTREAM else cause.details, NOTHING
     # the head of the upstream's response was handed on
     if cause.flags in ("UC", "UPE"):
         return cause.flags, cause.details.replace("before_response", "after_response"), NOTHING
