@@ -246,7 +246,7 @@ async def another_request(client: Stream, tcp: TcpStream, services: Services) ->
     deadlines = services.keep_alive_deadlines
     deadlines.start(tcp)
     try:
-        if type(client) is TcpStream and not tcp.has_unread:
+        if not client.has_unread:
             await tcp.wait(READ)
         first = await client.read(FIRST_READ_BYTES)
         client.unread(first)

@@ -365,8 +365,8 @@ class Exchange:
         limits = self._carriage.limits
         interim = 0
         data = b""
-        if type(stream) is TcpStream:
-            await stream.wait(READ)  # it cannot have answered yet
+        if not stream.has_unread:
+            await upstream.tcp.wait(READ)  # it cannot have answered yet
         while True:
             head = parse_response_head(data, limits) if data else None
             if head is not None:

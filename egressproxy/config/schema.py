@@ -594,7 +594,7 @@ class Service(_Settings):
     hosts: Annotated[Patterns, Field(min_length=1)]
     """Names of the service."""
     aliases: Annotated[tuple[ServerName, ...], Field(max_length=1000)] = ()
-    """Other names for the one exact host in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
+    """Other names for the one exact name in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
     up; the Host field is sent on as the client wrote it."""
     ports: Annotated[tuple[ServicePort, ...], Field(min_length=1, max_length=1000)]
     """Ports of the service."""
@@ -602,12 +602,13 @@ class Service(_Settings):
     """As on a rule: its addresses may be private."""
     resolution: Literal["dns", "static", "none"] = "dns"
     """How its address is found. `dns`: by its name, or by those of `endpoints`; the address that a captured client dialled is
-    ignored. `static`: the addresses in `endpoints`, which the guard lets pass, because they were written down. `none`: a
+    ignored. `static`: the addresses in `endpoints`. `none`: a
     captured connection (a listener with `transparent`) goes on to the very address that the client dialled, so that whoever
     writes an allowed name into a ClientHello or a Host field reaches any public address; other connections are resolved by
     DNS."""
     endpoints: Annotated[tuple[ServiceEndpoint, ...], Field(max_length=MAX_ENTRIES)] = ()
-    """Its addresses, asked in turn by weight; the next one when a connection fails."""
+    """Its addresses, asked in turn by weight; the next one when a connection fails. IP addresses were written down on purpose:
+    the guard lets them pass, private and metadata ones too. What names lead to is judged as everywhere."""
     tls: UpstreamTls | None = None
     """TLS that the proxy speaks where a client sends plain HTTP. What is TLS already is never encrypted twice."""
     timeout_s: Seconds | None = None
@@ -635,6 +636,11 @@ class Service(_Settings):
             found.append((("aliases",), "stand for one exact host: write that one alone in hosts"))
         elif self.aliases and self.hosts[0].is_address:
             found.append((("aliases",), f"stand for a name, got the address {self.hosts[0].host} in hosts"))
+        found += [
+            (("aliases", index), f"expected a name, got the address {alias}")
+            for index, alias in enumerate(self.aliases)
+            if HostPattern("exact", alias).is_address
+        ]
         found += [(("aliases", index), f"{self.aliases[index]} is listed twice") for index in _repeated(self.aliases)]
         if self.resolution == "static" and not self.endpoints:
             found.append((("endpoints",), "resolution: static needs at least one"))
