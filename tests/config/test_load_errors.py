@@ -307,10 +307,21 @@ TABLE = [
         ],
     ),
     (
-        L + "access_log: [{format: istio-1.7}]\n",
+        L + "access_log: [{format: istio-1.31}]\n",
         [
-            ":2: access_log[0].format: expected squid or squid-5 or json or nginx-stream or nginx-stream-1.22, "
-            "got 'istio-1.7'; this version does not have it yet"
+            ":2: access_log[0].format: expected squid, squid-5, json, nginx-stream, nginx-stream-1.22, envoy, istio, istio-1.0 "
+            "to istio-1.30 or istio-json, got 'istio-1.31'; did you mean istio-1.3?"
+        ],
+    ),
+    (
+        L + "access_log:\n- format: istio\n  template: '%START_TIME% %GRPC_STATUS%'\n",
+        [":4: access_log[0].template: the operator '%GRPC_STATUS%' is not known here"],
+    ),
+    (
+        L + "access_log:\n- format: istio-json\n  template: '%PROTOCOL%'\n- template: x\n",
+        [
+            ":4: access_log[0].template: needs format: istio, istio-1.N or envoy; istio-json has a form of its own",
+            ":5: access_log[1].template: needs format: istio, istio-1.N or envoy; squid has a form of its own",
         ],
     ),
     (
@@ -604,7 +615,7 @@ TABLE = [
     (L + "dns:\n  min_ttl_s: 10\n  max_ttl_s: 5\n", [":3: dns.min_ttl_s: 10 is above max_ttl_s, which is 5"]),
     (
         L + "access_log: [{decisions: true}]\n",
-        [":2: access_log[0].decisions: needs format: json; the Squid format has one line per finished transaction"],
+        [":2: access_log[0].decisions: needs format: json; the others have one line per finished transaction"],
     ),
     (
         L + "services:\n- hosts: ['*']\n  ports: [{number: 1}, {number: 1}]\n",
