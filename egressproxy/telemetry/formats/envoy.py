@@ -21,7 +21,7 @@ import time
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.config.templates import TIMES, Code, envoy_template
+from egressproxy.config.templates import TIMES, Operator, envoy_template
 from egressproxy.model import OUTBOUND
 from egressproxy.telemetry.formats.causes import (
     NOTHING,
@@ -360,9 +360,9 @@ _OPERATOR_FACTS = {
 _WITHOUT_PORT = "_WITHOUT_PORT"
 
 
-def _slot(code: Code) -> int | Slot | str:
+def _slot(operator: Operator) -> int | Slot | str:
     """What fills an operator's place: a fact, a function, or the same for all lines."""
-    name, argument, limit, quoted = code
+    name, argument, limit, quoted = operator
     if name in TIMES:
         return _time_slot(name, argument)
     if name == "DYNAMIC_METADATA":
