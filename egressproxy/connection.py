@@ -172,6 +172,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 )
                 exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface)
                 goes_on = await exchange.run()  # dial, or a connection that was kept; there and back
+                if not goes_on and draft.relay is None and not exchange.reads_client and still_talks(client):
+                    await linger(client, services.linger_deadlines)
             else:
                 upstream = await services.dialer.dial(endpoints)  # dial
                 draft.connected_at = now()
@@ -198,7 +200,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             goes_on = frontend.refuse(client, error, draft)
             if upstream is not None:
                 upstream.close()
-            if goes_on or (exchange is not None and exchange.reads_client):
+            if goes_on or (exchange is not None and (exchange.reads_client or exchange.breaks_off)):
                 pass
             elif draft.reply_bytes or isinstance(error, ClientTlsFailed):
                 await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
@@ -210,7 +212,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
         except asyncio.CancelledError:
             draft.error = Draining("the proxy shut down before the tunnel was ready")
             frontend.refuse(client, draft.error, draft)
-            exchange = None  # there is no time to be polite
+            if exchange is not None and not exchange.breaks_off:
+                exchange = None  # there is no time to be polite
             raise
         except Exception as error:
             logger.exception("a defect, while serving %s", tcp)
@@ -220,7 +223,11 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             if draft.head_at is None or entrance.tls is not None:
                 services.head_deadlines.stop(tcp)
             if not goes_on:
-                if exchange is not None:
+                if exchange is None:
+                    pass
+                elif exchange.breaks_off:
+                    client.abort()
+                else:
                     await exchange.finish(client)
                 client.close()
             if upstream is not None:
@@ -364,11 +371,23 @@ async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, servi
     return found
 
 
+def still_talks(client: Stream) -> bool:
+    """Something has come that nobody will read."""
+    try:
+        return bool(client.try_read(1))
+    except OSError:
+        return False
+
+
 async def linger(client: Stream, deadlines: DeadlineQueue) -> None:
-    """Wait a moment for the client to close first.
+    """Tell the client that no more comes, and wait a moment for it to close first.
 
     Closing while its bytes are still arriving would reset the connection, and the reset could overtake our answer.
     """
+    try:
+        client.end_writing()
+    except OSError:
+        return  # gone
     deadlines.start(client)
     try:
         for _ in range(LINGER_READS):

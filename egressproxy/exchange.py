@@ -128,6 +128,7 @@ class Exchange:
         "_exchange",
         "_failure",
         "_half_closed",
+        "_heard",
         "_host",
         "_identity",
         "_idle",
@@ -140,6 +141,7 @@ class Exchange:
         "_timed",
         "_upload",
         "_upstream",
+        "breaks_off",
     )
 
     def __init__(
@@ -180,6 +182,8 @@ class Exchange:
         self._limits: list[_Limit] = []  # that run, besides the idle one
         self._timed = False  # the service's time runs
         self._half_closed = False  # the client has ended its half
+        self._heard = False  # a byte of a response has come
+        self.breaks_off = False  # the client takes the end of its connection for that of the response, which it is not
         self._telling = False  # the client is waited for, to take what it is told
         if route is None:
             self._host = intent.target.host
@@ -210,7 +214,8 @@ class Exchange:
             try:
                 head, rest = await self._ask(upstream, forward, added)
             except UpstreamClosed:
-                if not upstream.used or not self._upload.nothing_gone or self._request.method not in REPEATABLE:
+                repeatable = self._request.method in REPEATABLE and self._upload.nothing_gone and not self._heard
+                if not upstream.used or not repeatable:
                     raise
                 self._let_go()
                 upstream = await self._make()
@@ -393,6 +398,7 @@ class Exchange:
                 facts = f"{upstream.endpoint}: closed after {len(data)} bytes of a response head"
                 raise kind(facts, endpoint=upstream.endpoint)
             data += received
+            self._heard = True
             self._moved()
 
     async def _hand_on_interim(self, head: ResponseHead) -> None:
@@ -428,10 +434,12 @@ class Exchange:
         first = told + (as_chunk(payload) if chunked else payload)
         if chunked and body.done:
             first += last_chunk(body.trailers)
+        self.breaks_off = until_closed
         await self._tell(first)
         exchange.bytes_down += len(payload)
         if not body.done:
             await self._stream_down(upstream, body, chunked=chunked)
+        self.breaks_off = False
         exchange.complete = True
         if fields.keep_alive and upload.is_complete and not body.excess and type(body) is not ClosedBody:
             self._upstream = None
@@ -507,12 +515,13 @@ class Exchange:
         fields = response_fields(head)
         request, draft, upload = self._request, self._draft, self._upload
         assert upload is not None
-        if request.fields.upgrade is None or fields.upgrade is None or not upload.is_complete:
+        asked, agreed = request.fields.upgrade, fields.upgrade
+        if asked is None or agreed is None or not same_protocol(asked, agreed) or not upload.is_complete:
             raise UpstreamProtocolError(
                 f"{upstream.endpoint}: 101 (Switching Protocols), which the client has not asked for",
                 endpoint=upstream.endpoint,
             )
-        added = self._added_to_response(fields, head) + f"Upgrade: {fields.upgrade}\r\n"
+        added = self._added_to_response(fields, head) + f"Upgrade: {agreed}\r\n"
         told = response_head(head, fields, added, chunked=False, length=None, connection="Upgrade")
         draft.status = head.status
         draft.reply_bytes += len(told)
@@ -572,13 +581,18 @@ class Exchange:
     def _broken(self, upstream: Upstream, error: OSError) -> EgressError:
         """What an OSError of the upstream's stream means."""
         if upstream.tls is not None:
-            found = upstream_tls_error(error, upstream.endpoint)
+            found = upstream_tls_error(error, upstream.endpoint, upstream.stream)
             if found is not None:
                 return found
         return UpstreamClosed(
             f"{upstream.endpoint}: {error.strerror or error}, before its response was complete",
             endpoint=upstream.endpoint,
         )
+
+
+def same_protocol(asked: str, agreed: str) -> bool:
+    """Whether an upstream has agreed to one of the protocols that it was asked for, and to no more than one."""
+    return agreed.lower() in [each.strip(" \t") for each in asked.lower().split(",")]
 
 
 class _Limit:

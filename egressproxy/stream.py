@@ -202,6 +202,11 @@ class TcpStream:
         if self._expired:
             raise StreamExpired
 
+    @property
+    def may_have_more(self) -> bool:
+        """There may be something to read of which nobody will be told any more: trying will tell."""
+        return not self._drained
+
     def listen(self) -> None:
         """Have `unawaited` told of what comes from now on, and of what is there."""
         if not self.poller.is_armed(self.fd, self):
@@ -215,8 +220,10 @@ class TcpStream:
         if events != WRITE:
             if self._reader is not None:
                 self._reader.fire()
-            elif self.unawaited is not None:
-                self.unawaited(events)
+            else:
+                self._drained = False  # whoever reads next is not told of this again
+                if self.unawaited is not None:
+                    self.unawaited(events)
         if events != READ and self._writer is not None:
             self._writer.fire()
 

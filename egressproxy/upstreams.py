@@ -75,12 +75,15 @@ class Upstream:
 
     def hear(self, _events: int) -> None:
         """Something came while it was kept."""
+        if type(self.stream) is not TlsStream or not self.is_quiet():
+            self._pool.drop(self, "closed_by_upstream")
+
+    def is_quiet(self) -> bool:
+        """It has nothing to say that was not asked for, nor an end. Words that TLS has with itself do not count."""
         try:
-            if type(self.stream) is TlsStream and self.stream.try_read(1) is None and not self.tcp.hung_up:
-                return
+            return self.stream.try_read(1) is None and not self.tcp.hung_up
         except OSError:
-            pass
-        self._pool.drop(self, "closed_by_upstream")
+            return False
 
 
 class Upstreams:
@@ -189,6 +192,9 @@ class Upstreams:
         upstream.used += 1
         if _now() - upstream.made_at >= self.lifetime_s:
             self._close(upstream, "old")
+            return
+        if upstream.tcp.may_have_more and not upstream.is_quiet():
+            self._close(upstream, "closed_by_upstream")
             return
         kept = self._kept.get(upstream.key, ())
         if len(kept) >= self.max_kept_each or not self.max_kept:

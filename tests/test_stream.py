@@ -14,7 +14,7 @@ from support.loops import left_open, open_descriptors, until
 from support.peers import BROKEN, SMALL_BUFFER, Peer, TlsPeer, Truncated, listening, socket_pair, tcp_stream, together
 
 from egressproxy.deadlines import DeadlineQueue
-from egressproxy.poller import create_poller
+from egressproxy.poller import READ, create_poller
 from egressproxy.stream import StreamExpired, TlsStream
 
 VERSIONS = {"1.2": TLS_1_2, "1.3": TLS_1_3}
@@ -216,6 +216,25 @@ async def test_what_came_before_a_reset_can_be_read(ends):
     assert await stream.read(100) == b"before"
     with pytest.raises(OSError):
         await stream.read(1)
+
+
+async def test_what_came_while_nobody_read_is_read_when_somebody_does(ends):
+    """The poller tells of it once: whoever waits afterwards must not wait for more."""
+    stream, peer = ends
+    await peer.send(b"one")
+    assert await stream.read(100) == b"one"
+    tcp = stream.tcp if isinstance(stream, TlsStream) else stream
+    heard = []
+    tcp.unawaited = heard.append
+    tcp.listen()
+    await peer.send(b"two")
+    await until(lambda: heard)
+    tcp.unawaited = None
+    async with asyncio.timeout(5):
+        await tcp.wait(READ)
+        assert await stream.read(100) == b"two"
+    stream.close()
+    peer.close()
 
 
 async def test_a_stream_knows_its_peer(ends):

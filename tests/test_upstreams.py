@@ -183,3 +183,21 @@ def test_the_others_follow_in_order():
     route = Route(0, "a", "a", 80, "static", endpoints, None, None, None, None, False)
     balancer = Balancer()
     assert [list(balancer.in_turn(route)) for _ in range(4)] == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("unasked", [b"HTTP/1.1 200 OK\r\n\r\n", b""])
+async def test_what_came_while_nobody_listened_makes_a_connection_useless(place, unasked):
+    """Behind an answer, while that is still being handed to a slow client: the poller tells of it once, and nobody hears."""
+    made = await place.make()
+    peer = place.accepted[0]
+    peer.send(b"an answer")
+    assert await made.stream.read(100) == b"an answer"
+    made.tcp.listen()
+    if unasked:
+        peer.send(unasked)
+    else:
+        peer.close()
+    await until(lambda: made.tcp.may_have_more)
+    place.pool.give(made)
+    assert place.take() is None
+    assert Counter(place.pool.outcomes) == Counter(made=1, closed_by_upstream=1)

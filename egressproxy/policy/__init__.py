@@ -8,6 +8,6 @@ The policy is asked twice for every tunnel and every plain request, and either a
 
 `policy` holds both; `rules` turns the configuration into clauses; `hostnames` finds the clauses that name a host and
 `networks` the networks that hold an address, both in constant time however long the lists are; `paths` knows what the path
-of a request may mean to a server; `addresses` is the guard's own table of special ranges; `explanation` is what the command line and the admin port print; `notes` tells what
-in a configuration has no effect.
+of a request may mean to a server; `addresses` is the guard's own table of special ranges; `explanation` is what the command
+line and the admin port print; `notes` tells what in a configuration has no effect.
 """
