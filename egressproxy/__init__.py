@@ -13,8 +13,9 @@ A connection passes these stages, each a module, in this order::
 
 What they stand on: `hostport` (the one place a host becomes canonical), `model` (the values that pass between stages),
 `errors` (one tree), `wire` (bytes to values and back), `poller` and `stream` (non-blocking sockets behind one epoll),
-`tls`, `deadlines`, `stories`, `tasks`; for plain requests also `registry` (how a service is reached), `upstreams` (connections that
-are kept), `identities` and `originate` (TLS with services). Around them: `config` (schema and loading), `runtime` (worker, reload, drain), `cli`.
+`tls`, `deadlines`, `stories`, `tasks`; for plain requests also `registry` (how a service is reached), `upstreams`
+(connections that are kept), `identities` and `originate` (TLS with services). Around them: `config` (schema and loading),
+`runtime` (worker, reload, drain), `cli`.
 
 Imports point one way, up the floors that ARCHITECTURE.md draws. Everything up to `config` is pure, and a test holds both.
 """

@@ -6,6 +6,7 @@ or a file says of itself, so text from it is escaped and cut before a person see
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 import time
@@ -14,7 +15,6 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from egressproxy.config.faults import shown
 
@@ -26,7 +26,7 @@ SHOWN_NAMES = 5
 SHOWN_CHARACTERS = 100
 """Of one name."""
 
-_PEM_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_PEM_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 # The library warns of certificates that it will refuse one day (a serial number of 0), and the filters of warnings belong to
 # the whole process: one reader at a time.
@@ -93,13 +93,10 @@ def facts_of_all(pem: bytes) -> list[CertificateFacts]:
     """Those of the certificates in a PEM file, in its order, less those that cannot be read."""
     found = []
     for block in _PEM_BLOCK.findall(pem):
-        with _reading, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                encoded = x509.load_pem_x509_certificate(block).public_bytes(Encoding.DER)
-            except (ValueError, TypeError, x509.InvalidVersion):
-                continue
-        facts = facts_of(encoded)
+        try:
+            facts = facts_of(base64.b64decode(block))
+        except ValueError:
+            continue
         if facts is not None:
             found.append(facts)
     return found

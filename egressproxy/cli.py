@@ -20,8 +20,9 @@ from egressproxy._version import __version__
 from egressproxy.errors import ConfigError, EgressError, MalformedTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from egressproxy.config.faults import Finding
     from egressproxy.config.schema import Config, Dns
     from egressproxy.model import Intent
     from egressproxy.redirect import Mode
@@ -138,6 +139,7 @@ def check(configs: _Configs) -> None:
       egressproxy check /etc/egressproxy/ && systemctl reload egressproxy
     """
     from egressproxy.config.load import load
+    from egressproxy.identities import Identities, IdentityProblems
     from egressproxy.policy.policy import Policy
     from egressproxy.tls import TlsSettingsError, listener_context
 
@@ -153,9 +155,14 @@ def check(configs: _Configs) -> None:
                 listener_context(listener.tls)
         except TlsSettingsError as error:
             faults.append(loaded.problem(("listeners", index, "tls"), str(error)))
+    found: Sequence[Finding] = ()
+    try:
+        found = Identities.load(config).notes
+    except IdentityProblems as error:
+        faults += [loaded.problem(*problem) for problem in error.problems]
     if faults:
         _fail(faults)
-    notes = loaded.noted(Policy.from_config(config, _never).notes())
+    notes = loaded.noted((*Policy.from_config(config, _never).notes(), *found))
     _say(note._replace(message=f"note: {note.message}") for note in notes)
     parts = ("listener", len(config.listeners)), ("rule", len(config.rules)), ("service", len(config.services))
     counts = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in parts)

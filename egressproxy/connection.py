@@ -147,8 +147,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                     draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
                     services.own_connections.refuse(tcp)
                 if entrance.tls is not None:
-                    client = secured = TlsStream(tcp, entrance.tls, server_side=True)
-                    await shake_hands(secured)
+                    client = tls = TlsStream(tcp, entrance.tls, server_side=True)
+                    await shake_hands(tls)
             if services.telemetry.wants_addresses:
                 draft.local = here(tcp)
             intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
@@ -164,6 +164,9 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             verdict.enforce(intent)
             registry = services.registry
             route = None if registry is None else registry.find(intent.target.host, intent.target.port)
+            if route is not None:
+                secured = intent.request is not None and route.tls is not None
+                draft.service, draft.service_port = route.name, route.port if secured else intent.target.port
             endpoints = await locate(intent, verdict, route, services)  # resolve; decide, by address
             draft.resolved_at = now()
             if intent.request is not None:
@@ -200,9 +203,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             goes_on = frontend.refuse(client, error, draft)
             if upstream is not None:
                 upstream.close()
-            if goes_on or (exchange is not None and (exchange.reads_client or exchange.breaks_off)):
-                pass
-            elif draft.reply_bytes or isinstance(error, ClientTlsFailed):
+            was_told = draft.reply_bytes or isinstance(error, ClientTlsFailed)
+            if was_told and not goes_on and (exchange is None or not (exchange.reads_client or exchange.breaks_off)):
                 await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
         except StreamExpired:
             draft.error = frontend.too_slow(
@@ -223,11 +225,9 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             if draft.head_at is None or entrance.tls is not None:
                 services.head_deadlines.stop(tcp)
             if not goes_on:
-                if exchange is None:
-                    pass
-                elif exchange.breaks_off:
+                if exchange is not None and exchange.breaks_off:
                     client.abort()
-                else:
+                elif exchange is not None:
                     await exchange.finish(client)
                 client.close()
             if upstream is not None:

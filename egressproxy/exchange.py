@@ -581,7 +581,7 @@ class Exchange:
     def _broken(self, upstream: Upstream, error: OSError) -> EgressError:
         """What an OSError of the upstream's stream means."""
         if upstream.tls is not None:
-            found = upstream_tls_error(error, upstream.endpoint)
+            found = upstream_tls_error(error, upstream.endpoint, upstream.stream)
             if found is not None:
                 return found
         return UpstreamClosed(

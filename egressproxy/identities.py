@@ -77,6 +77,7 @@ class _TlsFiles:
         self._settings = settings
         self._needs_pair = settings.mode == "mutual"
         self._needs_ca = settings.verify is not False
+        self._asks_the_system = self._needs_ca and settings.ca is None and settings.credential is None
         self._secret: Path | None = None
         self.optional = settings.credential is not None
         if settings.credential is not None:
@@ -89,12 +90,8 @@ class _TlsFiles:
         else:
             self.paths = [each for each in (settings.ca, settings.certificate, settings.key) if each is not None]
             self.label = str(settings.certificate or settings.ca or "system")
-        if self._needs_ca and settings.ca is None:
-            try:
-                system = system_authorities().file
-            except TlsSettingsError:
-                system = None  # that is said when they are needed
-            self.paths += [] if system is None else [system]
+            if self._asks_the_system and (file := self._system_file()) is not None:
+                self.paths.append(file)
 
     def choose(self) -> Roles:
         settings = self._settings
@@ -108,11 +105,16 @@ class _TlsFiles:
             for role, path in (("certificate", settings.certificate), ("key", settings.key), ("ca", settings.ca)):
                 if path is not None:
                     chosen[role] = path
-        if self._needs_ca and "ca" not in chosen:
-            system = _system().file
-            if system is not None:
-                chosen["system"] = system
+            if self._asks_the_system and (file := self._system_file()) is not None:
+                chosen["system"] = file
         return chosen
+
+    def _system_file(self) -> Path | None:
+        """With the authorities of the system, where they are in one file, or there are any: `make` says if not."""
+        try:
+            return system_authorities().file
+        except TlsSettingsError:
+            return None
 
     def _pair(self, secret: Path) -> Roles:
         for names in _PAIRS:
@@ -125,22 +127,20 @@ class _TlsFiles:
         raise Unusable(f"secret {secret.name}: no tls.crt and tls.key (nor cert and key) in {secret}")
 
     def _ca(self, secret: Path) -> Roles:
-        """The file with the authorities; none: those of the system, for a pair that comes alone."""
+        """The file with the authorities. A secret without any never means the system's: trust would change by omission."""
         for folder, names in ((self._ca_alone, _CA_ALONE), (secret, _CA_INSIDE)):
             for name in names:
                 if (folder / name).exists():
                     return {"ca": folder / name}
-        if self._needs_pair:
-            return {}
         raise Unusable(f"secret {secret.name}: no ca.crt (nor cacert) in {secret} or {self._ca_alone}")
 
     def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[UpstreamIdentity, dict[str, float]]:
         settings = self._settings
-        authorities = None
-        if self._needs_ca:
-            authorities = Authorities(chosen["ca"]) if "ca" in chosen else _system()
+        authorities = Authorities(chosen["ca"]) if "ca" in chosen else None
         certificate, key = chosen.get("certificate"), chosen.get("key")
         try:
+            if self._asks_the_system:
+                authorities = system_authorities()
             context = upstream_context(settings, authorities, certificate, key)
         except TlsSettingsError as error:
             raise Unusable(str(error)) from error
@@ -162,14 +162,6 @@ class _TlsFiles:
             sessions=Sessions(),
         )
         return identity, expiries
-
-
-def _system() -> Authorities:
-    """Those of the system. Raises Unusable."""
-    try:
-        return system_authorities()
-    except TlsSettingsError as error:
-        raise Unusable(str(error)) from error
 
 
 class _ValueFile:

@@ -153,6 +153,8 @@ class Exchange(NamedTuple):
     service          the registered service that says how the host is reached, by its first host; None: there is none
     upgraded         the connection became a tunnel (101)
     complete         all of the response was handed to the client
+    route            name of the route that the service's answer came by, where it has one of its own; empty: it has none;
+                     None: it is called after how the request was decided
     """
 
     request: int
@@ -170,6 +172,7 @@ class Exchange(NamedTuple):
     service: str | None = None
     upgraded: bool = False
     complete: bool = False
+    route: str | None = None
 
 
 class ConnectionRecord(NamedTuple):
@@ -225,6 +228,9 @@ class ConnectionRecord(NamedTuple):
     exchange: Exchange | None = None  # None for a tunnel, and for what ended before its request was understood
     local: tuple[str, int] | None = None  # the proxy's own end of the client's connection, where a log asks for it
     upstream_local: tuple[str, int] | None = None  # and of the upstream's
+    reply_body_bytes: int = 0  # of `reply_bytes`, those behind the head
+    service: str | None = None  # the registered service that says how the target is reached, by its first host
+    service_port: int | None = None  # the port that this service is known by; None: the one that was dialled
 
 
 class Problem(NamedTuple):

@@ -121,11 +121,19 @@ def tls_version(stream: TlsStream) -> str:
     return stream.engine.version() or "TLS"
 
 
-def upstream_tls_error(error: OSError, endpoint: Endpoint) -> UpstreamTlsError | None:
+def upstream_tls_error(
+    error: OSError, endpoint: Endpoint, stream: TcpStream | TlsStream | None = None
+) -> UpstreamTlsError | None:
     """What an error of a secured stream means; None where it is not one of TLS.
 
-    With TLS 1.3 a server says only after the handshake that it wants another client certificate, or one at all.
+    With TLS 1.3 a server says only after the handshake that it wants another client certificate, or one at all; and since it
+    closes then, a write may find out first that nobody listens. `stream`: where it then may still be read why.
     """
+    if not isinstance(error, ssl.SSLError) and stream is not None:
+        try:
+            stream.unread(stream.try_read(1) or b"")
+        except OSError as told:
+            error = told
     if not isinstance(error, ssl.SSLError):
         return None
     reason = error.reason or ""
@@ -213,17 +221,22 @@ def _not_trusted(
     code = error.verify_code
     facts = _first(chain)
     if code in _WRONG_NAME:
-        return TlsWrongHost, f"asked for {server_name}: {_purpose(facts)}"
+        return (
+            TlsWrongHost,
+            f"asked for {server_name}: {_purpose(facts)}{_WAY_OUT if facts and not facts.names else ''}",
+        )
     if code in (_HAS_EXPIRED, _NOT_YET_VALID):
         return TlsExpired, f"{server_name}: {_out_of_date(chain, identity, expired=code == _HAS_EXPIRED)}"
     if code in _UNKNOWN_ISSUER:
-        if facts is None or code == _SIGNED_BY_ITSELF or facts.issuer == facts.subject:
+        if code == _SIGNED_BY_ITSELF:
             signed = "signed itself"
-        else:
+        elif chain:
             signed = f"was signed by {clipped(chain[-1].issuer)}"
+        else:
+            signed = "was signed by somebody"
         text = (
-            f"the certificate of {server_name} {signed}, and that is not among the trusted authorities ({identity.trust});"
-            f" {error.verify_message}"
+            f"the certificate of {server_name} {signed}, who is not among the trusted authorities ({identity.trust}):"
+            f" {error.verify_message}; see tls.ca"
         )
         return TlsUnknownCa, text
     return TlsFailed, f"the certificate of {server_name} was not taken: {error.verify_message}"
@@ -232,12 +245,10 @@ def _not_trusted(
 def _purpose(facts: CertificateFacts | None) -> str:
     if facts is None:
         return "the certificate is for other names, or for none"
-    if facts.names:
-        return f"the certificate is for {facts.purpose}"
-    return (
-        f"the certificate is for {facts.purpose}; have one issued with a subject alternative name, or set verify: chain,"
-        " which looks at no name"
-    )
+    return f"the certificate is for {facts.purpose}"
+
+
+_WAY_OUT = "; have one issued with a subject alternative name, or set verify: chain, which looks at no name"
 
 
 def _out_of_date(chain: list[CertificateFacts], identity: UpstreamIdentity, *, expired: bool) -> str:
@@ -257,7 +268,8 @@ def _first(chain: list[CertificateFacts]) -> CertificateFacts | None:
 
 
 def _chain(engine: ssl.SSLObject) -> list[CertificateFacts]:
-    """What the server sent of certificates, its own first: also where they were not taken. Empty where that cannot be known.
+    """What the server sent of certificates, its own first: also where they were not taken; up to one that cannot be read.
+    Empty where that cannot be known.
 
     SSLObject has had the method since Python 3.13; the object beneath it since 3.10.
     """
@@ -270,8 +282,9 @@ def _chain(engine: ssl.SSLObject) -> list[CertificateFacts]:
     for each in method() or ():
         encoded = each if isinstance(each, bytes) else each.public_bytes(_DER)
         facts = facts_of(encoded)
-        if facts is not None:
-            found.append(facts)
+        if facts is None:
+            break
+        found.append(facts)
     return found
 
 

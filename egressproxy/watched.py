@@ -55,12 +55,14 @@ def _signature(paths: Sequence[Path]) -> _Signature:
 def _content(path: Path, longest: int) -> bytes:
     """What is in a file. Raises Unusable."""
     try:
-        # A pipe would keep the reader waiting.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would keep the reader waiting
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise Unusable(f"{path}: not a file")
-            data = file.read(longest + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(longest + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise Unusable(f"{path}: no such file") from None
     except OSError as error:

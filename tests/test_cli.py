@@ -208,6 +208,39 @@ def test_explain_takes_port_80_from_an_http_url(policy: str) -> None:
     assert json.loads(done.stdout)["target"] == "a.allowed.example:80"
 
 
+def test_explain_takes_a_plain_request_from_an_http_url(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        L + "rules: [{name: api, action: allow, hosts: [a.example], methods: [GET, POST], paths: [/api/*]}]\n"
+    )
+    for url, arguments, allowed in (
+        ("http://a.example/api/x?q", (), True),
+        ("http://a.example/api/x", ("--method", "POST"), True),
+        ("http://a.example/api/x", ("--method", "PUT"), False),
+        ("http://a.example/other", (), False),
+        ("http://a.example/api/..%2fother", (), False),
+        ("http://a.example/api/x", ("--method", "CONNECT"), False),
+        ("https://a.example/api/x", (), False),
+    ):
+        done = egressproxy("explain", str(file), "--to", url, *arguments)
+        assert (done.returncode, done.stderr) == (0 if allowed else 3, "")
+    assert "CONNECT a.example:443 from 127.0.0.1" in done.stdout
+    assert "what is asked inside a tunnel is not seen" in done.stdout
+
+
+def test_explain_tells_how_a_registered_host_is_reached_and_looks_that_up(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        L + "services:\n- hosts: [localhost]\n  aliases: [here]\n  private_addresses: true\n"
+        "  ports: [{number: 80, protocol: HTTP, target_port: 443}]\n  tls: {mode: simple}\n"
+    )
+    done = egressproxy("explain", str(file), "--to", "http://here/", "--resolve")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "service localhost: reached as localhost by DNS (dns), port 443" in done.stdout
+    assert "TLS simple: server name localhost" in done.stdout
+    assert "127.0.0.1 port 443: dialled" in done.stdout
+
+
 def test_explain_without_a_configuration_explains_the_built_in_one() -> None:
     done = egressproxy("explain", "--to", "https://example.com/")
     assert done.returncode == 0
@@ -285,6 +318,11 @@ def test_explain_says_that_the_user_is_not_asked_for() -> None:
         (("--to", "https://example.com\\@evil.example:1:2/"), "--to: "),
         (("--to", "a.example:1", "--client", "me"), "--client: expected an IP address, got 'me'"),
         (("--to", "a.example:1", "--method", "A B"), "--method: expected a method like CONNECT, got 'A B'"),
+        (
+            ("--to", "http://a.example/a b"),
+            "--to: expected a path in ASCII, other characters percent-encoded, got '/a b'",
+        ),
+        (("--to", "https://a.example/", "--method", "GET"), "--method: an https URL is asked for by CONNECT"),
     ],
 )
 def test_a_malformed_question_exits_2_in_one_line(arguments: tuple[str, ...], said: str) -> None:

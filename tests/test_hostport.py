@@ -15,6 +15,7 @@ from egressproxy.hostport import (
     parse_authority,
     parse_host_pattern,
     parse_port_range,
+    parse_question,
     plain_address,
 )
 from egressproxy.model import Target
@@ -252,6 +253,43 @@ def test_a_port_has_no_other_digits_or_letters(port):
 def test_what_is_not_one_host_and_one_port_is_refused(text):
     with pytest.raises(MalformedTarget):
         parse_authority(text)
+
+
+# --- what a person asks about ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "scheme", "path"),
+    [
+        ("Example.com:8443", "example.com:8443", None, None),
+        ("[2001:db8::1]:443", "[2001:db8::1]:443", None, None),
+        ("https://example.com", "example.com:443", "https", "/"),
+        ("HTTPS://example.com:8443/a?b#c", "example.com:8443", "https", "/a"),
+        ("http://example.com?b", "example.com:80", "http", "/"),
+        ("http://user:word@example.com/a/../b%2f;c?d", "example.com:80", "http", "/a/../b%2f;c"),
+        ("http://[::1]:8080/", "[::1]:8080", "http", "/"),
+    ],
+)
+def test_a_question_is_host_and_port_or_a_url(text, target, scheme, path):
+    question = parse_question(text)
+    assert (str(question.target), question.scheme, question.path) == (target, scheme, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "example.com",
+        "ftp://example.com/",
+        "http:///a",
+        "http://",
+        "http://a.example/a b",
+        "http://a.example/\n",
+        "http://é/é",
+    ],
+)
+def test_a_question_about_nothing_is_refused(text):
+    with pytest.raises(MalformedTarget):
+        parse_question(text)
 
 
 # --- patterns -----------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ ports = st.lists(st.sampled_from([80, 443]), min_size=1, max_size=2, unique=True
 )
 services = st.builds(
     dict, hosts=st.lists(names | names.map("*.{}".format), min_size=1, max_size=2), ports=ports
-) | st.builds(dict, hosts=names.map(lambda name: [name]), ports=ports, aliases=st.lists(names, max_size=2))
+) | st.builds(dict, hosts=names.map(lambda name: [name]), ports=ports, aliases=st.lists(names, max_size=2, unique=True))
 
 
 def found_slowly(settings, host, port):

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from egressproxy.config.faults import Finding, Way
-    from egressproxy.config.schema import UpstreamTls
 
 _Kind = Literal["file", "folder", "log"]
 
@@ -101,7 +100,6 @@ def load(paths: Sequence[str]) -> Loaded:
     if config is None or reading.faults:
         raise ConfigError(reading.problems(reading.faults))
     reading.note_unwritable_logs()
-    reading.note_credentials(config)
     return Loaded(
         config=config,
         notes=reading.problems(reading.notes),
@@ -254,19 +252,6 @@ class _Reading:
                 )
                 self.notes.append(Fault(place_of(way, self._places), way, message))
 
-    def note_credentials(self, config: Config) -> None:
-        """Say so where a secret is not mounted yet. It may come at any time, so it is no fault."""
-        directory = str(config.secrets.directory)
-        for index, service in enumerate(config.services):
-            tls = service.tls
-            if tls is not None and tls.credential is not None and not _has_credential(directory, tls):
-                way = ("services", index, "tls", "credential")
-                message = (
-                    f"waits for secret {tls.credential} in {_printable(directory)}; until then requests to "
-                    f"{service.hosts[0]} get 503"
-                )
-                self.notes.append(Fault(place_of(way, self._places), way, message))
-
     def locator(self) -> Callable[[Way], tuple[str, int | None]]:
         """What `Loaded.locate` is. It does not keep the content of the files."""
         names, places, whole = self._names, _without_long_lists(self._places), (_printable(self.opened[0]), None)
@@ -396,19 +381,3 @@ def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str]]:
             yield way, f"expected a {kind} that exists, got {shown(name, _SHOWN_NAME)}"
         elif not os.access(name, os.R_OK if kind == "file" else os.R_OK | os.X_OK):
             yield way, f"expected a {kind} that may be read, got {shown(name, _SHOWN_NAME)}; see its owner and mode"
-
-
-# Names that the parts of a secret have in its folder: those of Kubernetes, and those of Istio's pages.
-_CERTIFICATE, _KEY, _AUTHORITY = ("tls.crt", "cert"), ("tls.key", "key"), ("ca.crt", "cacert")
-
-
-def _has_credential(directory: str, tls: UpstreamTls) -> bool:
-    """Whether what a service's credential needs is there: certificate and key for `mutual`, an authority for `simple`."""
-    secret = os.path.join(directory, str(tls.credential))
-
-    def has(folder: str, names: Sequence[str]) -> bool:
-        return any(os.path.isfile(os.path.join(folder, name)) for name in names)
-
-    if tls.mode == "mutual":
-        return has(secret, _CERTIFICATE) and has(secret, _KEY)
-    return has(secret, _AUTHORITY) or has(f"{secret}-cacert", (*_AUTHORITY, "tls.crt"))

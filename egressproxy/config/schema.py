@@ -7,6 +7,7 @@ Unknown keys are errors, so a setting that is misspelled never falls back to a d
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -27,6 +28,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from egressproxy.config.faults import MAX_FAULTS, Misplaced, path_text, shown
+from egressproxy.config.templates import ISTIO_RELEASES, envoy_template
 from egressproxy.hostport import HostPattern, PortRange, parse_allow_entry, parse_host_pattern, parse_port_range
 from egressproxy.policy.paths import parse_path_pattern
 
@@ -165,6 +167,22 @@ def _parse_secret(value: object) -> str:
     raise ValueError(f"expected the name of a secret, in letters, digits, . and -, got {shown(value)}")
 
 
+TEMPLATED_FORMATS = ("istio", *ISTIO_RELEASES, "envoy")
+LOG_FORMATS = ("squid", "squid-5", "json", "nginx-stream", "nginx-stream-1.22", "istio-json", *TEMPLATED_FORMATS)
+
+
+def _parse_log_format(value: object) -> str:
+    if value in LOG_FORMATS:
+        assert isinstance(value, str)  # they all are
+        return value
+    close = get_close_matches(str(value)[:60].lower(), LOG_FORMATS, n=1)
+    advice = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(
+        "expected squid, squid-5, json, nginx-stream, nginx-stream-1.22, envoy, istio, istio-1.0 to istio-1.30 or istio-json, "
+        f"got {shown(value)}{advice}"
+    )
+
+
 def _parse_field_name(value: object) -> str:
     if isinstance(value, str) and _FIELD_NAME.fullmatch(value):
         return value
@@ -276,6 +294,11 @@ PathPattern = Annotated[
 ]
 Name = Annotated[str, BeforeValidator(_parse_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 
+LogFormat = Annotated[
+    str,
+    BeforeValidator(_parse_log_format),
+    WithJsonSchema({"type": "string", "enum": list(LOG_FORMATS)}),
+]
 SecretName = Annotated[
     str, BeforeValidator(_parse_secret), WithJsonSchema({"type": "string", "pattern": f"^{_SECRET.pattern}$"})
 ]
@@ -571,7 +594,7 @@ class Service(_Settings):
     hosts: Annotated[Patterns, Field(min_length=1)]
     """Names of the service."""
     aliases: Annotated[tuple[ServerName, ...], Field(max_length=1000)] = ()
-    """Other names for the one exact host in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
+    """Other names for the one exact name in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
     up; the Host field is sent on as the client wrote it."""
     ports: Annotated[tuple[ServicePort, ...], Field(min_length=1, max_length=1000)]
     """Ports of the service."""
@@ -579,12 +602,13 @@ class Service(_Settings):
     """As on a rule: its addresses may be private."""
     resolution: Literal["dns", "static", "none"] = "dns"
     """How its address is found. `dns`: by its name, or by those of `endpoints`; the address that a captured client dialled is
-    ignored. `static`: the addresses in `endpoints`, which the guard lets pass, because they were written down. `none`: a
+    ignored. `static`: the addresses in `endpoints`. `none`: a
     captured connection (a listener with `transparent`) goes on to the very address that the client dialled, so that whoever
     writes an allowed name into a ClientHello or a Host field reaches any public address; other connections are resolved by
     DNS."""
     endpoints: Annotated[tuple[ServiceEndpoint, ...], Field(max_length=MAX_ENTRIES)] = ()
-    """Its addresses, asked in turn by weight; the next one when a connection fails."""
+    """Its addresses, asked in turn by weight; the next one when a connection fails. IP addresses were written down on purpose:
+    the guard lets them pass, private and metadata ones too. What names lead to is judged as everywhere."""
     tls: UpstreamTls | None = None
     """TLS that the proxy speaks where a client sends plain HTTP. What is TLS already is never encrypted twice."""
     timeout_s: Seconds | None = None
@@ -612,6 +636,11 @@ class Service(_Settings):
             found.append((("aliases",), "stand for one exact host: write that one alone in hosts"))
         elif self.aliases and self.hosts[0].is_address:
             found.append((("aliases",), f"stand for a name, got the address {self.hosts[0].host} in hosts"))
+        found += [
+            (("aliases", index), f"expected a name, got the address {alias}")
+            for index, alias in enumerate(self.aliases)
+            if HostPattern("exact", alias).is_address
+        ]
         found += [(("aliases", index), f"{self.aliases[index]} is listed twice") for index in _repeated(self.aliases)]
         if self.resolution == "static" and not self.endpoints:
             found.append((("endpoints",), "resolution: static needs at least one"))
@@ -764,12 +793,16 @@ class Http(_Settings):
 
 
 class AccessLog(_Settings):
-    """One access log: one line per connection, written when it ends."""
+    """One access log: one line per tunnel and per plain request, written when it ends."""
 
-    format: Literal["squid", "squid-5", "json", "nginx-stream", "nginx-stream-1.22"] = "squid"
+    format: LogFormat = "squid"
     """`squid`: Squid's native format with the result codes of Squid 6 and 7; `squid-5`: with those of Squid 5.
     `nginx-stream`: the `log_stream` line of NGINX as an SNI proxy; `nginx-stream-1.22`: of NGINX up to 1.25.4, which did not
-    count the ClientHello among the bytes received."""
+    count the ClientHello among the bytes received. `istio`: Istio's text format as it is today; `istio-1.0` to `istio-1.30`: as
+    it was in that release; `istio-json`: as JSON; `envoy`: Envoy's own default."""
+    template: str | None = None
+    """istio and envoy only: the line in Envoy's command operators, like `%START_TIME% %RESPONSE_CODE% %REQ(:AUTHORITY)%`, in
+    place of the format's own. An operator that is not known here is refused."""
     path: str = "-"
     """File to append to; `-` is standard output. Reopened on SIGUSR1 and when it was rotated away."""
     decisions: Flag = False
@@ -781,7 +814,17 @@ class AccessLog(_Settings):
     def _check(self) -> AccessLog:
         found: list[Finding] = []
         if self.decisions and self.format != "json":
-            found.append((("decisions",), "needs format: json; the Squid format has one line per finished transaction"))
+            found.append((("decisions",), "needs format: json; the others have one line per finished transaction"))
+        if self.template is not None:
+            if self.format not in TEMPLATED_FORMATS:
+                found.append(
+                    (("template",), f"needs format: istio, istio-1.N or envoy; {self.format} has a form of its own")
+                )
+            else:
+                try:
+                    envoy_template(self.template)
+                except ValueError as error:
+                    found.append((("template",), str(error)))
         if not self.path:
             found.append((("path",), "expected a file name, or - for standard output, got ''"))
         return _together(self, found)

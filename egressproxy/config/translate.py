@@ -7,7 +7,6 @@ refused, since a setting without effect would be a promise that nothing keeps.
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -31,14 +30,11 @@ _LATER_KEYS: dict[Way, frozenset[str]] = {
 }
 _LATER_WORDS: dict[Way, frozenset[str]] = {
     ("services", "ports", "protocol"): frozenset({"HTTP2", "GRPC"}),
-    ("access_log", "format"): frozenset({"istio"}),
 }
 
 _OF_HOSTS = frozenset({("allow",), ("rules", "hosts"), ("services", "hosts")})
 
 _RULE_KEYS = frozenset(Rule.model_fields)
-
-_ERA = re.compile(r"-[0-9][0-9.]*\Z")  # `istio-1.7`: the format of an era
 
 _Schema = dict[str, Any]
 
@@ -128,7 +124,7 @@ def _unexpected(way: Way, value: object) -> str:
     if not isinstance(value, str):
         return message + _hint(way, value)
     words = [str(word) for word in schema.get("enum", [schema.get("const", "")]) if word]
-    if _ERA.sub("", value) in _LATER_WORDS.get(_pattern(way), ()):
+    if value in _LATER_WORDS.get(_pattern(way), ()):
         return f"{message}; this version does not have it yet"
     close = get_close_matches(value[:60].lower(), words, n=1)
     if close:

@@ -162,6 +162,7 @@ class HttpFrontend:
             return False  # gone, or its TLS handshake is not complete: it has heard nothing
         draft.status = status
         draft.reply_bytes = len(reply)
+        draft.reply_body_bytes = len(reply) - reply.index(b"\r\n\r\n") - 4
         if goes_on and sent == len(reply) and client.try_flush():
             return True
         try:

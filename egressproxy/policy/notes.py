@@ -209,7 +209,7 @@ def _paths(config: Config) -> Iterator[Finding]:
 
 
 def _services(config: Config, index: HostIndex, registry: Registry) -> Iterator[Finding]:
-    """Services that others hide, names that rules miss, and TLS that protects from nobody."""
+    """Services that others hide, and names that rules miss."""
     for position, host, port, first in islice(registry.hidden(), _MAX_UNREACHED):
         yield (
             ("services", position),
@@ -221,8 +221,6 @@ def _services(config: Config, index: HostIndex, registry: Registry) -> Iterator[
             if missed is not None:
                 message = f"rule {missed} refuses {service.hosts[0]}, and not {alias}, which leads to it"
                 yield ("services", position, "aliases"), message
-        if service.tls is not None and service.tls.verify is False:
-            yield ("services", position, "tls", "verify"), f"false: anybody can pose as {service.hosts[0]}"
 
 
 def _rules_missing(config: Config, index: HostIndex, host: HostPattern, alias: HostPattern) -> str | None:

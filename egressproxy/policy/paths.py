@@ -195,6 +195,8 @@ class PathSet:
         if self._any:
             return True
         readings = readings_of(path)
+        if len(readings) == 1:  # as most have: `any` and `all` cost as much as the rest
+            return self.has(readings[0])
         if self._denies:
             return not readings or any(map(self.has, readings))
         return bool(readings) and all(map(self.has, readings))
@@ -204,12 +206,13 @@ class PathSet:
         return reading in self._exact or self._is_below(reading)
 
     def _is_below(self, reading: str) -> bool:
-        slash = -1
-        for _ in range(self._depth):
-            slash = reading.find("/", slash + 1)
-            if slash < 0:
+        """Whether it begins with one of the prefixes, which all begin and end with a slash."""
+        end, prefixes = 1, self._prefixes
+        for _ in range(1, self._depth):
+            end = reading.find("/", end) + 1
+            if not end:
                 return False
-            if reading[: slash + 1] in self._prefixes:
+            if reading[:end] in prefixes:
                 return True
         return False
 

@@ -147,7 +147,7 @@ class Policy:
         """The addresses that may be dialled, in the order given. Runs once per connection or request, before dialling.
 
         port          the one that is dialled; None: that of the target
-        written_down  the addresses are static endpoints of a service: the operator's word, which the guard does not ask
+        written_down  the addresses are endpoints of a service, by the operator's own word, which the guard does not doubt
 
         Raises LoopDetected if one of them leads back to this proxy, whoever wrote it down; AddressDenied if none may be
         dialled; ValueError if one is not an address.
@@ -178,7 +178,7 @@ class Policy:
         target = intent.target
         route = self.registry.find(target.host, target.port)
         port = target.port if route is None else route.port
-        written_down = route is not None and route.resolution == "static"
+        written_down = route is not None and bool(route.endpoints)
         known, names = _destinations(target, route)
         findings = [self._finding(intent, verdict, address, dialled, written_down) for address, dialled in known]
         findings += [
@@ -225,7 +225,7 @@ class Policy:
         if special is None:
             reason = "public" if verdict.allowed else "refused by name"
         elif written_down:
-            reason = f"{special}, open as a static endpoint"
+            reason = f"{special}, open as an endpoint that is written down"
         elif guard_lets_pass(verdict, address, self._guard):
             by = "private_addresses" if verdict.private_addresses else "guard.allow"
             reason = f"{special}, open by {by}"

@@ -8,7 +8,6 @@ from egressproxy.config.faults import path_text
 from egressproxy.errors import ConfigError
 from egressproxy.identities import Identities, IdentityProblems
 from egressproxy.policy.policy import Policy
-from egressproxy.registry import Registry
 from egressproxy.runtime.sockets import BindError, OwnPorts, listen
 from egressproxy.telemetry.log_writer import LogUnusable
 from egressproxy.telemetry.telemetry import Log, open_logs
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from egressproxy.config.load import Loaded
     from egressproxy.config.schema import Config
     from egressproxy.model import Problem
+    from egressproxy.registry import Registry
 
 Place = tuple[str, int]
 """Address and port that is listened on."""
@@ -74,9 +74,15 @@ def build(
         index = next((n for n, log in enumerate(config.access_log) if log.path == error.filename), 0)
         message = f"{error.filename} cannot be written: {error.strerror}"
         raise ConfigError([loaded.problem(("access_log", index, "path"), message)]) from error
-    registry = Registry.from_config(config)
     parts = Parts(
-        loaded, policy, registry, identities, loaded.noted((*policy.notes(), *identities.notes)), contexts, logs, {}
+        loaded,
+        policy,
+        policy.registry,
+        identities,
+        loaded.noted((*policy.notes(), *identities.notes)),
+        contexts,
+        logs,
+        {},
     )
     own = (*listening, *([admin] if admin else ()))
     transparent = {(listener.address, listener.port): listener.transparent for listener in config.listeners}

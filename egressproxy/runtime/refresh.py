@@ -77,18 +77,21 @@ class Refresher:
     def _look_on(self) -> None:
         while not self._closed.wait(self._refresh_s):
             identities = self._identities
-            if identities is None:
-                continue
+            assert identities is not None  # `use` has started this
             try:
                 findings = identities.look()
-                if findings:
-                    self._loop.call_soon_threadsafe(self._take, identities, findings)
-            except RuntimeError:
-                return  # the loop is closed
             except Exception:
                 logger.exception("a defect while looking for changed certificates; looking goes on")
+                continue
+            if findings:
+                try:
+                    self._loop.call_soon_threadsafe(self._take, identities, findings)
+                except RuntimeError:
+                    return  # the loop is closed
 
     def _take(self, identities: Identities, findings: Findings) -> None:
+        if self._closed.is_set():
+            return
         for change in identities.take(findings):
             if change.good:
                 logger.info("%s", change.text)

@@ -5,6 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from egressproxy.config.templates import ISTIO_RELEASES
+from egressproxy.telemetry.formats.envoy import (
+    ERAS,
+    TODAY,
+    Habits,
+    envoy_line,
+    form_of_release,
+    istio_json_line,
+    wants_addresses,
+)
 from egressproxy.telemetry.formats.json_lines import json_line, json_open_line
 from egressproxy.telemetry.formats.nginx import nginx_line
 from egressproxy.telemetry.formats.squid import squid_line
@@ -12,6 +22,7 @@ from egressproxy.telemetry.formats.squid import squid_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from egressproxy.config.schema import AccessLog
     from egressproxy.model import ConnectionRecord
     from egressproxy.telemetry.record import RecordDraft
 
@@ -29,11 +40,28 @@ class Format(NamedTuple):
     wants_addresses: bool = False
 
 
+TEMPLATES: Mapping[str, tuple[str, Habits]] = {
+    "envoy": ("E0", TODAY),
+    "istio": ("E7", TODAY),
+    **{word: form_of_release(minor) for minor, word in enumerate(ISTIO_RELEASES)},
+}
+"""The formats of Envoy and Istio by their words in the configuration: era and habits."""
+
 FORMATS: Mapping[str, Format] = {
     "squid": Format(squid_line),
     "squid-5": Format(partial(squid_line, failed="NONE_NONE")),
     "json": Format(json_line, json_open_line),
     "nginx-stream": Format(nginx_line),
     "nginx-stream-1.22": Format(partial(nginx_line, hello_counted=False)),
+    "istio-json": Format(istio_json_line, wants_addresses=True),
 }
-"""By the word in the configuration."""
+"""All others."""
+
+
+def form_of(setting: AccessLog) -> Format:
+    """How this log is written. Raises ValueError for a template that `config.schema` has not seen."""
+    if setting.format in FORMATS:
+        return FORMATS[setting.format]
+    era, habits = TEMPLATES[setting.format]
+    template = setting.template or ERAS[era]
+    return Format(envoy_line(template, habits), wants_addresses=wants_addresses(template))

@@ -51,6 +51,7 @@ class ExchangeDraft:
         "request_id",
         "response_at",
         "reused",
+        "route",
         "service",
         "tls",
         "upgraded",
@@ -74,6 +75,7 @@ class ExchangeDraft:
         self.service: str | None = None
         self.upgraded = False
         self.complete = False
+        self.route: str | None = None
         self.bytes_up = 0
         self.bytes_down = 0
 
@@ -97,6 +99,7 @@ class ExchangeDraft:
                 self.service,
                 self.upgraded,
                 self.complete,
+                self.route,
             )
         )
 
@@ -120,6 +123,8 @@ class RecordDraft:
     server_name, sni_check, preread_bytes  as in the record
     exchange     the plain request, where it is one
     local, upstream_local  the proxy's own ends of the two connections, where a log asks for them
+    reply_body_bytes  of reply_bytes, those behind the head
+    service, service_port  the registered service that says how the target is reached, and the port it is known by
     may_go_on    a refusal may leave the connection open: the plain request that it is about was read to its end
     judged_bytes  of a ClientHello that opened the tunnel, where the server may ask for another one; else 0
     """
@@ -146,9 +151,12 @@ class RecordDraft:
         "preread_bytes",
         "protocol",
         "relay",
+        "reply_body_bytes",
         "reply_bytes",
         "resolved_at",
         "server_name",
+        "service",
+        "service_port",
         "sni_check",
         "status",
         "target_text",
@@ -194,6 +202,9 @@ class RecordDraft:
         self.exchange: ExchangeDraft | None = None
         self.local: tuple[str, int] | None = None
         self.upstream_local: tuple[str, int] | None = None
+        self.reply_body_bytes = 0
+        self.service: str | None = None
+        self.service_port: int | None = None
 
     def finish(self, ended_at: float, unix_time_s: float) -> ConnectionRecord:
         """The record of this connection, which has ended.
@@ -296,6 +307,9 @@ class RecordDraft:
                 None if exchange is None else exchange.finish(self.head_at),
                 self.local,
                 self.upstream_local,
+                self.reply_body_bytes,
+                self.service,
+                self.service_port,
             )
         )
 

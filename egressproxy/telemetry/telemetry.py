@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.telemetry.access_log import FORMATS
+from egressproxy.telemetry.access_log import form_of
 from egressproxy.telemetry.log_writer import LogWriter
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def open_logs(settings: Sequence[AccessLog]) -> tuple[Log, ...]:
     logs: list[Log] = []
     try:
         for setting in settings:
-            form = FORMATS[setting.format]
+            form = form_of(setting)
             writer = LogWriter(setting.path, setting.buffer_lines)
             open_line = form.open_line if setting.decisions else None
             logs.append(Log(form.close, open_line, writer, form.wants_addresses))

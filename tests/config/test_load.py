@@ -252,6 +252,47 @@ def test_files_that_are_not_there_are_told_with_all_other_problems(tmp_path: Pat
     ]
 
 
+def test_files_of_services_start_from_the_folder_of_their_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("conf", "more/secrets"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("ca.pem", "c.pem", "k.pem", "token"):
+        (tmp_path / "conf" / name).write_text("x")
+    (one,) = write(
+        tmp_path / "conf",
+        a=L + "services:\n- hosts: [a.example]\n  ports: [{number: 80}]\n"
+        "  tls: {mode: mutual, ca: ca.pem, certificate: c.pem, key: ./k.pem}\n"
+        "  set_headers: {Authorization: {file: token}}\n",
+    )
+    (two,) = write(tmp_path / "more", b="secrets: {directory: secrets}\n")
+    monkeypatch.chdir("/")
+    config = load([one, two]).config
+    (service,) = config.services
+    assert service.tls is not None
+    assert service.tls.ca == tmp_path / "conf" / "ca.pem"
+    assert service.tls.certificate == tmp_path / "conf" / "c.pem"
+    assert service.tls.key == tmp_path / "conf" / "k.pem"
+    assert service.set_headers["Authorization"].file == tmp_path / "conf" / "token"
+    assert config.secrets.directory == tmp_path / "more" / "secrets"
+
+
+def test_files_of_services_that_are_not_there_are_told(tmp_path: Path) -> None:
+    (a,) = write(
+        tmp_path,
+        a=L + "services:\n- hosts: [a.example]\n  ports: [{number: 80}]\n"
+        "  tls:\n    mode: mutual\n    ca: none.pem\n    certificate: .\n    key: a.yaml\n"
+        "  set_headers:\n    Authorization:\n      file: token\n    7: x\n"
+        "- 7\nsecrets: {directory: a.yaml}\n",
+    )
+    assert [problem for problem in problems(a) if "expected a file that" in problem or "folder" in problem] == [
+        f"{a}:7: services[0].tls.ca: expected a file that exists, got '{tmp_path}/none.pem'",
+        f"{a}:8: services[0].tls.certificate: expected a file that exists, got '{tmp_path}/.'",
+        f"{a}:12: services[0].set_headers.Authorization.file: expected a file that exists, got '{tmp_path}/token'",
+        f"{a}:15: secrets.directory: expected a folder that exists, got '{tmp_path}/a.yaml'",
+    ]
+
+
 # --- notes --------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 L = "listeners: [{protocol: http-proxy, port: 3128}]\n"
+# A service; what follows begins on line 5, and c.yaml is the file itself.
+S = L + "services:\n- hosts: [a.example]\n  ports: [{number: 80, protocol: HTTP}]\n"
 EXAMPLE = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]"
 
 # content; what is said of it, with the file's name left out
@@ -49,7 +51,7 @@ TABLE = [
         L + "a: 1\n---\nallow: []\n",
         [
             ":2: a: no such setting; expected one of listeners, allow, rules, outbound, services, report, sni_check, ech, "
-            "guard, dns, timeouts, limits, access_log, admin",
+            "guard, dns, timeouts, limits, access_log, http, secrets, admin",
             ":3: expected one document, got a second one behind ---; give it its own file",
         ],
     ),
@@ -280,15 +282,12 @@ TABLE = [
         L + '"\\e[31m": 1\n',
         [
             r":2: '\x1b[31m': no such setting; expected one of listeners, allow, rules, outbound, services, report, "
-            "sni_check, ech, guard, dns, timeouts, limits, access_log, admin"
+            "sni_check, ech, guard, dns, timeouts, limits, access_log, http, secrets, admin"
         ],
     ),
     (
-        L + "workers: 2\nsecrets: {directory: /x}\n",
-        [
-            ":2: workers: this version does not have this setting yet, so it is refused rather than ignored",
-            ":3: secrets: this version does not have this setting yet, so it is refused rather than ignored",
-        ],
+        L + "workers: 2\n",
+        [":2: workers: this version does not have this setting yet, so it is refused rather than ignored"],
     ),
     (
         L + "rules:\n- {action: allow, users: [x], parent: x}\n",
@@ -298,25 +297,40 @@ TABLE = [
         ],
     ),
     (
-        "listeners: [{protocol: http, port: 1}]\n",
-        [
-            ":1: listeners[0].protocol: expected http-proxy or sni or auto, got 'http'; this version does not have it yet"
-        ],
+        "listeners: [{protocol: https, port: 1}]\n",
+        [":1: listeners[0].protocol: expected http-proxy or http or sni or auto, got 'https'; did you mean http?"],
     ),
     (
         "listeners: [{protocol: http-prox, port: 1}]\n",
-        [":1: listeners[0].protocol: expected http-proxy or sni or auto, got 'http-prox'; did you mean http-proxy?"],
-    ),
-    (
-        L + "access_log: [{format: istio-1.7}]\n",
         [
-            ":2: access_log[0].format: expected squid or squid-5 or json or nginx-stream or nginx-stream-1.22, "
-            "got 'istio-1.7'; this version does not have it yet"
+            ":1: listeners[0].protocol: expected http-proxy or http or sni or auto, got 'http-prox'; did you mean http-proxy?"
         ],
     ),
     (
-        L + "services: [{hosts: [a.example], ports: [{number: 1}], tls: {mode: simple}}]\n",
-        [":2: services[0].tls: this version does not have this setting yet, so it is refused rather than ignored"],
+        L + "access_log: [{format: istio-1.31}]\n",
+        [
+            ":2: access_log[0].format: expected squid, squid-5, json, nginx-stream, nginx-stream-1.22, envoy, istio, istio-1.0 "
+            "to istio-1.30 or istio-json, got 'istio-1.31'; did you mean istio-1.3?"
+        ],
+    ),
+    (
+        L + "access_log:\n- format: istio\n  template: '%START_TIME% %GRPC_STATUS%'\n",
+        [":4: access_log[0].template: the operator '%GRPC_STATUS%' is not known here"],
+    ),
+    (
+        L + "access_log:\n- format: istio-json\n  template: '%PROTOCOL%'\n- template: x\n",
+        [
+            ":4: access_log[0].template: needs format: istio, istio-1.N or envoy; istio-json has a form of its own",
+            ":5: access_log[1].template: needs format: istio, istio-1.N or envoy; squid has a form of its own",
+        ],
+    ),
+    (
+        L + "services: [{hosts: [a.example], ports: [{number: 1, protocol: GRPC}], addresses: [10.0.0.1]}]\n",
+        [
+            ":2: services[0].ports[0].protocol: expected HTTP or TLS or HTTPS or TCP, got 'GRPC'; "
+            "this version does not have it yet",
+            ":2: services[0].addresses: this version does not have this setting yet, so it is refused rather than ignored",
+        ],
     ),
     # --- settings that do not go together
     (
@@ -341,19 +355,19 @@ TABLE = [
     (
         "listeners:\n- protocol: http-proxy\n  port: 1\n  service_port: 443\n  transparent: redirect\n",
         [
-            ":4: listeners[0].service_port: belongs on a listener with protocol sni or auto: an http-proxy client says "
+            ":4: listeners[0].service_port: belongs on a listener with protocol sni, http or auto: an http-proxy client says "
             "where it wants to go",
-            ":5: listeners[0].transparent: belongs on a listener with protocol sni or auto: an http-proxy client says "
+            ":5: listeners[0].transparent: belongs on a listener with protocol sni, http or auto: an http-proxy client says "
             "where it wants to go",
         ],
     ),
     (
         "listeners:\n- protocol: sni\n  port: 1\n  tls: {certificate: c.yaml, key: c.yaml}\n",
-        [":4: listeners[0].tls: belongs on an http-proxy listener: sni forwards TLS and does not end it"],
+        [":4: listeners[0].tls: belongs on an http-proxy or http listener: sni forwards TLS and does not end it"],
     ),
     (
         "listeners:\n- protocol: auto\n  port: 1\n  tls: {certificate: c.yaml, key: c.yaml}\n",
-        [":4: listeners[0].tls: belongs on an http-proxy listener: auto forwards TLS and does not end it"],
+        [":4: listeners[0].tls: belongs on an http-proxy or http listener: auto forwards TLS and does not end it"],
     ),
     (
         "listeners: [{protocol: sni, port: 1, proxy_protocol: {}}]\n",
@@ -380,13 +394,228 @@ TABLE = [
         ],
     ),
     (
-        L + "services: [{hosts: [a.example], ports: [{number: 1}], resolution: static}]\n",
-        [":2: services[0].resolution: expected dns or none, got 'static'; this version does not have it yet"],
+        L + "rules: [{action: deny, paths: /api}]\n",
+        [":2: rules[0].paths: expected a list, got '/api'; write it as a list: [\"/api\"]"],
+    ),
+    (
+        L + "rules:\n- action: deny\n  paths:\n  - api\n  - http://a.example/api\n  - 7\n  - /a/../b\n  - /a%2Fb\n",
+        [
+            ":5: rules[0].paths[0]: expected a path like /api/*, got 'api'",
+            ":6: rules[0].paths[1]: expected a path like /api/*, got the URL 'http://a.example/api'; its host belongs in hosts",
+            ":7: rules[0].paths[2]: expected a path like /api/*, got 7",
+            ":8: rules[0].paths[3]: expected a path without . and .. segments, got '/a/../b'; did you mean /b?",
+            ":9: rules[0].paths[4]: expected a path that all servers read alike, got '/a%2Fb'",
+        ],
+    ),
+    (
+        L + "rules: [{action: deny, paths: []}]\n",
+        [":2: rules[0].paths: expected at least one entry, got an empty list; leave the key out to match any"],
+    ),
+    (
+        L + "rules:\n- action: allow\n  paths: [/*]\n  sni_check: off\n  require_tls: false\n  ech: deny\n",
+        [
+            f":{line}: rules[0].{key}: has no meaning with paths: a rule with paths never matches a tunnel"
+            for line, key in ((5, "sni_check"), (6, "require_tls"), (7, "ech"))
+        ],
+    ),
+    # --- services
+    (
+        S + "  aliases: ['*.b', c.example, C.example]\n",
+        [":5: services[0].aliases[0]: expected one host name, got '*.b'"],
+    ),
+    (
+        S + "  aliases: [b.example, c.example, B.example.]\n",
+        [":5: services[0].aliases[2]: b.example is listed twice"],
+    ),
+    (
+        S + "  aliases: [b.example, 10.96.0.1]\n",
+        [":5: services[0].aliases[1]: expected a name, got the address 10.96.0.1"],
+    ),
+    (
+        L + "services:\n- hosts: [a.example, b.example]\n  ports: [{number: 80}]\n  aliases: [c]\n",
+        [":5: services[0].aliases: stand for one exact host: write that one alone in hosts"],
+    ),
+    (
+        L + "services:\n- hosts: ['*.a.example']\n  ports: [{number: 80}]\n  aliases: [c]\n",
+        [":5: services[0].aliases: stand for one exact host: write that one alone in hosts"],
+    ),
+    (
+        L + "services:\n- hosts: [192.0.2.1]\n  ports: [{number: 80}]\n  aliases: [c]\n",
+        [":5: services[0].aliases: stand for a name, got the address 192.0.2.1 in hosts"],
+    ),
+    (
+        L + "services: [{hosts: [a.example], ports: [{number: 80, target_port: 0}]}]\n",
+        [":2: services[0].ports[0].target_port: expected an integer from 1 to 65535, got 0"],
+    ),
+    (S + "  resolution: static\n", [":3: services[0].endpoints: resolution: static needs at least one"]),
+    (
+        S + "  resolution: none\n  endpoints: [{address: 10.0.0.1}]\n",
+        [":6: services[0].endpoints: have no meaning with resolution: none"],
+    ),
+    (
+        S + "  resolution: static\n  endpoints:\n  - {address: 10.0.0.1}\n  - {address: b.example}\n",
+        [":8: services[0].endpoints[1].address: resolution: static needs IP addresses, got b.example; or write dns"],
+    ),
+    (
+        S + "  endpoints: [10.0.0.1, {address: '*.b', weight: 0, port: 0}]\n",
+        [
+            ":5: services[0].endpoints[0]: expected a mapping, got '10.0.0.1'; write it like {address: \"10.0.0.1\"}",
+            ":5: services[0].endpoints[1].address: expected one host name, got '*.b'",
+            ":5: services[0].endpoints[1].port: expected an integer from 1 to 65535, got 0",
+            ":5: services[0].endpoints[1].weight: expected an integer from 1 to 1000, got 0",
+        ],
+    ),
+    (
+        S + "  timeout_s: 3s\n  connect_timeout_s: 0\n  idle_timeout_s: never\n",
+        [
+            ":5: services[0].timeout_s: expected a number above 0 and up to 2592000, got '3s'; "
+            "write it in seconds, without a unit: 3",
+            ":6: services[0].connect_timeout_s: expected a number above 0 and up to 2592000, got 0",
+            ":7: services[0].idle_timeout_s: expected a number above 0 and up to 2592000, got 'never'",
+        ],
+    ),
+    # --- TLS to services
+    (S + "  tls: simple\n", [":5: services[0].tls: expected a mapping, got 'simple'; write it like {mode: simple}"]),
+    (S + "  tls: {}\n", [":5: services[0].tls.mode: is missing; expected disable or simple or mutual"]),
+    (
+        S + "  tls: {mode: ISTIO_MUTUAL}\n",
+        [":5: services[0].tls.mode: expected disable or simple or mutual, got 'ISTIO_MUTUAL'; did you mean mutual?"],
+    ),
+    (
+        S + "  tls:\n    mode: disable\n    ca: c.yaml\n    sni: b.example\n    subject_alt_names: [b.example]\n",
+        [
+            ":7: services[0].tls.ca: has no meaning with mode: disable",
+            ":8: services[0].tls.sni: has no meaning with mode: disable",
+            ":9: services[0].tls.subject_alt_names: has no meaning with mode: disable",
+        ],
+    ),
+    (
+        S + "  tls:\n    mode: mutual\n    credential: c\n    certificate: c.yaml\n    ca: c.yaml\n",
+        [
+            ":8: services[0].tls.certificate: is given by credential already; write one or the other",
+            ":9: services[0].tls.ca: is given by credential already; write one or the other",
+        ],
+    ),
+    (
+        S + "  tls: {mode: mutual, ca: c.yaml}\n",
+        [
+            ":5: services[0].tls.mode: mutual needs certificate, or a credential",
+            ":5: services[0].tls.mode: mutual needs key, or a credential",
+        ],
+    ),
+    (
+        S + "  tls: {mode: mutual, key: c.yaml}\n",
+        [":5: services[0].tls.mode: mutual needs certificate, or a credential"],
+    ),
+    (
+        S + "  tls:\n    mode: simple\n    certificate: c.yaml\n    key: c.yaml\n",
+        [
+            ":7: services[0].tls.certificate: belongs to mode: mutual",
+            ":8: services[0].tls.key: belongs to mode: mutual",
+        ],
+    ),
+    (
+        S + "  tls:\n    mode: simple\n    verify: false\n    ca: c.yaml\n    subject_alt_names: [b.example]\n",
+        [
+            ":8: services[0].tls.ca: has no effect with verify: false",
+            ":9: services[0].tls.subject_alt_names: has no effect with verify: false",
+        ],
+    ),
+    (
+        S + "  tls:\n    mode: simple\n    verify: 1\n    minimum_version: 1.1\n    alpn: [h2]\n    sni: '*.a'\n",
+        [
+            ":7: services[0].tls.verify: expected true, false or chain, got 1",
+            ":8: services[0].tls.minimum_version: expected 1.2 or 1.3, got 1.1",
+            ":9: services[0].tls.alpn[0]: expected http/1.1 or http/1.0, got 'h2'",
+            ":10: services[0].tls.sni: expected one host name, got '*.a'",
+        ],
+    ),
+    (
+        S + "  tls: {mode: simple, credential: ../c}\n",
+        [":5: services[0].tls.credential: expected the name of a secret, in letters, digits, . and -, got '../c'"],
+    ),
+    (
+        S + "  tls: {mode: simple, credential: c}\n",
+        [":5: services[0].tls.credential: needs secrets: {directory: ...}, where secrets are mounted"],
+    ),
+    (
+        S + "  tls: {mode: simple, subject_alt_names: a.example}\n",
+        [":5: services[0].tls.subject_alt_names: expected a list, got 'a.example'; write it as a list: [a.example]"],
+    ),
+    (L + "secrets: /run\n", [":2: secrets: expected a mapping, got '/run'; write it like {directory: \"/run\"}"]),
+    # --- header fields for services
+    (
+        S + "  set_headers: {X-Key: c.yaml}\n",
+        [":5: services[0].set_headers.X-Key: expected a mapping, got 'c.yaml'; write it like {file: c.yaml}"],
+    ),
+    (S + "  set_headers: [X-Key]\n", [":5: services[0].set_headers: expected a mapping, got a list of 1"]),
+    (
+        S + "  set_headers:\n    X Key: {file: c.yaml}\n",
+        [":6: services[0].set_headers.'X Key': expected the name of a header field like Authorization, got 'X Key'"],
+    ),
+    (
+        S + '  set_headers:\n    X-Key: {prefix: "a\\nb", value: x}\n',
+        [
+            ":6: services[0].set_headers.X-Key.file: is missing; expected text",
+            r":6: services[0].set_headers.X-Key.prefix: expected up to 200 printable ASCII characters, got 'a\nb'",
+            ":6: services[0].set_headers.X-Key.value: no such setting; expected one of file, prefix",
+        ],
+    ),
+    *(
+        (
+            S + f"  {tls}\n  set_headers: {{X-Key: {{file: c.yaml}}}}\n",
+            [
+                ":6: services[0].set_headers: go over verified TLS only: set tls: {mode: simple} or mutual, with verify: true"
+            ],
+        )
+        for tls in (
+            "timeout_s: 3",
+            "tls: {mode: disable}",
+            "tls: {mode: simple, verify: false}",
+            "tls: {mode: simple, verify: chain}",
+        )
+    ),
+    (
+        S + "  tls: {mode: simple}\n  set_headers:\n    Host: {file: c.yaml}\n    TE: {file: c.yaml}\n",
+        [
+            ":7: services[0].set_headers.Host: Host is the proxy's own to write",
+            ":8: services[0].set_headers.TE: TE is the proxy's own to write",
+        ],
+    ),
+    (
+        S + "  tls: {mode: simple}\n  set_headers:\n    X-Key: {file: c.yaml}\n    x-key: {file: c.yaml}\n",
+        [":8: services[0].set_headers.x-key: is set twice: letter case does not count"],
+    ),
+    # --- plain requests
+    (
+        L + "http: {via: 1, forwarded_for: x, request_id: 'true'}\n",
+        [
+            ":2: http.via: expected true or false, got 1",
+            ":2: http.forwarded_for: expected off or append or replace, got 'x'",
+            ":2: http.request_id: expected true or false, got 'true'; write it without quotes",
+        ],
+    ),
+    (
+        L + "limits: {max_body_bytes: -1, max_pooled: -1, max_pooled_each: 1.5}\n",
+        [
+            ":2: limits.max_body_bytes: expected an integer of at least 0, got -1",
+            ":2: limits.max_pooled: expected an integer from 0 to 1000000, got -1",
+            ":2: limits.max_pooled_each: expected an integer from 0 to 1000000, got 1.5",
+        ],
+    ),
+    (
+        L + "timeouts: {keep_alive_s: 0, upstream_idle_s: 1m, upstream_lifetime_s: null}\n",
+        [
+            ":2: timeouts.keep_alive_s: expected a number above 0 and up to 2592000, got 0",
+            ":2: timeouts.upstream_idle_s: expected a number above 0 and up to 2592000, got '1m'; "
+            "write it in seconds, without a unit: 60",
+            ":2: timeouts.upstream_lifetime_s: expected a number above 0 and up to 2592000, got nothing",
+        ],
     ),
     (L + "dns:\n  min_ttl_s: 10\n  max_ttl_s: 5\n", [":3: dns.min_ttl_s: 10 is above max_ttl_s, which is 5"]),
     (
         L + "access_log: [{decisions: true}]\n",
-        [":2: access_log[0].decisions: needs format: json; the Squid format has one line per finished transaction"],
+        [":2: access_log[0].decisions: needs format: json; the others have one line per finished transaction"],
     ),
     (
         L + "services:\n- hosts: ['*']\n  ports: [{number: 1}, {number: 1}]\n",

@@ -45,6 +45,22 @@ def test_one_thing_where_a_list_belongs(value: object, advice: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "value", "advice"),
+    [
+        (("services", "tls"), "simple", "; write it like {mode: simple}"),
+        (("services", "endpoints"), "10.0.0.1", '; write it like {address: "10.0.0.1"}'),
+        (("services", "set_headers", "X-Key"), "./key", '; write it like {file: "./key"}'),
+        (("secrets",), "secrets", "; write it like {directory: secrets}"),
+        (("secrets",), "a b", ""),
+        (("secrets",), "a" * 61, ""),
+        (("dns",), "10.0.0.1", ""),
+    ],
+)
+def test_one_word_where_a_mapping_belongs(keys: tuple[str, ...], value: str, advice: str) -> None:
+    assert slips.word_for_mapping(keys, value) == advice
+
+
+@pytest.mark.parametrize(
     ("key", "value", "advice"),
     [
         ("rules", {"action": "deny"}, "; put - before it, or [ ] around it"),

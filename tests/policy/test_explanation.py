@@ -221,7 +221,7 @@ def test_paths_that_came_close_are_told_with_the_reading_that_failed():
         "deny (outbound): no rule, allow entry or service lets this host and port pass",
         "  close: api: path /api/..%2fadmin may be read as /admin, which is not among /api/*",
         "  close: no: path /api/..%2fadmin is in none of its readings among /api/admin",
-        "the path is read as /admin, /api/..%2Fadmin, /api/../admin",
+        "the path is read as /api/..%2Fadmin, /api/../admin, /admin",
         "DNS is not asked: refused by name",
     )
     assert explain_url("http://a.com/x", rules=PATHS).near[0].failed == ("path /x is not among /api/*",)
@@ -348,7 +348,7 @@ def test_static_endpoints_are_judged_without_dns():
         "service a.com: reached by 2 endpoints (static), port 80",
         "  plain HTTP goes out",
         "DNS is not asked: the endpoints are addresses",
-        "  10.0.0.1: dialled: private (10.0.0.0/8, RFC 1918), open as a static endpoint",
+        "  10.0.0.1: dialled: private (10.0.0.0/8, RFC 1918), open as an endpoint that is written down",
         "  1.1.1.1 port 8080: dialled: public",
     )
     own = explain_url("http://a.com/", services=[{**static, "endpoints": endpoints}], rules=[])
@@ -363,8 +363,7 @@ def test_endpoints_that_are_names_are_looked_up():
     assert told.looks_up == ("b.com", "c.com")
     assert told.lines()[-3:] == (
         "DNS is asked for b.com, c.com",
-        "  10.0.0.1 port 443: not dialled: private (10.0.0.0/8, RFC 1918); to open it set private_addresses: true on the "
-        "service",
+        "  10.0.0.1 port 443: dialled: private (10.0.0.0/8, RFC 1918), open as an endpoint that is written down",
         "  1.1.1.1 port 443: dialled: public",
     )
 

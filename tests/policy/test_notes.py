@@ -271,10 +271,3 @@ def test_a_rule_that_refuses_a_host_and_not_its_alias():
     )
     assert findings(services=[wiki], rules=[{**deny, "hosts": ["*.wikipedia.org", "wiki", "*.default"]}]) == ()
     assert findings(services=[wiki], rules=[{**deny, "action": "allow"}]) == ()
-
-
-def test_certificates_that_are_not_checked():
-    insecure = {**SERVICE, "tls": {"mode": "simple", "verify": False}}
-    assert findings(services=[insecure]) == ((("services", 0, "tls", "verify"), "false: anybody can pose as a.com"),)
-    for verify in (True, "chain"):
-        assert findings(services=[{**SERVICE, "tls": {"mode": "simple", "verify": verify}}]) == ()

@@ -166,6 +166,16 @@ async def test_explain_takes_a_url_as_the_command_line_does(pages):
     assert (told["target"], told["allowed"]) == ("files.packages.example:443", True)
 
 
+async def test_explain_takes_a_plain_request_from_an_http_url(pages):
+    told = json.loads((await pages.ask("/explain?to=http://files.packages.example/simple?x&client=10.1.2.3"))[2])
+    assert (told["target"], told["method"], told["path"]) == ("files.packages.example:80", "GET", "/simple")
+    told = json.loads((await pages.ask("/explain?to=http://files.packages.example/&method=POST"))[2])
+    assert (told["method"], told["path"]) == ("POST", "/")
+    status, _, body = await pages.ask("/explain?to=https://files.packages.example/&method=GET")
+    assert status == 400
+    assert body.startswith("an https URL is asked for by CONNECT")
+
+
 async def test_explain_names_a_parameter_that_it_does_not_know(pages):
     status, _, body = await pages.ask("/explain?to=a.example:443&clinet=10.1.2.3")
     assert (status, body) == (400, "expected only address, client, listener, method, to, got 'clinet'\n")

@@ -5,13 +5,26 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from support.leaves import LEAVES
-from support.records import DENIED, LEFT, MISMATCH, NO_SNI, NOT_FOUND, SNI_DENIED, SNI_TUNNEL, TUNNEL
+from support.records import (
+    ANSWERED,
+    DENIED,
+    EXCHANGE,
+    LEFT,
+    MISMATCH,
+    NO_ANSWER,
+    NO_SNI,
+    NOT_FOUND,
+    REQUEST_DENIED,
+    SNI_DENIED,
+    SNI_TUNNEL,
+    TUNNEL,
+)
 
 from egressproxy.agreement import OUTCOMES
 from egressproxy.errors import EchDenied, HelloError, SniMismatch
 from egressproxy.telemetry import metrics as metrics_module
 from egressproxy.telemetry.metrics import BOUNDS_S, MAX_CONNECTION_SERIES, SNI_REFUSALS, Metrics
-from egressproxy.telemetry.record import RecordDraft
+from egressproxy.telemetry.record import ExchangeDraft, RecordDraft
 
 
 class Resolver:
@@ -24,6 +37,23 @@ class Dialer:
     def __init__(self, attempts: int, **outcomes: int) -> None:
         self.outcomes = outcomes
         self.attempts = attempts
+
+
+class Upstreams:
+    def __init__(self, kept: int, handshakes: dict[str, int] | None = None, **outcomes: int) -> None:
+        self.idle = kept
+        self.handshakes = handshakes or {}
+        self.outcomes = outcomes
+
+
+class Identities:
+    def __init__(self, *unverified: str, refusals: dict[str, int] | None = None, **expiries: float) -> None:
+        self.unverified = unverified
+        self.refusals = {} if refusals is None else refusals
+        self._expiries = expiries
+
+    def expiries(self) -> dict[str, float]:
+        return self._expiries
 
 
 class Relay:
@@ -64,6 +94,100 @@ def test_connections_are_counted_by_listener_rule_outcome_and_report():
     assert found[f"{name}{{listener=http-proxy:3128,outcome=rule_denied,reported=false,rule=rest}}"] == 1
     assert found[f"{name}{{listener=http-proxy:3128,outcome=client_gone,reported=false,rule=-}}"] == 1
     assert found["egressproxy_tunnels_open{}"] == 0
+
+
+LATER = ANSWERED._replace(exchange=EXCHANGE._replace(request=2, reused=True))
+UPGRADED = ANSWERED._replace(
+    status=101, opened=True, outcome="closed", exchange=EXCHANGE._replace(request=3, upgraded=True, upstream_status=101)
+)
+
+
+def test_requests_are_counted_by_listener_rule_outcome_report_and_class_of_status():
+    metrics = new_metrics()
+    left = NO_ANSWER._replace(outcome="client_gone", status=None)
+    for record in (
+        ANSWERED,
+        LATER,
+        LATER._replace(status=404),
+        LATER._replace(reported=True),
+        NO_ANSWER,
+        REQUEST_DENIED,
+        left,
+    ):
+        metrics.observe(record)
+    name = "egressproxy_requests_total"
+    found = {key: value for key, value in samples(metrics).items() if key.startswith(name)}
+    prefix = f"{name}{{listener=http-proxy:3128"
+    assert found == {
+        f"{prefix},outcome=answered,reported=false,rule=wiki,status=2xx}}": 2,
+        f"{prefix},outcome=answered,reported=false,rule=wiki,status=4xx}}": 1,
+        f"{prefix},outcome=answered,reported=true,rule=wiki,status=2xx}}": 1,
+        f"{prefix},outcome=upstream_closed,reported=false,rule=wiki,status=5xx}}": 1,
+        f"{prefix},outcome=rule_denied,reported=false,rule=rest,status=4xx}}": 1,
+        f"{prefix},outcome=client_gone,reported=false,rule=wiki,status=-}}": 1,
+    }
+
+
+def test_a_connection_with_requests_counts_once_and_is_no_tunnel():
+    metrics = new_metrics()
+    for record in (ANSWERED, LATER, LATER):
+        metrics.observe(record)
+    found = samples(metrics)
+    name = "egressproxy_connections_total"
+    assert {key: value for key, value in found.items() if key.startswith(name)} == {
+        f"{name}{{listener=http-proxy:3128,outcome=answered,reported=false,rule=wiki}}": 1
+    }
+    assert found["egressproxy_tunnels_open{}"] == 0
+    assert found["egressproxy_tunnel_bytes_total{direction=down}"] == 0
+
+
+def test_a_request_that_became_a_tunnel_is_both():
+    metrics = new_metrics()
+    metrics.tunnels_open = 1
+    metrics.observe(UPGRADED)
+    found = samples(metrics)
+    assert found["egressproxy_tunnels_open{}"] == 0
+    assert found["egressproxy_tunnel_bytes_total{direction=down}"] == 148528
+    assert found["egressproxy_body_bytes_total{direction=down}"] == 0
+    assert (
+        found["egressproxy_requests_total{listener=http-proxy:3128,outcome=closed,reported=false,rule=wiki,status=1xx}"]
+        == 1
+    )
+    assert found["egressproxy_request_seconds_count{}"] == 0  # it took as long as somebody wanted to talk
+    assert found["egressproxy_response_head_seconds_count{}"] == 1
+
+
+def test_requests_have_a_duration_and_a_time_to_the_head_of_the_response():
+    metrics = new_metrics()
+    metrics.observe(ANSWERED)
+    metrics.observe(NO_ANSWER)
+    found = samples(metrics)
+    assert found["egressproxy_request_seconds_sum{}"] == pytest.approx(0.2285 * 2)
+    assert found["egressproxy_request_seconds_bucket{le=0.25}"] == 2
+    assert found["egressproxy_response_head_seconds_sum{}"] == pytest.approx(0.0902)
+    assert found["egressproxy_response_head_seconds_bucket{le=0.1}"] == 1
+
+
+def test_bodies_of_requests_under_way_count():
+    draft = RecordDraft(1, "l", "http-proxy", "::1", 1, 0.0)
+    draft.exchange = ExchangeDraft(1, "/", "a.example")
+    draft.exchange.bytes_up, draft.exchange.bytes_down = 5, 60
+    metrics = new_metrics(live_drafts=lambda: [draft])
+    metrics.observe(ANSWERED._replace(bytes_up=3))
+    found = samples(metrics)
+    assert found["egressproxy_body_bytes_total{direction=up}"] == 8
+    assert found["egressproxy_body_bytes_total{direction=down}"] == 148528 + 60
+
+
+def test_requests_stay_bounded_whatever_the_configuration_holds(monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_CONNECTION_SERIES", 100)
+    metrics = new_metrics()
+    for number in (*range(150), 0):
+        metrics.observe(LATER._replace(rule=f"rule-{number}"))
+    found = {key: value for key, value in samples(metrics).items() if key.startswith("egressproxy_requests_total")}
+    assert len(found) == 101
+    labels = "{listener=http-proxy:3128,outcome=answered,reported=false,rule=other,status=2xx}"
+    assert found[f"egressproxy_requests_total{labels}"] == 50
 
 
 def checks(metrics: Metrics) -> dict[str, float]:
@@ -184,6 +308,57 @@ def test_resolver_and_dialer_are_read_at_the_scrape_and_survive_a_reload():
     assert found["egressproxy_dial_attempts_total{}"] == 5
 
 
+def test_what_stays_in_use_over_a_reload_is_not_counted_twice():
+    metrics = new_metrics()
+    resolver, dialer, upstreams = Resolver(2, cache=5), Dialer(4, connected=3), Upstreams(1, {"secured": 2}, made=3)
+    for _ in range(2):
+        metrics.watch(resolver, dialer, upstreams)
+    found = samples(metrics)
+    assert found["egressproxy_dns_lookups_total{outcome=cache}"] == 5
+    assert found["egressproxy_dials_total{outcome=connected}"] == 3
+    assert found["egressproxy_dial_attempts_total{}"] == 4
+    assert found["egressproxy_upstream_connections_total{origin=made}"] == 3
+    assert found["egressproxy_upstream_handshakes_total{outcome=secured}"] == 2
+
+
+def test_upstream_connections_are_told_by_beginning_and_end():
+    metrics = new_metrics()
+    assert samples(metrics)["egressproxy_upstream_connections_total{origin=made}"] == 0
+    before = Upstreams(7, {"secured": 1, "tls_expired": 2}, made=3, reused=10, idle=1, closed_by_upstream=1)
+    metrics.watch(Resolver(0), Dialer(0), before)
+    metrics.watch(Resolver(0), Dialer(0), Upstreams(2, {"secured": 1}, made=1, reused=0, idle=1, full=4))
+    found = samples(metrics)
+    assert {key: value for key, value in found.items() if key.startswith("egressproxy_upstream_")} == {
+        "egressproxy_upstream_connections_total{origin=made}": 4,
+        "egressproxy_upstream_connections_total{origin=reused}": 10,
+        "egressproxy_upstream_connections_closed_total{reason=idle}": 2,
+        "egressproxy_upstream_connections_closed_total{reason=closed_by_upstream}": 1,
+        "egressproxy_upstream_connections_closed_total{reason=full}": 4,
+        "egressproxy_upstream_connections_idle{}": 2,
+        "egressproxy_upstream_handshakes_total{outcome=secured}": 2,
+        "egressproxy_upstream_handshakes_total{outcome=tls_expired}": 2,
+    }
+
+
+def test_identities_tell_when_they_expire_what_was_refused_and_who_is_not_verified():
+    metrics = new_metrics()
+    metrics.watch_identities(Identities("old.example", refusals={"client": 1, "gone": 1}, old=1.0))
+    refusals = {"client": 2}
+    metrics.watch_identities(Identities("a.example", refusals=refusals, client=1.7e9))
+    refusals["client"] += 1
+    metrics.watch_identities(Identities("a.example", "*.b.example", refusals=refusals, client=1.8e9))
+    found = samples(metrics)
+    expiry = "egressproxy_certificate_expiry_timestamp_seconds"
+    assert {key: value for key, value in found.items() if key.startswith(expiry)} == {
+        f"{expiry}{{identity=client}}": 1.8e9
+    }
+    assert found["egressproxy_credentials_refused_total{identity=client}"] == 4
+    assert found["egressproxy_credentials_refused_total{identity=gone}"] == 1
+    assert found["egressproxy_upstream_unverified{service=a.example}"] == 1
+    assert found["egressproxy_upstream_unverified{service=*.b.example}"] == 1
+    assert "egressproxy_upstream_unverified{service=old.example}" not in found
+
+
 def test_dropped_lines_are_told_by_log_and_reason_and_survive_a_reload():
     metrics = new_metrics()
     first, second = Log("-", buffer_full=2, no_space=0), Log("/var/log/access.log", no_space=7)
@@ -255,6 +430,8 @@ def test_nothing_a_client_sent_is_a_label():
     metrics = new_metrics()
     metrics.observe(TUNNEL._replace(method="EVIL", target_text="evil", detail="evil", client="evil", user="evil"))
     metrics.observe(MISMATCH._replace(server_name="evil.example"))
+    evil = EXCHANGE._replace(path="/evil", authority="evil", user_agent="evil", request_id="evil", content_type="evil")
+    metrics.observe(ANSWERED._replace(exchange=evil))
     text = metrics.exposition()[0].decode().lower()
     assert "evil" not in text
     assert "wikipedia" not in text

@@ -1,6 +1,6 @@
-from egressproxy.errors import ClientGone, ConnectRefused, Draining, RuleDenied
-from egressproxy.model import Endpoint, Intent, Target, Transfer, Verdict
-from egressproxy.telemetry.record import RecordDraft
+from egressproxy.errors import ClientGone, ConnectRefused, Draining, RuleDenied, UpstreamClosed
+from egressproxy.model import Endpoint, Exchange, Intent, Target, Transfer, Verdict
+from egressproxy.telemetry.record import ExchangeDraft, RecordDraft
 
 INTENT = Intent("10.1.2.3", "http-proxy:3128", "CONNECT", Target("example.com", 443, False))
 VERDICT = Verdict(True, "ci", "allowed by rule ci")
@@ -141,3 +141,78 @@ def test_the_live_view_follows_the_phases():
         "bytes_up": 5,
         "bytes_down": 6,
     }
+
+
+REQUEST = Intent("10.1.2.3", "http-proxy:3128", "GET", Target("example.com", 80, False), path="/x")
+
+
+def request_draft() -> RecordDraft:
+    draft = new_draft()
+    draft.head_at, draft.resolved_at, draft.connected_at = 100.5, 100.75, 101.0
+    draft.intent, draft.verdict, draft.upstream, draft.connected = REQUEST, VERDICT, UPSTREAM, True
+    exchange = draft.exchange = ExchangeDraft(2, "/x?secret", "example.com")
+    exchange.attempts, exchange.bytes_up, exchange.bytes_down = 1, 3, 50
+    draft.status, draft.reply_bytes = 200, 120
+    return draft
+
+
+def test_a_request_that_was_answered_whole():
+    draft = request_draft()
+    assert draft.exchange is not None
+    draft.exchange.response_at, draft.exchange.upstream_status, draft.exchange.complete = 101.5, 200, True
+    record = draft.finish(105.0, 1600000000.5)
+    assert (record.outcome, record.closed_by, record.opened) == ("answered", "proxy", False)
+    assert (record.bytes_up, record.bytes_down, record.reply_bytes) == (3, 50, 120)
+    assert record.exchange == Exchange(
+        2, "/x?secret", "example.com", upstream_status=200, response_s=1.0, attempts=1, complete=True
+    )
+
+
+def test_every_field_of_an_exchange_lands_in_the_field_of_the_same_name():
+    exchange = ExchangeDraft(2, "/", "a.example")
+    for number, name in enumerate(Exchange._fields):
+        if name != "response_s":
+            setattr(exchange, name, f"value {number}")
+    finished = exchange.finish(None)
+    assert finished._asdict() == {
+        name: None if name == "response_s" else f"value {number}" for number, name in enumerate(Exchange._fields)
+    }
+
+
+def test_a_request_that_was_not_answered_whole_has_the_error_s_slug_and_what_was_carried():
+    draft = request_draft()
+    draft.error = UpstreamClosed("closed", endpoint=UPSTREAM)
+    record = draft.finish(105.0, 1600000000.5)
+    assert (record.outcome, record.closed_by, record.bytes_down) == ("upstream_closed", "proxy", 50)
+    draft.error = ClientGone("left")
+    record = draft.finish(105.0, 1600000000.5)
+    assert (record.outcome, record.closed_by) == ("client_gone", "client")
+
+
+def test_a_request_that_became_a_tunnel_ends_as_one():
+    draft = request_draft()
+    assert draft.exchange is not None
+    draft.exchange.upgraded, draft.opened = True, True
+    draft.transfer = Transfer(10, 20, "upstream", "closed")
+    record = draft.finish(105.0, 1600000000.5)
+    assert (record.bytes_up, record.bytes_down, record.closed_by, record.outcome) == (10, 20, "upstream", "closed")
+
+
+def test_the_live_view_of_a_request_shows_its_path_without_the_query():
+    draft = request_draft()
+    view = draft.view(102.25)
+    assert (view["phase"], view["method"], view["target"], view["path"]) == ("exchange", "GET", "example.com:80", "/x")
+    assert (view["request"], view["bytes_up"], view["bytes_down"]) == (2, 3, 50)
+    assert draft.exchange is not None
+    draft.exchange.upgraded, draft.opened, draft.relay = True, True, Relay(7, 8)
+    view = draft.view(102.25)
+    assert (view["phase"], view["bytes_up"], view["bytes_down"]) == ("open", 7, 8)
+
+
+def test_what_a_log_may_want_lands_in_the_record():
+    draft = tunnel_draft()
+    draft.local, draft.upstream_local = ("10.0.0.1", 3128), ("10.0.0.1", 50000)
+    draft.reply_body_bytes, draft.service, draft.service_port = 24, "*.example.com", 8000
+    record = draft.finish(105.0, 1600000000.5)
+    for name in ("local", "upstream_local", "reply_body_bytes", "service", "service_port"):
+        assert getattr(record, name) == getattr(draft, name), name

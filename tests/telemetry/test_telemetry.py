@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from support.records import DENIED, TUNNEL
+from support.records import ANSWERED, DENIED, TUNNEL
 
 from egressproxy.config.schema import AccessLog
 from egressproxy.model import Intent, Target, Verdict
@@ -82,6 +82,27 @@ def test_a_reload_writes_to_other_logs_and_hands_back_the_old(tmp_path, open_tel
 def test_without_logs_connections_are_still_counted(open_telemetry, metrics):
     open_telemetry().closed(DENIED)
     assert b'outcome="rule_denied"' in metrics.exposition()[0]
+
+
+def test_a_plain_request_is_one_line_and_opens_nothing(tmp_path, open_telemetry, metrics):
+    path = tmp_path / "a"
+    telemetry = open_telemetry(AccessLog(format="json", path=str(path), decisions=True))
+    telemetry.closed(ANSWERED)
+    telemetry.close(5.0)
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["request"]
+    assert metrics.tunnels_open == 0
+
+
+def test_addresses_are_asked_for_while_a_log_prints_them(tmp_path, open_telemetry):
+    telemetry = open_telemetry(AccessLog(path=str(tmp_path / "a")))
+    assert telemetry.wants_addresses is False
+    printing = [AccessLog(path=str(tmp_path / "b")), AccessLog(format="istio-1.7", path=str(tmp_path / "c"))]
+    replaced = telemetry.use_logs(open_logs(printing))
+    assert telemetry.wants_addresses is True
+    replaced += telemetry.use_logs(open_logs([AccessLog(format="envoy", path=str(tmp_path / "d"))]))
+    assert telemetry.wants_addresses is False
+    for log in replaced:
+        log.writer.close(5.0)
 
 
 def test_reopening_begins_every_file_anew(tmp_path, open_telemetry):

@@ -26,7 +26,7 @@ from egressproxy.wire.replies import CONTENT_TYPE
 if TYPE_CHECKING:
     from egressproxy.model import ConnectionRecord, Exchange
 
-_FIELDS = 10
+_BLANKS = 8  # behind the elapsed time
 _HTTP_PORT = 80
 _DENIED = frozenset({RuleDenied.slug, AddressDenied.slug, LoopDetected.slug, EchDenied.slug})
 _TOO_LARGE = frozenset({"head_too_large", "target_too_long"})
@@ -44,26 +44,26 @@ def squid_line(record: ConnectionRecord, failed: str = "TCP_TUNNEL") -> str:
     if ":" in host:
         host = f"[{host}]"
     exchange = record.exchange
-    if exchange is None:
-        if not record.opened:
-            return _careful(record, failed)
-        code, url, media_type = "TCP_TUNNEL", f"{host}:{port}", "-"
-    else:
+    if exchange is not None:
         path = exchange.path
-        if record.outcome != ANSWERED or len(path) > MAX_TEXT or path[:1] != "/":
+        if record.outcome != ANSWERED or path == "*" or len(path) > MAX_TEXT:
             return _careful(record, failed)
         if "?" in path:
             path = path[: path.index("?") + 1]
-        code = "TCP_MISS"
-        url = f"http://{host}{path}" if port == _HTTP_PORT else f"http://{host}:{port}{path}"
-        media_type = exchange.content_type or "-"
-    line = (
-        f"{record.ended_at_unix_s:.3f} {int((record.tunnel_s or 0.0) * 1000.0):6d} {record.client}"
-        f" {code}/{record.status or 0:03d} {record.reply_bytes + record.bytes_down}"
-        f" {record.method} {url} {record.user or '-'} HIER_DIRECT/{upstream.address} {media_type}"
-    )
-    if line.isascii() and line.isprintable() and len(line.split()) == _FIELDS:
-        return line
+        line = (
+            f" {record.client} TCP_MISS/{record.status or '000'} {record.reply_bytes + record.bytes_down} {record.method}"
+            f" http://{host if port == _HTTP_PORT else f'{host}:{port}'}{path}"
+            f" {record.user or '-'} HIER_DIRECT/{upstream.address} {exchange.content_type or '-'}"
+        )
+    elif record.opened:
+        line = (
+            f" {record.client} TCP_TUNNEL/{record.status or '000'} {record.reply_bytes + record.bytes_down} {record.method}"
+            f" {host}:{port} {record.user or '-'} HIER_DIRECT/{upstream.address} -"
+        )
+    else:
+        return _careful(record, failed)
+    if line.isascii() and line.isprintable() and line.count(" ") == _BLANKS and "  " not in line:
+        return f"{record.ended_at_unix_s:.3f} {int((record.tunnel_s or 0.0) * 1000.0):6d}{line}"
     return _careful(record, failed)
 
 
