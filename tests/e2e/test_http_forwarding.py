@@ -119,10 +119,11 @@ def test_a_path_goes_where_the_host_field_says(proxy: Proxy, origin: RawOrigin) 
 
 
 def test_a_host_field_without_a_port_means_the_port_of_the_service(
-    start: Start, config: dict[str, Any], origin: RawOrigin
+    configured: Callable[..., Proxy], origin: RawOrigin
 ) -> None:
-    proxy = start({**config, "listeners": [{"protocol": "http", "service_port": origin.port}]})
-    with Ends(proxy) as client:
+    port = free_port()
+    listeners = [{"protocol": "http-proxy"}, {"protocol": "http", "port": port, "service_port": origin.port}]
+    with Ends(configured(listeners=listeners), port) as client:
         client.send(request("/", host="127.0.0.1"))
         assert origin.take().request().get("host") == "127.0.0.1"
 
@@ -1035,20 +1036,14 @@ def test_what_an_upstream_says_unasked_is_nobodys_answer(proxy: Proxy, origin: R
 def test_what_an_upstream_says_while_its_answer_is_still_being_read_is_nobodys_either(
     proxy: Proxy, origin: RawOrigin, unasked: bytes
 ) -> None:
-    size = 4 << 20
-    with Ends(proxy) as client:
+    body = b"x" * (6 << 20)  # more than fits behind the proxy, less than fits before it
+    with Ends(proxy, buffer=4096) as client:
         client.send(request(origin.url("/1")) + request(origin.url("/2"), method="POST", body=b"y"))
         upstream = origin.take()
         upstream.request()
-
-        def answer_and_more() -> None:
-            upstream.send(response(b"x" * size))
-            upstream.send(unasked)
-
-        sending = threading.Thread(target=answer_and_more)
-        sending.start()
-        assert client.response().complete
-        sending.join()
+        upstream.send(response(body))
+        upstream.send(unasked)
+        assert client.response().body == body
         fresh = origin.take()
         assert fresh.request().target == "/2"
         fresh.send(response(b"two"))
@@ -1280,16 +1275,12 @@ def test_a_body_at_the_limit_passes(configured: Callable[..., Proxy]) -> None:
 
 
 def test_what_is_not_registered_is_502_without_a_word_on_an_http_listener_and_403_on_a_proxy(
-    start: Start, config: dict[str, Any], dns: DnsServer, origin: RawOrigin
+    configured: Callable[..., Proxy], dns: DnsServer, origin: RawOrigin
 ) -> None:
-    web_port = free_port()
-    proxy = start(
-        {
-            **config,
-            "outbound": "registry_only",
-            "services": [service(origin)],
-            "listeners": [{"protocol": "http-proxy"}, {"protocol": "http", "name": "web", "port": web_port}],
-        }
+    proxy = configured(
+        outbound="registry_only",
+        services=[service(origin)],
+        listeners=[{"protocol": "http-proxy"}, {"protocol": "http", "name": "web", "port": free_port()}],
     )
     queries = dns.count()
     with Ends(proxy) as client:

@@ -228,11 +228,19 @@ def read_fields(lines: Iterable[str]) -> Fields:
 class Ends(Wire):
     """A client of the proxy: a connection to one of its listeners."""
 
-    def __init__(self, proxy: Proxy, port: int | None = None, source: str | None = None) -> None:
-        if port is None:
+    def __init__(
+        self, proxy: Proxy, port: int | None = None, source: str | None = None, buffer: int | None = None
+    ) -> None:
+        """`buffer`: about as many bytes may have come and not been read; none: as the system likes."""
+        if port is None and buffer is None:
             sock = dial(proxy, source)
         else:
-            sock = socket.create_connection(("127.0.0.1", port), WAIT_S, (source, 0) if source else None)
+            sock = socket.socket()
+            sock.settimeout(WAIT_S)
+            if buffer is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            sock.bind((source or "127.0.0.1", 0))
+            sock.connect(("127.0.0.1", port or proxy.port))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().__init__(sock)
 
