@@ -239,40 +239,33 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def read_by_h11(data: bytes, *, of_client: bool) -> list[tuple[bytes, bytes]]:
     """First words (method, or status) and body of each whole message that h11 finds in a stream, up to what it refuses."""
-    found: list[tuple[bytes, bytes]] = []
     arbiter = h11.Connection(h11.SERVER if of_client else h11.CLIENT, max_incomplete_event_size=1 << 20)
     if not of_client:
         arbiter.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
         arbiter.send(h11.EndOfMessage())
-    arbiter.receive_data(data)
+    # RFC 9112 section 2.2: a server ignores an empty line before a request. h11 does not.
+    arbiter.receive_data(data.removeprefix(b"\r\n") if of_client else data)
     arbiter.receive_data(b"")
     first, body = b"", b""
-    try:
-        while True:
+    while True:
+        try:
             event = arbiter.next_event()
-            match event:
-                case h11.Request():
-                    first, body = event.method, b""
-                case h11.Response():
-                    first, body = b"%d" % event.status_code, b""
-                case h11.Data():
-                    body += bytes(event.data)
-                case h11.EndOfMessage():
-                    found.append((first, body))
-                    if not of_client:
-                        return found
-                case h11.InformationalResponse():
-                    pass
-                case _:
-                    if arbiter.our_state is h11.SEND_RESPONSE:
-                        arbiter.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
-                        arbiter.send(h11.EndOfMessage())
-                    if event is h11.PAUSED and arbiter.our_state is h11.DONE and arbiter.their_state is h11.DONE:
-                        arbiter.start_next_cycle()
-                        continue
-                    return found
-    except h11.RemoteProtocolError:
-        return found
+        except h11.RemoteProtocolError:
+            return []
+        match event:
+            case h11.Request():
+                first = event.method
+            case h11.Response():
+                first = b"%d" % event.status_code
+            case h11.InformationalResponse():
+                pass
+            case h11.Data():
+                body += bytes(event.data)
+            case h11.EndOfMessage():
+                goes_on = of_client and arbiter.their_state is h11.DONE
+                return [(first, body), *(read_by_h11(arbiter.trailing_data[0], of_client=True) if goes_on else ())]
+            case _:
+                return []
 
 
 def test_what_an_origin_gets_is_what_h11_reads_in_what_the_client_sent(proxy: Proxy, origin: Origin) -> None:
@@ -293,7 +286,8 @@ def test_what_an_origin_gets_is_what_h11_reads_in_what_the_client_sent(proxy: Pr
             client.end()
             client.to_the_end()
         got = [(asked.method.encode(), asked.body) for asked in origin.whole[before:]]
-        assert got == read_by_h11(data, of_client=True)[: len(got)], data
+        read = iter(read_by_h11(data, of_client=True))
+        assert all(each in read for each in got), data  # in this order; one in between may have been refused
         accepted += len(got)
     assert accepted > MUTATIONS // 6, "and not because all is refused"
 

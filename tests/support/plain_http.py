@@ -26,6 +26,7 @@ from support.clients import dial, reset
 from support.proxy import Proxy
 from support.waiting import WAIT_S, eventually
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Fields = tuple[tuple[str, str], ...]
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([^\r\n\0]*)")
 
@@ -73,13 +74,15 @@ class Message(NamedTuple):
 class Wire:
     """One end of a connection. Closed by whoever opened it; a context manager does that.
 
-    received  all that has come
+    received       all that has come
+    says_continue  whoever expects 100 (Continue) gets it
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.received = b""
         self.was_reset = False
+        self.says_continue = False
         self._ahead = b""
 
     def __enter__(self) -> Self:
@@ -171,6 +174,8 @@ class Wire:
         head = self.head()
         if head is None:
             return None
+        if head.get("expect") is not None and self.says_continue:
+            self.send(CONTINUE)
         if head.get("transfer-encoding") is None and head.get("content-length") is None:
             return head
         return self._with_body(head)
@@ -373,6 +378,7 @@ class RawOrigin:
 
     def _serve(self, wire: Wire) -> None:
         assert self._script is not None
+        wire.says_continue = True
         with wire:
             try:
                 while (asked := wire.request_or_end()) is not None:
