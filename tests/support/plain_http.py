@@ -339,9 +339,9 @@ class RawOrigin:
     def target(self) -> str:
         return f"{self.address}:{self.port}"
 
-    def take(self) -> Wire:
-        """The next connection. Closed at the end at the latest."""
-        return self._accepted.get(timeout=WAIT_S)
+    def take(self, timeout_s: float = WAIT_S) -> Wire:
+        """The next connection; queue.Empty where none comes in time. Closed at the end at the latest."""
+        return self._accepted.get(timeout=timeout_s)
 
     def go_on(self) -> None:
         """Let scripts that stall go on."""
