@@ -506,6 +506,53 @@ def test_204_has_no_length_whatever_it_says(proxy: Proxy) -> None:
             assert (reply.status, reply.get("content-length"), reply.get("transfer-encoding")) == (204, None, None)
 
 
+# --- slow readers -------------------------------------------------------------------------------------------------
+
+MUCH = b"0123456789abcdef" * (1 << 22)
+"""More than all buffers on the way hold together."""
+MOST_MORE_KIB = 4096
+
+
+@pytest.mark.parametrize("coding", ["length", "chunks"])
+def test_an_origin_is_held_back_while_its_client_does_not_read(proxy: Proxy, origin: RawOrigin, coding: str) -> None:
+    rss_kib = proxy.rss_kib()
+    with Ends(proxy, buffer=65_536) as client:
+        client.send(request(origin.url()))
+        upstream = origin.take()
+        upstream.request()
+        told = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(MUCH)
+        sending = threading.Thread(target=upstream.send, args=(response(MUCH) if coding == "length" else told,))
+        sending.start()
+        once_at_rest(lambda: proxy.cpu_s() + 1)
+        assert sending.is_alive()
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+        assert client.response().body == MUCH
+        sending.join()
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+
+
+@pytest.mark.parametrize("coding", ["length", "chunks"])
+def test_a_client_is_held_back_while_its_origin_does_not_read(proxy: Proxy, coding: str) -> None:
+    rss_kib = proxy.rss_kib()
+    with RawOrigin(buffer=65_536) as origin, Ends(proxy) as client:
+        whole = request(origin.url(), method="PUT", body=MUCH)
+        if coding == "chunks":
+            whole = request(origin.url(), "Transfer-Encoding: chunked", method="PUT") + chunked(MUCH)
+        sending = threading.Thread(target=client.send, args=(whole,))
+        sending.start()
+        upstream = origin.take()
+        head = upstream.head()
+        assert head is not None
+        once_at_rest(lambda: proxy.cpu_s() + 1)
+        assert sending.is_alive()
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+        assert upstream.with_body(head).body == MUCH
+        sending.join()
+        upstream.send(response(b"all of it"))
+        assert client.response().body == b"all of it"
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+
+
 # --- answers that come early --------------------------------------------------------------------------------------
 
 
