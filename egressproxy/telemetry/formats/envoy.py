@@ -21,7 +21,7 @@ import time
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.config.templates import TIMES, Code, envoy_template
+from egressproxy.config.templates import TIMES, Operator, envoy_template
 from egressproxy.model import OUTBOUND
 from egressproxy.telemetry.formats.causes import (
     NOTHING,
@@ -254,33 +254,15 @@ def envoy_line(template: str, habits: Habits = TODAY) -> Line:
     Raises ValueError, see `config.templates`.
     """
     pattern, slots = _compiled(envoy_template(template))
-    if not slots:
-        return lambda _record: pattern % ()
-    if any(not isinstance(slot, int) for slot in slots):
-        return _careful_line(pattern, slots, habits)
-    pick: Callable[[Sequence[str]], object] = itemgetter(*(slot for slot in slots if isinstance(slot, int)))
+    indices = [slot for slot in slots if isinstance(slot, int)]
+    if not slots or len(indices) < len(slots):
+        return lambda record: pattern % _filled(slots, record, safe(facts_of(record, habits)))
+    pick: Callable[[Sequence[str]], object] = itemgetter(*indices)
+    return lambda record: pattern % pick(safe(facts_of(record, habits)))
 
-    def line(record: ConnectionRecord) -> str:
-        facts = facts_of(record, habits)
-        _, method, path, protocol, _, _, details, termination, reason, *_, cluster, _, _, remote, name, route = facts
-        # All that may have come from outside. One look at it all is cheaper than one at each.
-        tight = f"{method}{path}{protocol}{details}{termination}{facts[_ID]}{facts[_AUTHORITY]}{cluster}{remote}{name}{route}"
-        loose = f"{reason}{facts[_FORWARDED]}{facts[_AGENT]}"
-        if not (
-            tight.isascii()
-            and tight.isprintable()
-            and " " not in tight
-            and '"' not in tight
-            and len(tight) <= MAX_TEXT
-            and loose.isascii()
-            and loose.isprintable()
-            and '"' not in loose
-            and len(loose) <= MAX_TEXT
-        ):
-            facts = escaped(facts)
-        return pattern % pick(facts)
 
-    return line
+def _filled(slots: Sequence[int | Slot], record: ConnectionRecord, facts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(facts[slot] if isinstance(slot, int) else slot(record, facts) for slot in slots)
 
 
 def wants_addresses(template: str) -> bool:
@@ -288,24 +270,37 @@ def wants_addresses(template: str) -> bool:
     return "_LOCAL_" in template
 
 
-def _careful_line(pattern: str, slots: Sequence[int | Slot], habits: Habits) -> Line:
-    """The line of a template that holds more than the fields of E7."""
-
-    def line(record: ConnectionRecord) -> str:
-        facts = escaped(facts_of(record, habits))
-        return pattern % tuple(facts[slot] if isinstance(slot, int) else slot(record, facts) for slot in slots)
-
-    return line
+def safe(facts: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields as they may stand in a line: as they are, which is nearly always, or escaped. Hot: once per line."""
+    _, method, path, protocol, _, _, details, termination, reason, *_, cluster, _, _, remote, name, route = facts
+    # All that may have come from outside. One look at it all is cheaper than one at each.
+    tight = (
+        f"{method}{path}{protocol}{details}{termination}{facts[_ID]}{facts[_AUTHORITY]}{cluster}{remote}{name}{route}"
+    )
+    loose = f"{reason}{facts[_FORWARDED]}{facts[_AGENT]}"
+    if (
+        len(tight) <= MAX_TEXT
+        and len(loose) <= MAX_TEXT
+        and tight.isascii()
+        and loose.isascii()
+        and tight.isprintable()
+        and loose.isprintable()
+        and '"' not in tight
+        and '"' not in loose
+        and " " not in tight
+    ):
+        return facts
+    return escaped(facts)
 
 
 def escaped(facts: Sequence[str]) -> tuple[str, ...]:
-    """The fields as they may stand in a line, between double quotes or not; those that may hold blanks hold them."""
-    safe = list(facts)
+    """The fields without anything that could break a line, or end the quotes around them. Some may still hold blanks."""
+    fields = list(facts)
     for index in _TIGHT:
-        safe[index] = field(facts[index]).replace('"', "%22")
+        fields[index] = field(facts[index]).replace('"', "%22")
     for index in _LOOSE:
-        safe[index] = _NOT_LOOSE.sub(percent, facts[index][:MAX_TEXT])
-    return tuple(safe)
+        fields[index] = _NOT_LOOSE.sub(percent, facts[index][:MAX_TEXT])
+    return tuple(fields)
 
 
 _NOT_LOOSE = re.compile(r"[^ !#-~]")
@@ -360,9 +355,9 @@ _OPERATOR_FACTS = {
 _WITHOUT_PORT = "_WITHOUT_PORT"
 
 
-def _slot(code: Code) -> int | Slot | str:
+def _slot(operator: Operator) -> int | Slot | str:
     """What fills an operator's place: a fact, a function, or the same for all lines."""
-    name, argument, limit, quoted = code
+    name, argument, limit, quoted = operator
     if name in TIMES:
         return _time_slot(name, argument)
     if name == "DYNAMIC_METADATA":
