@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -88,8 +89,9 @@ def outcomes(proxy: Proxy) -> list[tuple[Any, Any]]:
     return [(record["status"], record["outcome"]) for record in proxy.settled().records]
 
 
-@pytest.fixture(autouse=True)
-def _new_lines_only(proxy: Proxy) -> None:
+@pytest.fixture
+def new_lines_only(proxy: Proxy) -> None:
+    """Of a test that looks at log lines: those before have been looked at."""
     proxy.settled()
 
 
@@ -108,6 +110,7 @@ def test_a_whole_url_goes_to_its_authority_in_origin_form(proxy: Proxy, client: 
     assert asked.get("host") == origin.target
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_path_goes_where_the_host_field_says(proxy: Proxy, origin: RawOrigin) -> None:
     with web(proxy) as client:
         client.send(request("/a?b", host=origin.target))
@@ -146,6 +149,7 @@ def test_a_server_as_a_whole_is_asked_with_an_asterisk(proxy: Proxy, client: End
         assert upstream.request().first == "OPTIONS * HTTP/1.1"
 
 
+@pytest.mark.usefixtures("new_lines_only")
 @pytest.mark.parametrize(
     ("listener", "target", "host", "status", "slug"),
     [
@@ -176,6 +180,7 @@ def test_what_is_no_target_for_a_listener_is_refused(
     assert outcomes(proxy) == [(status, slug)]
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_connect_is_not_for_a_listener_that_goes_by_host(proxy: Proxy, origin: RawOrigin) -> None:
     with web(proxy) as client:
         reply = client.ask(connect_head(origin.target))
@@ -197,6 +202,7 @@ def test_http2_with_prior_knowledge_is_refused_cleanly(proxy: Proxy) -> None:
 # --- one connection, many requests --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_each_request_of_a_connection_has_a_line_of_its_own(proxy: Proxy) -> None:
     with RawOrigin(answer) as one, RawOrigin(answer) as other, Ends(proxy) as client:
         assert client.ask(request(one.url("/1"))).body == b"GET /1"
@@ -212,6 +218,7 @@ def test_each_request_of_a_connection_has_a_line_of_its_own(proxy: Proxy) -> Non
     assert (first["reused"], third["reused"]) == (False, True), "on the connection that was kept"
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_pipelined_requests_are_served_in_order(proxy: Proxy) -> None:
     with RawOrigin(answer) as one, RawOrigin(answer) as other, Ends(proxy) as client:
         urls = [(one, other)[number % 3 == 1].url(f"/{number}") for number in range(20)]
@@ -267,6 +274,7 @@ def test_an_empty_line_between_requests_is_passed_over(proxy: Proxy) -> None:
         assert [client.response().body for _ in range(2)] == [b"GET /1", b"GET /2"]
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_client_that_says_close_is_closed_behind_its_answer(proxy: Proxy) -> None:
     with RawOrigin(answer) as origin, Ends(proxy) as client:
         client.send(request(origin.url("/1"), "Connection: close") + request(origin.url("/2")))
@@ -277,6 +285,7 @@ def test_a_client_that_says_close_is_closed_behind_its_answer(proxy: Proxy) -> N
     assert outcomes(proxy) == [(200, "answered")]
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_long_answer_behind_which_more_was_asked_arrives_whole(proxy: Proxy) -> None:
     body = b"0123456789abcdef" * 65_536 * 8
     with RawOrigin(lambda _: [response(body)]) as origin, Ends(proxy) as client:
@@ -434,6 +443,7 @@ def test_chunks_and_trailers_go_both_ways(proxy: Proxy, client: Ends, origin: Ra
     assert upstream.request().target == "/next"
 
 
+@pytest.mark.usefixtures("new_lines_only")
 @pytest.mark.parametrize("size", [1, 4_095, 4_096, 65_536, 1_000_003])
 @pytest.mark.parametrize("coding", ["length", "chunks"])
 def test_bodies_of_all_sizes_arrive_whole_both_ways(proxy: Proxy, size: int, coding: str) -> None:
@@ -507,9 +517,57 @@ def test_204_has_no_length_whatever_it_says(proxy: Proxy) -> None:
             assert (reply.status, reply.get("content-length"), reply.get("transfer-encoding")) == (204, None, None)
 
 
+# --- slow readers -------------------------------------------------------------------------------------------------
+
+MUCH = b"0123456789abcdef" * (1 << 22)
+"""More than all buffers on the way hold together."""
+MOST_MORE_KIB = 4096
+
+
+@pytest.mark.parametrize("coding", ["length", "chunks"])
+def test_an_origin_is_held_back_while_its_client_does_not_read(proxy: Proxy, origin: RawOrigin, coding: str) -> None:
+    rss_kib = proxy.rss_kib()
+    with Ends(proxy, buffer=65_536) as client:
+        client.send(request(origin.url()))
+        upstream = origin.take()
+        upstream.request()
+        told = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(MUCH)
+        sending = threading.Thread(target=upstream.send, args=(response(MUCH) if coding == "length" else told,))
+        sending.start()
+        once_at_rest(lambda: proxy.cpu_s() + 1)
+        assert sending.is_alive()
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+        assert client.response().body == MUCH
+        sending.join()
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+
+
+@pytest.mark.parametrize("coding", ["length", "chunks"])
+def test_a_client_is_held_back_while_its_origin_does_not_read(proxy: Proxy, coding: str) -> None:
+    rss_kib = proxy.rss_kib()
+    with RawOrigin(buffer=65_536) as origin, Ends(proxy) as client:
+        whole = request(origin.url(), method="PUT", body=MUCH)
+        if coding == "chunks":
+            whole = request(origin.url(), "Transfer-Encoding: chunked", method="PUT") + chunked(MUCH)
+        sending = threading.Thread(target=client.send, args=(whole,))
+        sending.start()
+        upstream = origin.take()
+        head = upstream.head()
+        assert head is not None
+        once_at_rest(lambda: proxy.cpu_s() + 1)
+        assert sending.is_alive()
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+        assert upstream.with_body(head).body == MUCH
+        sending.join()
+        upstream.send(response(b"all of it"))
+        assert client.response().body == b"all of it"
+        assert proxy.rss_kib() - rss_kib < MOST_MORE_KIB
+
+
 # --- answers that come early --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_refusal_before_the_end_of_a_body_is_handed_on_at_once(proxy: Proxy, origin: RawOrigin) -> None:
     with Ends(proxy) as client:
         client.send(request(origin.url(), "Content-Length: 1000000", method="POST") + b"x" * 1000)
@@ -614,6 +672,7 @@ def test_interim_responses_are_handed_on_as_they_come(proxy: Proxy, client: Ends
     assert client.response().body == b"at last"
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_interim_responses_without_end_are_ended(proxy: Proxy, client: Ends) -> None:
     with RawOrigin(lambda _: [b"HTTP/1.1 102 Processing\r\n\r\n" * 100, STALL]) as origin:
         client.send(request(origin.url()))
@@ -658,6 +717,7 @@ def test_a_client_of_http_1_0_gets_chunks_as_a_body_that_ends_with_the_connectio
         assert reply.get("connection") == "close"
 
 
+@pytest.mark.usefixtures("new_lines_only")
 @pytest.mark.parametrize("end", [CLOSE, RESET])
 def test_a_body_that_breaks_off_is_not_taken_for_whole_in_http_1_0(proxy: Proxy, end: Any) -> None:
     script = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", b"l", STALL, end]
@@ -691,6 +751,7 @@ UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX: y\r\n\r\n"
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_behind_a_101_that_was_asked_for_bytes_go_both_ways(proxy: Proxy, origin: RawOrigin) -> None:
     with Ends(proxy) as client:
         client.send(request(origin.url("/chat"), *UPGRADE, "Sec-WebSocket-Version: 13") + b"ahead of it")
@@ -750,6 +811,7 @@ def test_a_101_for_another_protocol_than_was_asked_for_is_no_answer(proxy: Proxy
 # --- what breaks --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("new_lines_only")
 @pytest.mark.parametrize("end", [CLOSE, RESET])
 @pytest.mark.parametrize(
     "begun",
@@ -771,6 +833,7 @@ def test_an_answer_that_breaks_off_is_seen_to_by_its_client(proxy: Proxy, begun:
     assert record["bytes_down"] == 5
 
 
+@pytest.mark.usefixtures("new_lines_only")
 @pytest.mark.parametrize("end", [CLOSE, RESET])
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nX: y\r\n"])
 def test_no_answer_is_502_and_the_client_may_ask_on(proxy: Proxy, begun: bytes, end: Any) -> None:
@@ -829,6 +892,7 @@ def test_a_refused_request_with_a_body_ends_the_connection_and_its_answer_arrive
         assert [record["status"] for record in proxy.settled().records] == [status]
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_client_that_resets_lets_its_upstream_go(proxy: Proxy, origin: RawOrigin) -> None:
     for stage in ("head", "body", "upload"):
         client = Ends(proxy)
@@ -846,6 +910,7 @@ def test_a_client_that_resets_lets_its_upstream_go(proxy: Proxy, origin: RawOrig
         assert the_only_record(proxy)["outcome"] == "client_gone"
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_client_that_leaves_in_the_middle_of_its_body_lets_its_upstream_go(proxy: Proxy, origin: RawOrigin) -> None:
     with Ends(proxy) as client:
         client.send(request(origin.url(), "Transfer-Encoding: chunked", method="POST") + b"5\r\nhello\r\n")
@@ -857,6 +922,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_lets_its_upstream_go(pro
     assert outcomes(proxy) == [(None, "client_gone")]
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_client_that_ends_its_half_behind_its_request_gets_its_answer(proxy: Proxy, origin: RawOrigin) -> None:
     for ends_at_once in (True, False):
         with Ends(proxy) as client:
@@ -873,6 +939,7 @@ def test_a_client_that_ends_its_half_behind_its_request_gets_its_answer(proxy: P
         assert outcomes(proxy) == [(200, "answered")]
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_hundreds_of_exchanges_that_were_aborted_leave_nothing_behind(proxy: Proxy) -> None:
     scripts: dict[str, list[Any]] = {
         "/reset": [RESET],
@@ -935,6 +1002,7 @@ def test_an_upstream_that_says_close_is_not_asked_again(proxy: Proxy, close: boo
             eventually(lambda: all(wire.sock.fileno() < 0 for wire in origin.connections), "each is let go")
 
 
+@pytest.mark.usefixtures("new_lines_only")
 def test_a_stale_connection_is_found_out_and_a_get_asked_again(proxy: Proxy) -> None:
     """The origin closes on the second request of a connection, without a word."""
     seen: list[Message] = []
@@ -978,23 +1046,26 @@ def test_what_must_not_be_done_twice_is_not_asked_again(proxy: Proxy, method: st
         assert origin.contacts() == 1
 
 
-@pytest.mark.parametrize("end", [CLOSE, RESET])
-@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"])
-def test_a_get_is_not_asked_again_once_a_byte_of_its_answer_was_seen(proxy: Proxy, begun: bytes, end: Any) -> None:
-    def once(asked: Message) -> list[Any]:
-        return [response()] if asked.target == "/1" else [begun, STALL, end]
+def test_a_get_is_not_asked_again_once_a_byte_of_its_answer_was_seen(proxy: Proxy) -> None:
+    def begin(begun: bytes, end: Any) -> Callable[[Message], list[Any]]:
+        return lambda asked: [response()] if asked.target == "/1" else [begun, STALL, end]
 
-    with RawOrigin(once) as origin, Ends(proxy) as client:
-        assert client.ask(request(origin.url("/1"))).status == 200
-        client.send(request(origin.url("/2")))
-        eventually(lambda: b"/2 " in origin.connections[0].received, "it is asked")
+    with ExitStack() as stack:
+        waiting = []
+        for begun in (b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"):
+            for end in (CLOSE, RESET):
+                origin, client = RawOrigin(begin(begun, end)), Ends(proxy)
+                stack.enter_context(origin)
+                stack.enter_context(client)
+                assert client.ask(request(origin.url("/1"))).status == 200
+                client.send(request(origin.url("/2")))
+                waiting.append((origin, client))
         once_at_rest(lambda: proxy.cpu_s() + 1)
-        origin.go_on()
-        statuses = [client.response().status]
-        while statuses[-1] < 200:
-            statuses.append(client.response().status)
-        assert statuses[-1] == 502
-        assert origin.contacts() == 1
+        for origin, client in waiting:
+            origin.go_on()
+            told = client.response()
+            assert (told if told.status >= 200 else client.response()).status == 502
+            assert origin.contacts() == 1
 
 
 def test_an_upstream_that_closes_while_it_is_kept_is_let_go_at_once(proxy: Proxy, origin: RawOrigin) -> None:
