@@ -178,7 +178,10 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 if not goes_on and draft.relay is None and not exchange.reads_client and still_talks(client):
                     await linger(client, services.linger_deadlines)
             else:
-                upstream = await services.dialer.dial(endpoints)  # dial
+                connect_s = None if route is None else route.connect_timeout_s
+                upstream = await services.dialer.dial(  # dial
+                    endpoints, services.carriage.upstreams.connect_deadlines(connect_s)
+                )
                 draft.connected_at = now()
                 draft.upstream = Endpoint(upstream.address, upstream.port)
                 draft.connected = True

@@ -64,7 +64,8 @@ class Dialer:
         tried and carries the last one as `endpoint`. Hot: once per connection.
         """
         endpoints = in_turn(endpoints)
-        whole = whole or self.whole
+        if whole is None:  # an empty queue is false
+            whole = self.whole
         first = self._begin(endpoints[0])
         winner = pause = None
         whole.start(first)

@@ -300,12 +300,11 @@ class Exchange:
 
     async def _make(self) -> Upstream:
         """A new one. Raises what `Upstreams.make` raises."""
-        route = self._route
-        times = () if route is None else (route.connect_timeout_s, route.timeout_s)
-        connect_s = min((each for each in times if each is not None), default=None)
-        upstream = await self._carriage.upstreams.make(
-            self._host, self._endpoints, self._identity, connect_s, self._preface
-        )
+        route, upstreams = self._route, self._carriage.upstreams
+        connect_s = None if route is None else route.connect_timeout_s
+        if route is not None and route.timeout_s is not None:
+            connect_s = min(connect_s or upstreams.connect_s, route.timeout_s)
+        upstream = await upstreams.make(self._host, self._endpoints, self._identity, connect_s, self._preface)
         self._use(upstream)
         if self._draft.connected_at is None:
             self._draft.connected_at = _now()

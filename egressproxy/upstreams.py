@@ -121,6 +121,15 @@ class Upstreams:
         """Connections that are kept now."""
         return len(self._idle_deadlines)
 
+    @property
+    def connect_s(self) -> float:
+        """The usual time for a connection."""
+        return self._dialer.whole.delay_s
+
+    def connect_deadlines(self, connect_s: float | None) -> DeadlineQueue:
+        """For connections that have this time; None: the usual."""
+        return self._dialer.whole if connect_s is None else self._connect_deadlines.of(connect_s)
+
     def take(self, host: str, endpoints: Sequence[Endpoint], identity: UpstreamIdentity | None) -> Upstream | None:
         """A kept connection to one of the endpoints. Hot: once per request."""
         for endpoint in endpoints:
@@ -151,7 +160,7 @@ class Upstreams:
 
         Raises what `Dialer.dial` and `originate` raise, of the last endpoint.
         """
-        whole = self._dialer.whole if connect_s is None else self._connect_deadlines.of(connect_s)
+        whole = self.connect_deadlines(connect_s)
         while True:
             tcp = await self._dialer.dial(endpoints, whole)
             endpoint = next(each for each in endpoints if each[0] == tcp.address and each[1] == tcp.port)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.loops import left_open, open_descriptors, run_on, until
 from support.peers import listening
 
+from egressproxy.deadlines import DeadlineQueue
 from egressproxy.dial import ATTEMPT_DELAY_S, Dialer, in_turn
 from egressproxy.errors import ConnectFailed, ConnectRefused, ConnectTimeout
 from egressproxy.model import Endpoint
@@ -88,7 +89,7 @@ def with_place(request):
             try:
                 await story(place)
                 assert len(poller) == 0
-                assert len(place.dialer._whole) == len(place.dialer._between) == 0
+                assert len(place.dialer.whole) == len(place.dialer._between) == 0
             finally:
                 place.close()
                 poller.close()
@@ -146,6 +147,18 @@ def test_silence_is_a_timeout_that_names_the_address(with_place):
         assert passed_since(started) >= 0.045
         assert caught.value.endpoint == endpoint
         assert place.dialer.outcomes["connect_timeout"] == 1
+
+    with_place(story)
+
+
+@pytest.mark.skipif(not LINUX, reason="the kernel's treatment of a full queue")
+def test_another_time_than_the_usual_is_kept(with_place):
+    async def story(place):
+        endpoint, _ = place.silent()
+        short = DeadlineQueue("connect_timeout", 0.05, asyncio.get_running_loop())
+        with pytest.raises(ConnectTimeout, match=f"{endpoint} within 0.05 s"):
+            await asyncio.wait_for(place.dialer.dial([endpoint], short), 5)
+        short.close()
 
     with_place(story)
 

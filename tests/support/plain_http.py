@@ -18,6 +18,7 @@ from __future__ import annotations
 import queue
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Self
@@ -316,12 +317,15 @@ class RawOrigin:
         address: str = "127.0.0.1",
         port: int = 0,
         buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Made to listen.
 
         script  what to do for each request on a connection; behind it comes the next request
         buffer  about as many bytes may have come and not been read; None: as the system likes
+        tls     what each connection is secured with; the handshake is made by the first read
         """
+        self._tls = tls
         self.address = address
         self._script = script
         self._seen: list[tuple[object, Wire]] = []
@@ -348,7 +352,7 @@ class RawOrigin:
                 wire.close()
             else:
                 try:
-                    wire.sock.shutdown(socket.SHUT_RDWR)  # its thread closes it
+                    socket.socket.shutdown(wire.sock, socket.SHUT_RDWR)  # below TLS; its thread closes it
                 except OSError:
                     pass
 
@@ -387,6 +391,8 @@ class RawOrigin:
                 return
             sock.settimeout(WAIT_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             wire = Wire(sock)
             self._seen.append((peer, wire))
             if peer in self._sentinels:
