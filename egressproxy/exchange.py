@@ -281,11 +281,9 @@ class Exchange:
         exchange.user_agent = fields.user_agent
         forward = fields.forward
         route = self._route
-        if route is not None:
-            exchange.service = route.name
-            if route.has_headers:
-                forward = without(forward, carriage.own_fields[route.service])
-                forward += carriage.identities.header_lines(route.service)
+        if route is not None and route.has_headers:
+            forward = without(forward, carriage.own_fields[route.service])
+            forward += carriage.identities.header_lines(route.service)
         return forward, added
 
     def _take(self) -> Upstream | None:

@@ -9,8 +9,9 @@ quote, is written as %XX, and so is a blank wherever it would be read as the end
 `text.MAX_TEXT`. The query of a path is written, as Envoy does it: `%REQ_WITHOUT_QUERY(:PATH)%` is without.
 
 **Clusters.** `outbound|PORT||HOST` for what is registered or that a rule names, `PassthroughCluster` for what only
-`outbound: allow_any` lets pass, `BlackHoleCluster` for a relay that nothing does. Up to Istio 1.8 the cluster was that of the
-upstream, so without one there was none; and up to 1.4 requests had no local address of their upstream.
+`outbound: allow_any` lets pass, `BlackHoleCluster` for a captured connection that nothing does; none for a request that the
+proxy itself answers, or for TLS to a gateway that does not know the name. Up to Istio 1.8 the cluster was that of the upstream,
+so without one there was none; and up to 1.4 requests had no local address of their upstream.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from egressproxy.model import OUTBOUND
 from egressproxy.telemetry.formats.causes import (
     NOTHING,
     VIA_UPSTREAM,
-    flags_and_details,
+    is_own_answer,
     is_refused_by_default,
     long_flags,
-    transport_failure,
+    words_of,
 )
 from egressproxy.telemetry.formats.json_lines import text as json_text
 from egressproxy.telemetry.formats.json_lines import without_delete
@@ -79,17 +80,17 @@ class Habits(NamedTuple):
 
     cluster_of_upstream  no upstream, no cluster
     no_local_of_request  requests have no %UPSTREAM_LOCAL_ADDRESS%
-    old_timeout          the details of a timeout are `upstream_response_timeout`
+    old_words            failures are told in the words of `causes.OLD_CAUSES`
     """
 
     cluster_of_upstream: bool = False
     no_local_of_request: bool = False
-    old_timeout: bool = False
+    old_words: bool = False
 
 
-OLDEST = Habits(cluster_of_upstream=True, no_local_of_request=True, old_timeout=True)
-OLD = Habits(cluster_of_upstream=True, old_timeout=True)
-LATER = Habits(old_timeout=True)
+OLDEST = Habits(cluster_of_upstream=True, no_local_of_request=True, old_words=True)
+OLD = Habits(cluster_of_upstream=True, old_words=True)
+LATER = Habits(old_words=True)
 TODAY = Habits()
 
 
@@ -133,7 +134,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
     if exchange is not None:
         _, path, authority, agent_, id_, forwarded_, *_ = exchange
         agent, request_id, forwarded = agent_ or NOTHING, id_ or NOTHING, forwarded_ or NOTHING
-        if exchange.response_s is not None:
+        if exchange.response_s is not None and not exchange.upgraded:
             service_time = str(int(exchange.response_s * 1000.0))
     elif record.protocol in _RELAYED:
         is_http = False
@@ -152,28 +153,19 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         received = str(record.bytes_up)
         sent = str(record.bytes_down + record.reply_bytes)
 
-    reason = NOTHING
     if outcome == ANSWERED:
-        flags, details, termination = NOTHING, VIA_UPSTREAM, NOTHING
+        flags, details, termination, reason = NOTHING, VIA_UPSTREAM, NOTHING, NOTHING
     else:
-        flags, details, termination = flags_and_details(record, is_http=is_http)
-        if flags[:2] == "UF":
-            reason = transport_failure(record)
-            if reason != NOTHING:
-                details = details.replace("}", f",{reason.replace(' ', '_')}}}")
-        elif details == "response_timeout" and habits.old_timeout:
-            details = "upstream_response_timeout"
+        flags, details, termination, reason = words_of(record, is_http=is_http, old=habits.old_words)
 
     host = cluster = NOTHING
     if upstream is not None:
         host = f"{upstream.address}:{upstream.port}" if ":" not in upstream.address else str(upstream)
     service = record.service
-    if service is None and exchange is not None:
-        service = exchange.service
     route = NOTHING
     if outcome == "rule_denied" and is_refused_by_default(record):
         route = "block_all"
-        cluster = NOTHING if is_http or habits.cluster_of_upstream else "BlackHoleCluster"
+        cluster = NOTHING if is_http or flags == "NR" or habits.cluster_of_upstream else "BlackHoleCluster"
     elif target is not None and record.rule is not None:
         route = "default"
         if record.rule == OUTBOUND and service is None:
@@ -181,7 +173,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         else:
             port = record.service_port or (target.port if upstream is None else upstream.port)
             cluster = f"outbound|{port}||{service or target.host}"
-        if upstream is None and habits.cluster_of_upstream:
+        if upstream is None and (habits.cluster_of_upstream or (is_http and is_own_answer(details))):
             cluster = NOTHING
     if not is_http:
         route = NOTHING
@@ -217,7 +209,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         NOTHING if upstream_local is None else _place(*upstream_local),
         NOTHING if local is None else _place(*local),
         f"{client}:{record.client_port}" if ":" not in client else f"[{client}]:{record.client_port}",
-        record.server_name or NOTHING,
+        record.server_name.lower() if record.server_name else NOTHING,
         route,
     )
 
