@@ -233,7 +233,11 @@ class Exchange:
                 limit.stop()
             self._let_go()
             client_tcp.unawaited = None
-            self._failure = None  # its traceback holds this frame
+            # Each of these leads back here: a cycle for each request would be left to the garbage collector.
+            self._limits.clear()
+            self._failure = None
+            if self._upload is not None:
+                self._upload.tell_nobody()
 
     @property
     def reads_client(self) -> bool:
