@@ -442,7 +442,8 @@ class Exchange:
             await self._stream_down(upstream, body, chunked=chunked)
         self.breaks_off = False
         exchange.complete = True
-        if fields.keep_alive and upload.is_complete and not body.excess and type(body) is not ClosedBody:
+        ended_well = upload.is_complete and not body.excess and type(body) is not ClosedBody
+        if fields.keep_alive and ended_well and not self._preface:  # which said who the client is
             self._upstream = None
             self._carriage.upstreams.give(upstream)
         return keep_alive

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import urllib.error
@@ -183,6 +184,27 @@ def test_curl_notices_that_a_body_broke_off(proxy: Proxy, via: tuple[str, ...], 
         script: list[Any] = [begun, CLOSE]
         with RawOrigin(lambda _, script=script: script) as broken:
             curl(tmp_path, *via, "-o", "/dev/null", broken.url(), code=code)
+
+
+def test_requests_in_tls_are_pipelined_in_one_record_and_in_many(proxy: Proxy, ca_file: Path) -> None:
+    context = ssl.create_default_context(cafile=str(ca_file))
+    with RawOrigin() as origin, socket.create_connection(("127.0.0.1", port_of(proxy, "tls")), WAIT_S) as sock:
+        client = Wire(context.wrap_socket(sock, server_hostname="127.0.0.1"))
+        with client:
+            client.send(request(origin.url("/1")) + request(origin.url("/2"), method="POST", body=b"two"))
+            upstream = origin.take()
+            assert upstream.request().target == "/1"
+            client.send(request(origin.url("/3")))
+            upstream.send(response(b"one"))
+            assert client.response().body == b"one"
+            assert upstream.request().body == b"two"
+            client.send(request(origin.url("/4"), "Connection: close"))
+            for number in (2, 3, 4):
+                upstream.send(response(str(number).encode()))
+                assert client.response().body == str(number).encode()
+                if number < 4:
+                    assert upstream.request().target == f"/{number + 1}"
+            assert client.to_the_end() == b""
 
 
 # --- Python -------------------------------------------------------------------------------------------------------

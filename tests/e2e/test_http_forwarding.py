@@ -992,6 +992,24 @@ def test_a_kept_connection_is_for_its_host_alone(proxy: Proxy, dns: DnsServer) -
         assert origin.contacts() == 2
 
 
+def test_a_connection_that_announced_its_client_is_for_nobody_else(
+    configured: Callable[..., Proxy], origin: RawOrigin
+) -> None:
+    announced = {"action": "allow", "hosts": ["127.0.0.1"], "methods": ["GET"], "proxy_protocol": "v1"}
+    proxy = configured(rules=[{**announced, "private_addresses": True}])
+    with Ends(proxy, source="127.5.0.1") as one, Ends(proxy, source="127.5.0.2") as other:
+        for client, address in ((one, b"127.5.0.1"), (other, b"127.5.0.2"), (one, b"127.5.0.1")):
+            client.send(request(origin.url("/announced")))
+            upstream = origin.take()
+            assert upstream.until(b"\r\n").startswith(b"PROXY TCP4 " + address)
+            assert upstream.request().target == "/announced"
+            upstream.send(response())
+            assert client.response().status == 200
+        other.send(request(origin.url("/plain"), method="POST", body=b"x"))
+        upstream = origin.take()
+        assert upstream.request().target == "/plain", "on one that was never announced"
+
+
 @pytest.mark.parametrize("close", [True, False])
 def test_an_upstream_that_says_close_is_not_asked_again(proxy: Proxy, close: bool) -> None:
     fields = ("Connection: close",) if close else ()
