@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from egressproxy.config.faults import MAX_FAULTS, Misplaced, path_text, shown
-from egressproxy.config.templates import ISTIO_RELEASES, envoy_template
+from egressproxy.config.templates import LANGUAGES
 from egressproxy.hostport import HostPattern, PortRange, parse_allow_entry, parse_host_pattern, parse_port_range
 from egressproxy.policy.paths import parse_path_pattern
 
@@ -167,8 +167,7 @@ def _parse_secret(value: object) -> str:
     raise ValueError(f"expected the name of a secret, in letters, digits, . and -, got {shown(value)}")
 
 
-TEMPLATED_FORMATS = ("istio", *ISTIO_RELEASES, "envoy")
-LOG_FORMATS = ("squid", "squid-5", "json", "nginx-stream", "nginx-stream-1.22", "istio-json", *TEMPLATED_FORMATS)
+LOG_FORMATS = (*LANGUAGES, "json", "istio-json")
 
 
 def _parse_log_format(value: object) -> str:
@@ -801,8 +800,9 @@ class AccessLog(_Settings):
     count the ClientHello among the bytes received. `istio`: Istio's text format as it is today; `istio-1.0` to `istio-1.30`: as
     it was in that release; `istio-json`: as JSON; `envoy`: Envoy's own default."""
     template: str | None = None
-    """istio and envoy only: the line in Envoy's command operators, like `%START_TIME% %RESPONSE_CODE% %REQ(:AUTHORITY)%`, in
-    place of the format's own. An operator that is not known here is refused."""
+    """The line in the format's own language, in place of its own. istio and envoy: Envoy's command operators, like
+    `%START_TIME% %RESPONSE_CODE% %REQ(:AUTHORITY)%`; squid: Squid's codes, like `%ts.%03tu %>a %Ss/%03>Hs %ru`; nginx-stream:
+    NGINX's variables, like `$remote_addr [$time_local] $status`. What is not known here is refused."""
     path: str = "-"
     """File to append to; `-` is standard output. Reopened on SIGUSR1 and when it was rotated away."""
     decisions: Flag = False
@@ -816,13 +816,17 @@ class AccessLog(_Settings):
         if self.decisions and self.format != "json":
             found.append((("decisions",), "needs format: json; the others have one line per finished transaction"))
         if self.template is not None:
-            if self.format not in TEMPLATED_FORMATS:
+            if self.format not in LANGUAGES:
                 found.append(
-                    (("template",), f"needs format: istio, istio-1.N or envoy; {self.format} has a form of its own")
+                    (
+                        ("template",),
+                        "needs format: istio, istio-1.N, envoy, squid or nginx-stream; "
+                        f"{self.format} has a form of its own",
+                    )
                 )
             else:
                 try:
-                    envoy_template(self.template)
+                    LANGUAGES[self.format](self.template)
                 except ValueError as error:
                     found.append((("template",), str(error)))
         if not self.path:

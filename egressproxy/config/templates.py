@@ -1,7 +1,9 @@
-"""Templates of access logs in Envoy's command operators: text into values, or a ValueError.
+"""Templates of access logs in the languages of three programs: text into values, or a ValueError.
 
-`%NAME%`, `%NAME(ARGUMENT)%` and `%NAME(ARGUMENT):LENGTH%`; `%%` is a percent sign. An operator that this proxy has nothing to
-say for is refused by its name, and never a `-` in silence. What each prints is in `telemetry.formats.envoy`.
+Envoy's command operators: `%NAME%`, `%NAME(ARGUMENT)%` and `%NAME(ARGUMENT):LENGTH%`; `%%` is a percent sign. Squid's format
+codes: `%CODE`, with a width and an argument in braces where wanted; `%%` as well. NGINX's variables: `$name` and `${name}`.
+What this proxy has nothing to say for is refused by its name, and never a `-` in silence. What each prints is in
+`telemetry.formats`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from egressproxy.config.faults import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
 
 
 class Operator(NamedTuple):
@@ -40,11 +42,22 @@ ISTIO_RELEASES = tuple(f"istio-1.{minor}" for minor in range(31))
 """Words for the log formats of releases."""
 
 
-def _unknown(name: str, known: Collection[str]) -> ValueError:
-    close = get_close_matches(name[:60], sorted(known), n=1)
-    advice = f"; did you mean %{close[0]}%?" if close else ""
-    return ValueError(f"the operator {shown(f'%{name}%')} is not known here{advice}")
+def _unknown(kind: str, name: str, known: Collection[str], written: str, likeness: float = 0.6) -> ValueError:
+    """`written`: how a name stands in a template, with `{}` for the name. `likeness`: of what is suggested, at least."""
+    close = get_close_matches(name[:60], sorted(known), n=1, cutoff=likeness)
+    advice = f"; did you mean {written.format(close[0])}?" if close else ""
+    return ValueError(f"the {kind} {shown(written.format(name))} is not known here{advice}")
 
+
+def _one_line(text: str) -> str:
+    """`text` without one line end at its end. Raises ValueError."""
+    text = text.removesuffix("\n")
+    if not text or len(text) > MAX_TEMPLATE or not text.isprintable() or not text.isascii():
+        raise ValueError(f"expected one line of 1 to {MAX_TEMPLATE} printable ASCII characters, got {shown(text)}")
+    return text
+
+
+# --- Envoy --------------------------------------------------------------------------------------------------------
 
 REQUEST_FIELDS = frozenset(
     {
@@ -114,9 +127,7 @@ _TIME_FORMAT = re.compile(r"(?:[^%]|%(?:[aAbBcdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ%]
 
 def envoy_template(text: str) -> Template:
     """Command operators of Envoy, as its `text_format` has them. Raises ValueError."""
-    text = text.removesuffix("\n")
-    if not text or len(text) > MAX_TEMPLATE or not text.isprintable() or not text.isascii():
-        raise ValueError(f"expected one line of 1 to {MAX_TEMPLATE} printable ASCII characters, got {shown(text)}")
+    text = _one_line(text)
     parts: list[str | Operator] = []
     literal = ""
     quoted = False
@@ -151,7 +162,7 @@ def _operator(text: str, at: int) -> tuple[str | Operator, int]:
         )
     name, argument, limit = match.groups()
     if name not in _KNOWN:
-        raise _unknown(name, _KNOWN)
+        raise _unknown("operator", name, _KNOWN, "%{}%")
     if name in ENVOY_OPERATORS and argument is not None:
         raise ValueError(f"%{name}% takes no argument, got {shown(argument)}")
     if name in _WITH_ARGUMENT and not argument:
@@ -174,3 +185,168 @@ def _operator(text: str, at: int) -> tuple[str | Operator, int]:
         if argument.count("?") > 1:
             raise ValueError(f"%{name}()% takes one alternative behind ?, got {shown(argument)}")
     return Operator(name, argument, int(limit or 0)), match.end()
+
+
+# --- Squid --------------------------------------------------------------------------------------------------------
+
+
+class Code(NamedTuple):
+    """One format code of Squid.
+
+    argument  what stands in its braces; lower case where it names a header field
+    width     characters that it has at least, filled up with blanks, or with zeros
+    limit     characters that it has at most; 0: as many as any field may have
+    left      it is filled up behind the value
+    quoted    it stands between double quotes, so its blanks do no harm
+    """
+
+    name: str
+    argument: str = ""
+    width: int = 0
+    limit: int = 0
+    zeros: bool = False
+    left: bool = False
+    quoted: bool = False
+
+
+SquidTemplate = tuple["str | Code", ...]
+
+SQUID_NUMBERS = frozenset({"ts", "tu", "tr", "dt", "<st", "<bs", ">Hs", "<Hs", ">p", ">lp", "<p", "<lp", ">rP"})
+SQUID_TIMES = frozenset({"tl", "tg"})
+"""Codes whose argument is a strftime format."""
+SQUID_FIELDS = frozenset({"host", "user-agent"})
+"""Header fields that %>h may name: no others are kept as they came until the line is written."""
+SQUID_CODES = (
+    SQUID_NUMBERS
+    | SQUID_TIMES
+    | {">h", ">a", ">la", "<a", "<A", "<la", "un", "ul", "ui", "Ss", "Sh", "mt", "rm", "ru", "rp", "rv"}
+    | {">rs", ">rd", ">rp", ">ru", ">rm", ">rv", "ssl::>sni"}
+)
+_NOT_ANSWERED = frozenset({"<pt", ">ha"})
+"""Codes of Squid that begin as others do, so that those must not be read in their place."""
+
+_CODE = re.compile(
+    r"%([\"\[#]?)(-?)(0?)([0-9]{0,3})(?:\.([0-9]{1,3}))?(?:\{([^}]*)\})?"
+    rf"({'|'.join(sorted(map(re.escape, SQUID_CODES | _NOT_ANSWERED), key=len, reverse=True))})(?:\{{([^}}]*)\}})?"
+)
+_ANY_CODE = re.compile(r"%[\"\['#/]?-?[0-9.]*(?:\{[^}]*\})?((?:[a-z_]+::)?[<>]?[A-Za-z_]{1,30})")
+
+
+def squid_template(text: str) -> SquidTemplate:
+    """Format codes of Squid, as its `logformat` has them. Raises ValueError."""
+    text = _one_line(text)
+    parts: list[str | Code] = []
+    literal = ""
+    quoted = False
+    at = 0
+    while at < len(text):
+        if text[at] != "%" or text.startswith("%%", at):
+            literal += text[at]
+            quoted ^= text[at] == '"'
+            at += 1 if text[at] != "%" else 2
+            continue
+        match = _CODE.match(text, at)
+        if match is None or match[7] in _NOT_ANSWERED:
+            raise _no_code(text, at)
+        if literal:
+            parts.append(literal)
+            literal = ""
+        parts.append(_code(match, quoted=quoted))
+        at = match.end()
+    if literal:
+        parts.append(literal)
+    return tuple(parts)
+
+
+def _no_code(text: str, at: int) -> ValueError:
+    match = _ANY_CODE.match(text, at)
+    if match is not None and match[1] not in SQUID_CODES:
+        return _unknown("code", match[1], SQUID_CODES, "%{}", 0.75)  # two letters are soon alike
+    return ValueError(f"expected a code like %>a or %03>Hs at {shown(text[at : at + 30])}; %% is a percent sign")
+
+
+def _code(match: re.Match[str], *, quoted: bool) -> Code:
+    quote, left, zeros, width, limit, before, name, behind = match.groups()
+    argument = before if before is not None else behind
+    if before is not None and behind is not None:
+        raise ValueError(f"%{name} takes one argument, got {shown(before)} and {shown(behind)}")
+    if name == ">h":
+        argument = (argument or "").lower()
+        if argument not in SQUID_FIELDS:
+            raise ValueError(
+                f"%{name} cannot name {shown(argument)}: of all header fields, only "
+                f"{', '.join(sorted(SQUID_FIELDS))} are kept until the line is written"
+            )
+    elif name in SQUID_TIMES:
+        if argument is not None and not _TIME_FORMAT.fullmatch(argument):
+            raise ValueError(f"%{name} takes a strftime format like %d/%b/%Y:%H:%M:%S, got {shown(argument)}")
+    elif argument is not None:
+        raise ValueError(f"%{name} takes no argument, got {shown(argument)}")
+    if limit is not None and name in SQUID_NUMBERS:
+        raise ValueError(f"%{name} is a number, which takes no greatest width, got .{limit}")
+    return Code(name, argument or "", int(width or 0), int(limit or 0), bool(zeros), bool(left), quoted or quote == '"')
+
+
+# --- NGINX --------------------------------------------------------------------------------------------------------
+
+NGINX_VARIABLES = frozenset(
+    {
+        "bytes_received",
+        "bytes_sent",
+        "connection",
+        "hostname",
+        "msec",
+        "protocol",
+        "remote_addr",
+        "remote_port",
+        "server_addr",
+        "server_port",
+        "session_time",
+        "ssl_preread_server_name",
+        "status",
+        "time_iso8601",
+        "time_local",
+        "upstream_addr",
+        "upstream_bytes_received",
+        "upstream_bytes_sent",
+        "upstream_connect_time",
+    }
+)
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z0-9_]+)\}|([A-Za-z0-9_]+))")
+
+
+def nginx_template(text: str) -> Template:
+    """Variables of NGINX's stream module, as its `log_format` has them. Raises ValueError."""
+    text = _one_line(text)
+    parts: list[str | Operator] = []
+    at = 0
+    for match in _VARIABLE.finditer(text):
+        _no_dollar(text, at, match.start())
+        if match.start() > at:
+            parts.append(text[at : match.start()])
+        name = match[1] or match[2]
+        if name not in NGINX_VARIABLES:
+            raise _unknown("variable", name, NGINX_VARIABLES, "${}")
+        parts.append(Operator(name, quoted=text.count('"', 0, match.start()) % 2 == 1))
+        at = match.end()
+    _no_dollar(text, at, len(text))
+    if at < len(text):
+        parts.append(text[at:])
+    return tuple(parts)
+
+
+def _no_dollar(text: str, begin: int, end: int) -> None:
+    at = text.find("$", begin, end)
+    if at >= 0:
+        raise ValueError(f"expected a variable like $remote_addr or ${{status}} at {shown(text[at : at + 30])}")
+
+
+# --- all three ----------------------------------------------------------------------------------------------------
+
+LANGUAGES: Mapping[str, Callable[[str], object]] = {
+    **dict.fromkeys(("istio", *ISTIO_RELEASES, "envoy"), envoy_template),
+    **dict.fromkeys(("squid", "squid-5"), squid_template),
+    **dict.fromkeys(("nginx-stream", "nginx-stream-1.22"), nginx_template),
+}
+"""The formats that take a template, and who reads it."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.templates import ISTIO_RELEASES
+from egressproxy.telemetry.formats import nginx, squid
 from egressproxy.telemetry.formats.envoy import (
     ERAS,
     TODAY,
@@ -16,8 +17,8 @@ from egressproxy.telemetry.formats.envoy import (
     wants_addresses,
 )
 from egressproxy.telemetry.formats.json_lines import json_line, json_open_line
-from egressproxy.telemetry.formats.nginx import nginx_line
-from egressproxy.telemetry.formats.squid import squid_line
+from egressproxy.telemetry.formats.nginx import nginx_form, nginx_line
+from egressproxy.telemetry.formats.squid import squid_form, squid_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,6 +41,9 @@ class Format(NamedTuple):
     wants_addresses: bool = False
 
 
+BEFORE_6 = "NONE_NONE"
+"""What Squid up to 5 calls a tunnel that was allowed and did not come about."""
+
 TEMPLATES: Mapping[str, tuple[str, Habits]] = {
     "envoy": ("E0", TODAY),
     "istio": ("E7", TODAY),
@@ -49,7 +53,7 @@ TEMPLATES: Mapping[str, tuple[str, Habits]] = {
 
 FORMATS: Mapping[str, Format] = {
     "squid": Format(squid_line),
-    "squid-5": Format(partial(squid_line, failed="NONE_NONE")),
+    "squid-5": Format(partial(squid_line, failed=BEFORE_6)),
     "json": Format(json_line, json_open_line),
     "nginx-stream": Format(nginx_line),
     "nginx-stream-1.22": Format(partial(nginx_line, hello_counted=False)),
@@ -58,10 +62,23 @@ FORMATS: Mapping[str, Format] = {
 """All others."""
 
 
+OWN_TEMPLATES: Mapping[str, tuple[Callable[[str], Callable[[ConnectionRecord], str]], Callable[[str], bool]]] = {
+    "squid": (squid_form, squid.wants_addresses),
+    "squid-5": (partial(squid_form, failed=BEFORE_6), squid.wants_addresses),
+    "nginx-stream": (nginx_form, nginx.wants_addresses),
+    "nginx-stream-1.22": (partial(nginx_form, hello_counted=False), nginx.wants_addresses),
+}
+"""Those of all others that have a language: what makes a form of a template, and whether that prints our addresses."""
+
+
 def form_of(setting: AccessLog) -> Format:
     """How this log is written. Raises ValueError for a template that `config.schema` has not seen."""
-    if setting.format in FORMATS:
-        return FORMATS[setting.format]
-    era, habits = TEMPLATES[setting.format]
-    template = setting.template or ERAS[era]
+    word, template = setting.format, setting.template
+    if template is not None and word in OWN_TEMPLATES:
+        compiled, asks = OWN_TEMPLATES[word]
+        return Format(compiled(template), wants_addresses=asks(template))
+    if word in FORMATS:
+        return FORMATS[word]
+    era, habits = TEMPLATES[word]
+    template = template or ERAS[era]
     return Format(envoy_line(template, habits), wants_addresses=wants_addresses(template))

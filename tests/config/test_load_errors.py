@@ -318,10 +318,20 @@ TABLE = [
         [":4: access_log[0].template: the operator '%GRPC_STATUS%' is not known here"],
     ),
     (
-        L + "access_log:\n- format: istio-json\n  template: '%PROTOCOL%'\n- template: x\n",
+        L + "access_log:\n- format: squid\n  template: '%>a %Hs'\n",
+        [":4: access_log[0].template: the code '%Hs' is not known here; did you mean %>Hs?"],
+    ),
+    (
+        L + "access_log:\n- format: nginx-stream\n  template: '$remote_adr'\n",
+        [":4: access_log[0].template: the variable '$remote_adr' is not known here; did you mean $remote_addr?"],
+    ),
+    (
+        L + "access_log:\n- format: istio-json\n  template: '%PROTOCOL%'\n- {format: json, template: x}\n",
         [
-            ":4: access_log[0].template: needs format: istio, istio-1.N or envoy; istio-json has a form of its own",
-            ":5: access_log[1].template: needs format: istio, istio-1.N or envoy; squid has a form of its own",
+            ":4: access_log[0].template: needs format: istio, istio-1.N, envoy, squid or nginx-stream; "
+            "istio-json has a form of its own",
+            ":5: access_log[1].template: needs format: istio, istio-1.N, envoy, squid or nginx-stream; "
+            "json has a form of its own",
         ],
     ),
     (

@@ -2,7 +2,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressproxy.config.templates import ENVOY_OPERATORS, ISTIO_RELEASES, MAX_TEMPLATE, Operator, envoy_template
+from egressproxy.config.templates import (
+    ENVOY_OPERATORS,
+    ISTIO_RELEASES,
+    MAX_TEMPLATE,
+    NGINX_VARIABLES,
+    SQUID_CODES,
+    Code,
+    Operator,
+    envoy_template,
+    nginx_template,
+    squid_template,
+)
 
 
 def test_a_template_is_text_and_codes():
@@ -80,3 +91,101 @@ def test_any_text_is_a_template_or_a_value_error(text):
 
 def test_releases_are_those_that_there_are():
     assert (ISTIO_RELEASES[0], ISTIO_RELEASES[-1], len(ISTIO_RELEASES)) == ("istio-1.0", "istio-1.30", 31)
+
+
+# --- Squid --------------------------------------------------------------------------------------------------------
+
+
+def test_a_template_of_squid_is_text_and_codes():
+    assert squid_template('%ts.%03tu %-6.9ru "%[un" %{User-Agent}>h%%%{%H:%M}tl') == (
+        Code("ts"),
+        ".",
+        Code("tu", width=3, zeros=True),
+        " ",
+        Code("ru", width=6, limit=9, left=True),
+        ' "',
+        Code("un", quoted=True),
+        '" ',
+        Code(">h", "user-agent"),
+        "%",
+        Code("tl", "%H:%M"),
+    )
+    assert squid_template('%"un %>h{Host}\n') == (Code("un", quoted=True), " ", Code(">h", "host"))
+
+
+@pytest.mark.parametrize("code", sorted(SQUID_CODES - {">h"}))
+def test_every_code_stands_alone(code):
+    assert squid_template(f"%{code} ") == (Code(code), " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected one line of 1 to 10000 printable ASCII characters, got ''"),
+        ("%", "expected a code like %>a or %03>Hs at '%'; %% is a percent sign"),
+        ("%6", "expected a code like"),
+        ("%'ru", 'expected a code like %>a or %03>Hs at "%\'ru"'),  # nothing is printed as it came
+        ("%Hs", "the code '%Hs' is not known here; did you mean %>Hs?"),
+        ("%>eui", "the code '%>eui' is not known here"),
+        ("%ssl::>cert_subject", "the code '%ssl::>cert_subject' is not known here"),
+        ("%<pt", "the code '%<pt' is not known here"),
+        ("%{Host}>ha", "the code '%>ha' is not known here"),
+        ("%ts{x}", "%ts takes no argument, got 'x'"),
+        ("%.3ts", "%ts is a number, which takes no greatest width, got .3"),
+        ("%{Cookie}>h", "%>h cannot name 'cookie': of all header fields, only host, user-agent are kept"),
+        ("%>h", "%>h cannot name ''"),
+        ("%{Content-Type}<h", "the code '%<h' is not known here"),
+        ("%{Host}>h{Host}", "%>h takes one argument, got 'Host' and 'Host'"),
+        ("%{%Q}tl", "%tl takes a strftime format like %d/%b/%Y:%H:%M:%S, got '%Q'"),
+    ],
+)
+def test_what_squid_could_print_and_we_cannot_is_refused_by_its_name(text, message):
+    with pytest.raises(ValueError) as caught:
+        squid_template(text)
+    assert str(caught.value).startswith(message)
+
+
+# --- NGINX --------------------------------------------------------------------------------------------------------
+
+
+def test_a_template_of_nginx_is_text_and_variables():
+    assert nginx_template('$remote_addr [${status}]"$msec"\n') == (
+        Operator("remote_addr"),
+        " [",
+        Operator("status"),
+        ']"',
+        Operator("msec", quoted=True),
+        '"',
+    )
+
+
+@pytest.mark.parametrize("name", sorted(NGINX_VARIABLES))
+def test_every_variable_stands_alone(name):
+    assert nginx_template(f"${name}") == nginx_template(f"${{{name}}}") == (Operator(name),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\nb", "expected one line"),
+        ("$", "expected a variable like $remote_addr or ${status} at '$'"),
+        ("5$ $status", "expected a variable like $remote_addr or ${status} at '$ $status'"),
+        ("${status", "expected a variable like $remote_addr or ${status} at '${status'"),
+        ("$statuss", "the variable '$statuss' is not known here; did you mean $status?"),
+        ("$ssl_cipher", "the variable '$ssl_cipher' is not known here"),
+    ],
+)
+def test_what_nginx_could_print_and_we_cannot_is_refused_by_its_name(text, message):
+    with pytest.raises(ValueError) as caught:
+        nginx_template(text)
+    assert str(caught.value).startswith(message)
+
+
+@given(st.text(st.sampled_from('%${}[]"-.0369<>:abhHlprstu é\n'), max_size=40))
+def test_any_text_is_a_template_of_squid_and_of_nginx_or_a_value_error(text):
+    for read in (squid_template, nginx_template):
+        try:
+            parts = read(text)
+        except ValueError:
+            continue
+        assert all(parts)

@@ -3,23 +3,44 @@ import unicodedata
 import pytest
 from hypothesis import given
 from support.any_record import records
-from support.records import ANSWERED, TUNNEL
+from support.records import (
+    ANSWERED,
+    DENIED,
+    GARBAGE,
+    LEFT,
+    NO_ANSWER,
+    NOT_FOUND,
+    REFUSED,
+    REQUEST_DENIED,
+    SNI_DENIED,
+    SNI_TUNNEL,
+    TUNNEL,
+)
 
-from egressproxy.config.schema import LOG_FORMATS, TEMPLATED_FORMATS, AccessLog
-from egressproxy.telemetry.access_log import FORMATS, TEMPLATES, form_of
+from egressproxy.config.schema import LOG_FORMATS, AccessLog
+from egressproxy.config.templates import LANGUAGES, NGINX_VARIABLES, SQUID_CODES, SQUID_FIELDS
+from egressproxy.telemetry.access_log import FORMATS, OWN_TEMPLATES, TEMPLATES, form_of
 
 ALL = {word: form_of(AccessLog(format=word)) for word in LOG_FORMATS}
 
 
 def test_the_table_has_every_word_of_the_configuration():
     assert set(LOG_FORMATS) == {*FORMATS, *TEMPLATES}
-    assert set(TEMPLATED_FORMATS) == set(TEMPLATES)
+    assert set(LANGUAGES) == {*OWN_TEMPLATES, *TEMPLATES}
     assert len(LOG_FORMATS) == 39
+
+
+EVERY_CODE = " ".join(
+    f"%{code}" for code in (*sorted(SQUID_CODES - {">h"}), *(f"{{{name}}}>h" for name in sorted(SQUID_FIELDS)))
+)
+EVERY_VARIABLE = " ".join(f"${name}" for name in sorted(NGINX_VARIABLES))
+ALL_CODES = form_of(AccessLog(format="squid", template=f'{EVERY_CODE} "{EVERY_CODE}"'))
+ALL_VARIABLES = form_of(AccessLog(format="nginx-stream", template=f'{EVERY_VARIABLE} "{EVERY_VARIABLE}"'))
 
 
 @given(records)
 def test_no_line_of_any_format_holds_a_line_end_or_a_control_character(record):
-    for form in ALL.values():
+    for form in (*ALL.values(), ALL_CODES, ALL_VARIABLES):
         line = form.close(record)
         assert line.isascii()
         assert not [c for c in line if unicodedata.category(c) == "Cc"]
@@ -51,6 +72,53 @@ def test_only_what_prints_the_proxy_s_own_addresses_asks_for_them():
 )
 def test_a_template_asks_for_them_if_it_prints_them(template, wanted):
     assert form_of(AccessLog(format="istio", template=template)).wants_addresses is wanted
+
+
+@pytest.mark.parametrize(
+    ("word", "template", "wanted"),
+    [
+        ("squid", "%>a %<a", False),
+        ("squid", "%>la", True),
+        ("squid-5", "%<lp", True),
+        ("nginx-stream", "$remote_addr", False),
+        ("nginx-stream-1.22", "$server_port", True),
+    ],
+)
+def test_templates_of_other_languages_do_so_too(word, template, wanted):
+    assert form_of(AccessLog(format=word, template=template)).wants_addresses is wanted
+
+
+NATIVE = "%ts.%03tu %6tr %>a %Ss/%03>Hs %<st %rm %ru %[un %Sh/%<a %mt"
+LOG_STREAM = (
+    "$remote_addr [$time_local] $protocol [$ssl_preread_server_name]$status $bytes_sent $bytes_received $session_time"
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "template"),
+    [
+        ("squid", NATIVE),
+        ("squid-5", NATIVE),
+        ("nginx-stream", LOG_STREAM),
+        ("nginx-stream-1.22", LOG_STREAM),
+    ],
+)
+def test_a_format_written_out_as_a_template_is_that_format(word, template):
+    form = form_of(AccessLog(format=word, template=template))
+    for record in (
+        TUNNEL,
+        DENIED,
+        NOT_FOUND,
+        REFUSED,
+        ANSWERED,
+        NO_ANSWER,
+        REQUEST_DENIED,
+        GARBAGE,
+        LEFT,
+        SNI_TUNNEL,
+        SNI_DENIED,
+    ):
+        assert form.close(record) == ALL[word].close(record)
 
 
 def test_a_template_takes_the_place_of_the_format_s_own():

@@ -34,7 +34,7 @@ from egressproxy.telemetry.formats.causes import (
 )
 from egressproxy.telemetry.formats.json_lines import text as json_text
 from egressproxy.telemetry.formats.json_lines import without_delete
-from egressproxy.telemetry.formats.text import MAX_TEXT, field, iso_time, percent
+from egressproxy.telemetry.formats.text import MAX_TEXT, field, iso_time, loose
 from egressproxy.telemetry.record import ANSWERED
 
 if TYPE_CHECKING:
@@ -291,11 +291,8 @@ def escaped(facts: Sequence[str]) -> tuple[str, ...]:
     for index in _TIGHT:
         fields[index] = field(facts[index]).replace('"', "%22")
     for index in _LOOSE:
-        fields[index] = _NOT_LOOSE.sub(percent, facts[index][:MAX_TEXT])
+        fields[index] = loose(facts[index])
     return tuple(fields)
-
-
-_NOT_LOOSE = re.compile(r"[^ !#-~]")
 
 
 def _compiled(template: Template) -> tuple[str, list[int | Slot]]:

@@ -2,16 +2,26 @@
 
 `$remote_addr [$time_local] $protocol [$ssl_preread_server_name]` and
 `$status $bytes_sent $bytes_received $session_time`
+
+And templates in the variables of its stream module. What there is not is a dash then, as in NGINX, but for the name.
 """
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import TYPE_CHECKING
 
-from egressproxy.telemetry.formats.text import MAX_TEXT, field, local_time
+from egressproxy.config.templates import nginx_template
+from egressproxy.telemetry.formats.text import MAX_TEXT, field, local_time, loose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egressproxy.config.templates import Operator
     from egressproxy.model import ConnectionRecord
+
+    Value = Callable[[ConnectionRecord], str]
 
 _STATUS = {
     "client_gone": 200,
@@ -53,14 +63,8 @@ def nginx_line(record: ConnectionRecord, hello_counted: bool = True) -> str:
 
     hello_counted  the ClientHello is among the bytes received, as in NGINX from 1.25.5 on
     """
-    exchange = record.exchange
-    if record.opened:
-        status = 200
-    elif exchange is not None and exchange.upstream_status is not None and record.status == exchange.upstream_status:
-        status = 200  # a session with an upstream, whatever was said in it
-    else:
-        status = _STATUS.get(record.outcome, 500)
-    received = record.bytes_up if hello_counted else max(0, record.bytes_up - record.preread_bytes)
+    status = _status(record)
+    received = _received(record, hello_counted)
     client, name = record.client, record.server_name or ""
     if not (client.isascii() and client.isprintable() and name.isascii() and name.isprintable()):
         client, name = field(client), field(name)
@@ -68,3 +72,79 @@ def nginx_line(record: ConnectionRecord, hello_counted: bool = True) -> str:
         f"{client} [{local_time(int(record.ended_at_unix_s))}] TCP [{name[:MAX_TEXT]}]{status}"
         f" {record.reply_bytes + record.bytes_down} {received} {record.duration_s:.3f}"
     )
+
+
+def _status(record: ConnectionRecord) -> int:
+    exchange = record.exchange
+    if record.opened:
+        return 200
+    if exchange is not None and exchange.upstream_status is not None and record.status == exchange.upstream_status:
+        return 200  # a session with an upstream, whatever was said in it
+    return _STATUS.get(record.outcome, 500)
+
+
+def _received(record: ConnectionRecord, hello_counted: bool) -> int:
+    return record.bytes_up if hello_counted else max(0, record.bytes_up - record.preread_bytes)
+
+
+# --- templates ----------------------------------------------------------------------------------------------------
+
+
+def nginx_form(template: str, hello_counted: bool = True) -> Callable[[ConnectionRecord], str]:
+    """Compile a template. What it returns is hot: once per connection. Raises ValueError, see `config.templates`."""
+    parts = [
+        _constant(part) if isinstance(part, str) else _value(part, hello_counted) for part in nginx_template(template)
+    ]
+    return lambda record: "".join([part(record) for part in parts])
+
+
+def wants_addresses(template: str) -> bool:
+    """Whether a template prints the proxy's own ends of the connections."""
+    return "server_addr" in template or "server_port" in template
+
+
+def _constant(text: str) -> Value:
+    return lambda _record: text
+
+
+def _value(operator: Operator, hello_counted: bool) -> Value:
+    name = operator.name
+    if name == "hostname":
+        return _constant(field(socket.gethostname()))
+    if name == "bytes_received":
+        return lambda record: str(_received(record, hello_counted))
+    if name == "ssl_preread_server_name":
+        escape = loose if operator.quoted else field
+        return lambda record: escape(record.server_name) if record.server_name else ""
+    return _VALUES[name]
+
+
+def _server(record: ConnectionRecord, part: int) -> str:
+    local = record.dialled or record.local
+    return "-" if local is None else field(str(local[part]))
+
+
+_VALUES: dict[str, Value] = {
+    "bytes_sent": lambda record: str(record.reply_bytes + record.bytes_down),
+    "connection": lambda record: str(record.number),
+    "msec": lambda record: f"{record.ended_at_unix_s:.3f}",
+    "protocol": lambda _record: "TCP",
+    "remote_addr": lambda record: field(record.client),
+    "remote_port": lambda record: str(record.client_port),
+    "server_addr": lambda record: _server(record, 0),
+    "server_port": lambda record: _server(record, 1),
+    "session_time": lambda record: f"{record.duration_s:.3f}",
+    "status": lambda record: str(_status(record)),
+    "time_iso8601": lambda record: _iso8601(int(record.ended_at_unix_s)),
+    "time_local": lambda record: local_time(int(record.ended_at_unix_s)),
+    "upstream_addr": lambda record: "-" if record.upstream is None else field(str(record.upstream)),
+    "upstream_bytes_received": lambda record: str(record.bytes_down) if record.connected else "-",
+    "upstream_bytes_sent": lambda record: str(record.bytes_up) if record.connected else "-",
+    "upstream_connect_time": lambda record: "-" if record.connect_s is None else f"{record.connect_s:.3f}",
+}
+
+
+def _iso8601(unix_second: int) -> str:
+    """`2020-09-08T05:32:32+00:00`, in the time zone of the process."""
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(unix_second))
+    return f"{text[:-2]}:{text[-2:]}"

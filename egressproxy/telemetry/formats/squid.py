@@ -11,20 +11,30 @@ The codes were compared with what Squid 5.7 writes for the same requests. Kept o
 
 Two things are not as Squid has them. The status is always the one that was sent: Squid 5 says 500 of a CONNECT to a name that
 does not resolve, and answers a plain request for it with 502. And a body in chunks counts without what frames it.
+
+Templates are made of the fields of the native line, so that there is one opinion of each, and of a few more that records have.
+Within double quotes a double quote is %22, and nothing stands behind a backslash. A path alone is without its query as well.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
+from egressproxy.config.templates import SQUID_TIMES, squid_template
 from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied, UpstreamTimeout
-from egressproxy.telemetry.formats.text import MAX_TEXT, field
+from egressproxy.telemetry.formats.text import MAX_TEXT, field, loose
 from egressproxy.telemetry.record import ANSWERED
 from egressproxy.wire.replies import CONTENT_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from egressproxy.config.templates import Code
     from egressproxy.model import ConnectionRecord, Exchange
+
+    Value = Callable[[ConnectionRecord, "_Native"], str]
 
 _BLANKS = 8  # behind the elapsed time
 _HTTP_PORT = 80
@@ -138,3 +148,143 @@ def _path(exchange: Exchange | None, target_text: str | None) -> str:
     path = exchange.path if exchange is not None else _AUTHORITY.sub("", target_text or "", count=1)
     path, mark, _ = path.partition("?")
     return (path if path[:1] == "/" else "/") + mark
+
+
+# --- templates ----------------------------------------------------------------------------------------------------
+
+
+class _Native(NamedTuple):
+    """The fields of the native line."""
+
+    time: str
+    elapsed: str
+    client: str
+    code: str
+    size: str
+    method: str
+    url: str
+    user: str
+    peer: str
+    media_type: str
+
+
+def squid_form(template: str, failed: str = "TCP_TUNNEL") -> Callable[[ConnectionRecord], str]:
+    """Compile a template. What it returns is hot: once per connection or request.
+
+    failed  as in `squid_line`
+
+    Raises ValueError, see `config.templates`.
+    """
+    parts = [_constant(part) if isinstance(part, str) else _compiled(part) for part in squid_template(template)]
+
+    def line(record: ConnectionRecord) -> str:
+        native = _Native(*squid_line(record, failed).split())
+        return "".join([part(record, native) for part in parts])
+
+    return line
+
+
+def wants_addresses(template: str) -> bool:
+    """Whether a template prints the proxy's own ends of the connections."""
+    return any(
+        not isinstance(part, str) and part.name in (">la", ">lp", "<la", "<lp") for part in squid_template(template)
+    )
+
+
+def _constant(text: str) -> Value:
+    return lambda _record, _native: text
+
+
+def _compiled(code: Code) -> Value:
+    value = _value(code)
+    if not code.width and not code.limit:
+        return value
+    fill = "0" if code.zeros and not code.left else " "
+    width, limit, adjust = code.width, code.limit or None, str.ljust if code.left else str.rjust
+    return lambda record, native: adjust(value(record, native)[:limit], width, fill)
+
+
+def _value(code: Code) -> Value:
+    name = code.name
+    if name in SQUID_TIMES:
+        form = code.argument or ("%d/%b/%Y:%H:%M:%S %z" if name == "tl" else "%d/%b/%Y:%H:%M:%S")
+        zone = time.localtime if name == "tl" else time.gmtime
+        return lambda record, _native: _time(form, record.ended_at_unix_s, zone)
+    if name in (">h", "ssl::>sni"):
+        escape = loose if code.quoted else field
+        told = _TOLD[code.argument or name]
+        return lambda record, _native: escape(told(record))
+    return _VALUES[name]
+
+
+def _time(form: str, unix_time_s: float, zone: Callable[[float], time.struct_time]) -> str:
+    milliseconds = round(unix_time_s * 1000.0)
+    second = milliseconds // 1000
+    return time.strftime(form.replace("%s", str(second)), zone(second))
+
+
+def _of_exchange(name: str) -> Callable[[ConnectionRecord], str | None]:
+    return lambda record: None if record.exchange is None else getattr(record.exchange, name)
+
+
+_TOLD: dict[str, Callable[[ConnectionRecord], str | None]] = {
+    "host": _of_exchange("authority"),
+    "user-agent": _of_exchange("user_agent"),
+    "ssl::>sni": lambda record: record.server_name,
+}
+"""What others have written, by header field or code."""
+
+
+def _upstream_status(record: ConnectionRecord, _native: _Native) -> str:
+    exchange = record.exchange
+    return "-" if exchange is None or exchange.upstream_status is None else str(exchange.upstream_status)
+
+
+def _part(place: tuple[str, int] | None, part: int) -> str:
+    return "-" if place is None else field(str(place[part]))
+
+
+def _path_of(_record: ConnectionRecord, native: _Native) -> str:
+    scheme, mark, rest = native.url.partition("://")
+    if not mark:
+        return "-" if scheme[:1] != "/" else scheme
+    return f"/{rest.partition('/')[2]}"
+
+
+_VALUES: dict[str, Value] = {
+    "ts": lambda _record, native: native.time.partition(".")[0],
+    "tu": lambda _record, native: native.time.partition(".")[2].lstrip("0") or "0",
+    "tr": lambda _record, native: native.elapsed,
+    "dt": lambda record, _native: "-" if record.resolve_s is None else str(int(record.resolve_s * 1000.0)),
+    ">a": lambda _record, native: native.client,
+    ">p": lambda record, _native: str(record.client_port),
+    ">la": lambda record, _native: _part(record.dialled or record.local, 0),
+    ">lp": lambda record, _native: _part(record.dialled or record.local, 1),
+    "<a": lambda _record, native: native.peer.partition("/")[2],
+    "<A": lambda record, _native: (
+        "-" if record.upstream is None or record.target is None else field(record.target.host)
+    ),
+    "<p": lambda record, _native: _part(record.upstream, 1),
+    "<la": lambda record, _native: _part(record.upstream_local, 0),
+    "<lp": lambda record, _native: _part(record.upstream_local, 1),
+    "un": lambda _record, native: native.user,
+    "ul": lambda _record, native: native.user,
+    "ui": lambda _record, _native: "-",  # nobody is asked by RFC 1413
+    "Ss": lambda _record, native: native.code.partition("/")[0],
+    ">Hs": lambda _record, native: str(int(native.code.partition("/")[2])),
+    "<Hs": _upstream_status,
+    "Sh": lambda _record, native: native.peer.partition("/")[0],
+    "<st": lambda _record, native: native.size,
+    "<bs": lambda record, native: (
+        "-" if record.opened or _upstream_status(record, native) == "-" else str(record.bytes_down)
+    ),
+    "mt": lambda _record, native: native.media_type,
+    "rm": lambda _record, native: native.method,
+    "ru": lambda _record, native: native.url,
+    "rp": _path_of,
+    "rv": lambda record, _native: field(record.http_version),
+    ">rs": lambda _record, native: "http" if native.url.startswith("http://") else "-",
+    ">rd": lambda record, _native: "-" if record.target is None else field(record.target.host),
+    ">rP": lambda record, _native: "-" if record.target is None else str(record.target.port),
+}
+_VALUES |= {f">{name}": _VALUES[name] for name in ("rm", "ru", "rp", "rv")}  # nothing is rewritten

@@ -10,6 +10,7 @@ MAX_TEXT = 300
 """Characters of one field. A host has at most 253; what is longer is not worth a log line."""
 
 _NOT_PLAIN = re.compile(r"[^!-~]")
+_NOT_LOOSE = re.compile(r"[^ !#-~]")
 
 
 def field(text: str | None) -> str:
@@ -17,6 +18,13 @@ def field(text: str | None) -> str:
     if not text:
         return "-"
     return _NOT_PLAIN.sub(percent, text[:MAX_TEXT])
+
+
+def loose(text: str | None) -> str:
+    """One field of a line between double quotes: as `field`, but blanks stay, and double quotes do not."""
+    if not text:
+        return "-"
+    return _NOT_LOOSE.sub(percent, text[:MAX_TEXT])
 
 
 def percent(match: re.Match[str]) -> str:

@@ -1,4 +1,5 @@
 import re
+import socket
 import time
 from datetime import datetime
 from functools import partial
@@ -11,6 +12,7 @@ from support.records import ANSWERED, ENDED_AT, NO_ANSWER, NO_SNI, SNI_DENIED, S
 from support.samples import sample_lines
 
 from egressproxy.errors import PolicyError, UpstreamError
+from egressproxy.telemetry.formats.nginx import nginx_form
 from egressproxy.telemetry.formats.nginx import nginx_line as nginx
 from egressproxy.telemetry.formats.text import local_time
 
@@ -191,3 +193,44 @@ def test_an_nginx_line_ends_in_a_status_and_three_numbers(record):
         assert re.fullmatch(
             r".* \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] TCP \[.*\]\d{3} \d+ \d+ \d+\.\d{3}", line
         )
+
+
+# --- templates ----------------------------------------------------------------------------------------------------
+
+LOCATED = SNI_TUNNEL._replace(local=("10.0.0.1", 8443), bytes_up=1219)
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("$remote_addr:$remote_port $server_addr:$server_port $connection", "172.30.109.89:51234 10.0.0.1:8443 7"),
+        ("$msec [$time_local] $time_iso8601", "1544160065.248 [07/Dec/2018:10:51:05 +0530] 2018-12-07T10:51:05+05:30"),
+        ("$protocol $status $bytes_sent $bytes_received", "TCP 200 87594 1219"),
+        ("$ssl_preread_server_name", "en.Wikipedia.org"),
+        ("$upstream_addr $upstream_bytes_sent $upstream_bytes_received", "91.198.174.192:443 1219 87594"),
+        ("${upstream_connect_time}s 50%", "0.012s 50%"),
+    ],
+)
+def test_a_variable_prints_what_nginx_s_prints(zone, template, shown):
+    zone("Asia/Kolkata")
+    assert nginx_form(template)(LOCATED) == shown
+
+
+def test_the_host_name_of_nginx_is_that_of_the_machine():
+    assert nginx_form("$hostname")(LOCATED) == socket.gethostname()
+
+
+def test_a_variable_that_has_no_value_is_a_dash_but_a_name_is_empty():
+    template = (
+        "$server_addr $server_port $upstream_addr $upstream_bytes_sent $upstream_connect_time[$ssl_preread_server_name]"
+    )
+    assert nginx_form(template)(NO_SNI) == "- - - - -[]"
+
+
+def test_bytes_received_of_a_template_are_those_of_its_version():
+    assert nginx_form("$bytes_received", hello_counted=False)(LOCATED) == "702"
+
+
+def test_a_template_of_nginx_keeps_what_clients_send_in_its_place():
+    sent = LOCATED._replace(server_name='a "b')
+    assert nginx_form('$ssl_preread_server_name "$ssl_preread_server_name"')(sent) == 'a%20"b "a %22b"'

@@ -27,6 +27,7 @@ from support.records import (
 from support.samples import sample_lines
 
 from egressproxy.model import Endpoint, Target
+from egressproxy.telemetry.formats.squid import squid_form
 from egressproxy.telemetry.formats.squid import squid_line as squid
 from egressproxy.telemetry.formats.text import MAX_TEXT
 
@@ -378,3 +379,47 @@ def test_a_squid_line_has_ten_fields(record):
     for form in (squid, squid_5):
         assert len(form(record).split()) == 10
         assert len(form(record._replace(opened=True, target=TUNNEL.target, upstream=TUNNEL.upstream)).split()) == 10
+
+
+# --- templates ----------------------------------------------------------------------------------------------------
+
+LOCATED = ANSWERED._replace(local=("10.0.0.1", 3128), upstream_local=("10.0.0.2", 40000), user="mary ann")
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("%ts.%03tu", "1544160065.248"),
+        ("%{%Y-%m-%d %H:%M:%S}tg", "2018-12-07 05:21:05"),
+        ("%tg %tg{%s}", "07/Dec/2018:05:21:05 1544160065"),
+        ("%tr %6tr %-6tr| %06tr %dt", "228    228 228   | 000228 2"),
+        ("%>a:%>p %>la:%>lp", "172.30.109.89:51234 10.0.0.1:3128"),
+        ("%<a:%<p %<la:%<lp %<A", "151.101.1.67:80 10.0.0.2:40000 edition.cnn.com"),
+        ("%un %ul %ui %[un %#un", "mary%20ann mary%20ann - mary%20ann mary%20ann"),
+        ("%Ss/%03>Hs %>Hs %<Hs %Sh", "TCP_MISS/200 200 200 HIER_DIRECT"),
+        ("%<st %<bs %mt", "148746 148528 text/html"),
+        ('"%rm %ru HTTP/%rv"', '"GET http://edition.cnn.com/politics? HTTP/1.1"'),
+        (
+            "%>rm %>ru %>rv %>rs %>rd %>rP %>rp",
+            "GET http://edition.cnn.com/politics? 1.1 http edition.cnn.com 80 /politics?",
+        ),
+        ("%rp %.4rp", "/politics? /pol"),
+        ('%{User-Agent}>h "%{Host}>h" %ssl::>sni', 'curl/7.64.0 "edition.cnn.com" -'),
+        ("100%% %[Ss]", "100% TCP_MISS]"),
+    ],
+)
+def test_a_code_prints_what_squid_s_prints(template, shown):
+    assert squid_form(template)(LOCATED) == shown
+
+
+def test_a_code_that_has_no_answer_is_a_dash():
+    assert squid_form("%<la %>la %<a %<A %<p %<Hs %rp %>rs %>rd %dt %ssl::>sni %{Host}>h")(GARBAGE) == " ".join(
+        "-" * 12
+    )
+    assert squid_form("%rp %>rs %>rP %ssl::>sni %<bs")(SNI_TUNNEL) == "- - 443 en.Wikipedia.org -"
+    assert squid_form("%>Hs %03>Hs")(LEFT) == "0 000"
+
+
+def test_a_template_of_squid_keeps_what_clients_send_in_its_place():
+    sent = LOCATED._replace(exchange=LOCATED.exchange._replace(user_agent='a "b\n'))
+    assert squid_form('%{User-Agent}>h "%{User-Agent}>h"')(sent) == 'a%20"b%0A "a %22b%0A"'
