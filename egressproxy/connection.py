@@ -256,7 +256,11 @@ async def another_request(client: Stream, tcp: TcpStream, services: Services) ->
     deadlines = services.keep_alive_deadlines
     deadlines.start(tcp)
     try:
-        if not client.has_unread:
+        if client.has_unread:
+            await (
+                services.carriage.stories.next_turn()
+            )  # who sends many at once does not have all of them served at once
+        else:
             await tcp.wait(READ)
         first = await client.read(FIRST_READ_BYTES)
         client.unread(first)

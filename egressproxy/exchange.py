@@ -7,7 +7,8 @@ response's head goes down, and its body as it comes. 101, where the client has a
 **Framing is written anew** on both sides: a body of a known length keeps it, any other is sent in chunks to who can read them.
 So neither side can make the other see another boundary than we do.
 
-**Back-pressure.** A piece of a body is read when the one before has been taken. Memory per exchange is one piece each way.
+**Back-pressure.** A piece of a body is read when the one before has been taken. Memory per exchange is one piece each way. How
+long one exchange may keep the event loop is told in `pace`.
 
 **Again.** A kept connection may be closed by its upstream just when a request is sent on it. If not a byte of a response has
 come, the request may be repeated (RFC 9110 section 9.2.2) and none of its body is gone, it is sent once more on a new one.
@@ -29,12 +30,15 @@ from egressproxy.errors import (
     ClientGone,
     EgressError,
     LoopDetected,
+    MethodNotImplemented,
     UpstreamClosed,
     UpstreamProtocolError,
     UpstreamSilent,
     UpstreamTimeout,
 )
+from egressproxy.frontends.frontend import may_have_changed
 from egressproxy.originate import upstream_tls_error
+from egressproxy.pace import Pace
 from egressproxy.poller import READ
 from egressproxy.stream import StreamExpired, TcpStream
 from egressproxy.upload import Upload
@@ -66,8 +70,6 @@ if TYPE_CHECKING:
     from egressproxy.wire.request import Request
     from egressproxy.wire.request_head import HeadLimits
 
-PIECE_BYTES = 65_536
-"""Of a body, read at a time."""
 HEAD_READ_BYTES = 16_384
 """Of a response, while its head is awaited: a head and a small body come in one read."""
 MAX_INTERIM = 16
@@ -209,7 +211,10 @@ class Exchange:
         try:
             self._on_client(0)
             forward, added = self._fields()
-            self._upload = Upload(self._client, self._request.fields, self._carriage, self._moved)
+            takes_trailers = self._route is None or not self._route.has_headers
+            self._upload = Upload(
+                self._client, self._request.fields, self._carriage, self._moved, takes_trailers=takes_trailers
+            )
             upstream = self._take() or await self._make()
             try:
                 head, rest = await self._ask(upstream, forward, added)
@@ -258,7 +263,7 @@ class Exchange:
     def _fields(self) -> tuple[bytes, str]:
         """The client's end-to-end fields as they go on, and those of the proxy's own.
 
-        Raises LoopDetected or CredentialMissing.
+        Raises LoopDetected, MethodNotImplemented or CredentialMissing.
         """
         carriage, fields, exchange = self._carriage, self._request.fields, self._exchange
         settings = carriage.settings
@@ -286,6 +291,8 @@ class Exchange:
         forward = fields.forward
         route = self._route
         if route is not None and route.has_headers:
+            if self._request.method == "TRACE":
+                raise MethodNotImplemented(f"TRACE would tell the client what {route.name} is told in its place")
             forward = without(forward, carriage.own_fields[route.service])
             forward += carriage.identities.header_lines(route.service)
         return forward, added
@@ -369,12 +376,14 @@ class Exchange:
     async def _response_head(self, upstream: Upstream) -> tuple[ResponseHead, bytes]:
         stream = upstream.stream
         limits = self._carriage.limits
-        interim = 0
+        interim = known = 0
         data = b""
         if not stream.has_unread:
             await upstream.tcp.wait(READ)  # it cannot have answered yet
         while True:
-            head = parse_response_head(data, limits) if data else None
+            head = (
+                parse_response_head(data, limits) if data and may_have_changed(data, known, limits.max_bytes) else None
+            )
             if head is not None:
                 rest = data[head.length :]
                 if head.status >= 200 or head.status == SWITCHING:
@@ -388,7 +397,7 @@ class Exchange:
                         endpoint=upstream.endpoint,
                     )
                 await self._hand_on_interim(head)
-                data = rest
+                known, data = 0, rest
                 continue
             try:
                 received = await stream.read(HEAD_READ_BYTES)
@@ -398,6 +407,7 @@ class Exchange:
                 kind = UpstreamProtocolError if data or interim else UpstreamClosed
                 facts = f"{upstream.endpoint}: closed after {len(data)} bytes of a response head"
                 raise kind(facts, endpoint=upstream.endpoint)
+            known = len(data)
             data += received
             self._heard = True
             self._moved()
@@ -465,13 +475,15 @@ class Exchange:
         """Hand the rest of the body on as it comes. Raises UpstreamClosed where it ends too early."""
         stream, exchange = upstream.stream, self._exchange
         ended = False
+        pace = Pace(self._carriage.stories, in_chunks=type(body) is ChunkedBody)
         while not ended:
             try:
-                data = await stream.read(PIECE_BYTES)
+                data = await pace.read(stream)
             except OSError as error:
                 raise self._broken(upstream, error) from error
             if data:
                 payload = body.take(data)
+                pace.found(len(payload), len(data))
             elif body.end():
                 payload = b""
             else:
@@ -549,7 +561,11 @@ class Exchange:
 
     def expire(self) -> None:
         """Nothing has moved for the idle time."""
-        if self._upload is not None and self._upload.waits_for_client:
+        if self._telling:
+            self._fail(
+                ClientGone(f"the client took no byte of its response for {self._idle.delay_s:g} s (timeouts.idle_s)")
+            )
+        elif self._upload is not None and self._upload.waits_for_client:
             self._fail(BodyTimeout(f"no byte of the request's body for {self._idle.delay_s:g} s (timeouts.idle_s)"))
         else:
             facts = f"{self._intent.target}: no byte for {self._idle.delay_s:g} s (timeouts.idle_s, idle_timeout_s)"

@@ -118,6 +118,12 @@ class Stories:
         self._told.add(story)
         self._go_on(story)
 
+    def next_turn(self) -> Signal:
+        """Fires in the event loop's next turn: whoever awaits it lets all others have theirs."""
+        turn = Signal()
+        self.loop.call_soon(turn.fire)
+        return turn
+
     def go_on_with_all(self) -> None:
         """Tell on those that were woken."""
         woken, self.woken = self.woken, []

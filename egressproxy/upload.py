@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from egressproxy.errors import BodyTooLarge, ClientGone, EgressError, MalformedRequest
+from egressproxy.pace import Pace
 from egressproxy.stories import Signal
 from egressproxy.stream import StreamExpired
 from egressproxy.wire.body import Body, ChunkedBody, LengthBody, as_chunk, last_chunk
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from egressproxy.stream import Stream
     from egressproxy.upstreams import Upstream
     from egressproxy.wire.request_fields import RequestFields
-
-PIECE_BYTES = 65_536
-"""Of a body, read at a time."""
 
 
 class Upload:
@@ -44,6 +42,8 @@ class Upload:
         "_ended",
         "_first",
         "_moved",
+        "_pace",
+        "_takes_trailers",
         "carried",
         "is_complete",
         "is_running",
@@ -51,12 +51,28 @@ class Upload:
         "waits_for_client",
     )
 
-    def __init__(self, client: Stream, fields: RequestFields, carriage: Carriage, moved: Callable[[], None]) -> None:
-        """`moved` is called for each piece. Raises BodyTooLarge."""
+    def __init__(
+        self,
+        client: Stream,
+        fields: RequestFields,
+        carriage: Carriage,
+        moved: Callable[[], None],
+        *,
+        takes_trailers: bool = True,
+    ) -> None:
+        """What came of the body with the head is read at once.
+
+        moved           called for each piece
+        takes_trailers  they go on; where the proxy sets fields in place of the client's, one could come behind its back
+
+        Raises BodyTooLarge or MalformedRequest.
+        """
         self._client = client
         self._carriage = carriage
         self._moved = moved
         self._chunked = fields.chunked
+        self._takes_trailers = takes_trailers
+        self._pace = Pace(carriage.stories, in_chunks=fields.chunked)
         self._body: Body | None = None
         self._first = b""
         self._discards = False
@@ -122,7 +138,7 @@ class Upload:
         """The next of the body, as it goes up. Raises ClientGone, MalformedRequest or BodyTooLarge."""
         self.waits_for_client = True
         try:
-            data = await self._client.read(PIECE_BYTES)
+            data = await self._pace.read(self._client)
         except OSError as error:
             raise ClientGone(f"the client's connection broke after {self.carried} bytes of a body") from error
         finally:
@@ -137,13 +153,14 @@ class Upload:
         body = self._body
         assert body is not None
         payload = body.take(data)
+        self._pace.found(len(payload), len(data))
         self.carried += len(payload)
         self._check(self.carried)
         if body.done and body.excess:
             self._client.unread(body.excess)
         if not self._chunked:
             return payload
-        return as_chunk(payload) + (last_chunk(body.trailers) if body.done else b"")
+        return as_chunk(payload) + (last_chunk(body.trailers if self._takes_trailers else b"") if body.done else b"")
 
     def _check(self, count: int) -> None:
         most = self._carriage.max_body_bytes

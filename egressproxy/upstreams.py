@@ -131,18 +131,23 @@ class Upstreams:
         return self._dialer.whole if connect_s is None else self._connect_deadlines.of(connect_s)
 
     def take(self, host: str, endpoints: Sequence[Endpoint], identity: UpstreamIdentity | None) -> Upstream | None:
-        """A kept connection to one of the endpoints. Hot: once per request."""
+        """A kept connection to one of the endpoints. Hot: once per request.
+
+        One that has something to say is none, even if the poller has not told of it yet: an answer that is there before its
+        request is somebody else's, and each one after it would be too.
+        """
         for endpoint in endpoints:
             key = (host, endpoint, identity)
-            kept = self._kept.get(key)
-            if kept is not None:
+            while (kept := self._kept.get(key)) is not None:
                 upstream = kept.pop()
                 if not kept:
                     del self._kept[key]
                 self._idle_deadlines.stop(upstream)
                 upstream.tcp.unawaited = None
-                self.outcomes["reused"] += 1
-                return upstream
+                if upstream.is_quiet():
+                    self.outcomes["reused"] += 1
+                    return upstream
+                self._close(upstream, "closed_by_upstream")
         return None
 
     async def make(

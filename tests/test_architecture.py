@@ -37,7 +37,7 @@ FLOORS = (
         "originate",
         "upstreams",
     ),
-    ("admission", "upload", "exchange", "connection"),
+    ("admission", "pace", "upload", "exchange", "connection"),
     ("accept", "runtime"),
     ("cli", "__main__"),
 )

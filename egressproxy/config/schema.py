@@ -554,6 +554,7 @@ class UpstreamTls(_Settings):
         found: list[Finding] = []
         if self.mode == "disable":
             given += ["subject_alt_names"] if self.subject_alt_names else []
+            given += ["verify"] if self.verify is not True else []
             found += [((key,), "has no meaning with mode: disable") for key in given]
         elif self.credential is not None:
             found += [
@@ -684,7 +685,8 @@ _OWN_FIELDS = frozenset(
         "trailer",
         "upgrade",
     }
-    | {"expect", "via", "proxy-authorization", "proxy-authenticate"}
+    | {"expect", "via", "proxy-authorization", "proxy-authenticate", "http2-settings", "max-forwards"}
+    | {"x-forwarded-for", "x-request-id"}
 )
 
 

@@ -18,6 +18,15 @@ READ_BYTES = 4096
 """Read at a time. Heads of real clients are 60 to 500 bytes, ClientHellos 200 to 2,000."""
 
 
+SHORT_HEAD_BYTES = 1024
+"""A head may come byte by byte. Up to here it is looked at each time, so that what is no head is refused at once."""
+
+
+def may_have_changed(data: bytes, known: int, limit: int) -> bool:
+    """Whether a head is worth another look, of which `known` bytes have been looked at: a line has ended, or it is too long."""
+    return known <= SHORT_HEAD_BYTES or len(data) > limit or data.find(b"\n", known) >= 0
+
+
 async def receive(client: Stream, data: bytes, what: str) -> bytes:
     """What came so far, and at least a byte more of `what` it is to become. Hot: once per connection. Raises ClientGone."""
     try:

@@ -22,7 +22,7 @@ from egressproxy.errors import (
     PolicyError,
     UpstreamError,
 )
-from egressproxy.frontends.frontend import is_about_what_is_inside, receive, send_alert
+from egressproxy.frontends.frontend import is_about_what_is_inside, may_have_changed, receive, send_alert
 from egressproxy.hostport import parse_authority
 from egressproxy.model import OUTBOUND, Intent, Target
 from egressproxy.wire.replies import ESTABLISHED, refusal
@@ -77,7 +77,10 @@ class HttpFrontend:
     async def _read_head(self, client: Stream) -> RequestHead:
         data = b""
         while True:
+            known = len(data)
             data = await receive(client, data, "a request head")
+            if not may_have_changed(data, known, self._limits.max_bytes):
+                continue
             head = parse_request_head(data, self._limits)
             if head is not None:
                 if len(data) > head.length:
@@ -90,10 +93,11 @@ class HttpFrontend:
         fields = request_fields(head)
         if written is not None:
             authority = written
-            target = parse_authority(written, HTTP_PORT)
+            target = self._where(written, HTTP_PORT, dialled)
         else:
             authority = self._host(fields.host)
-            target = self._by_host_field(authority, dialled)
+            assert self._by_host is not None  # `_host` has asked
+            target = self._where(authority, self._by_host, dialled)
         request = Request(head.method, path, authority, head.http_version, fields)
         return Intent(
             client.address,
@@ -117,15 +121,14 @@ class HttpFrontend:
             raise MalformedRequest(MISSING_HOST)
         return host
 
-    def _by_host_field(self, host: str, dialled: tuple[str, int] | None) -> Target:
-        """Where a Host field leads. Whoever was captured goes to the port that it was on its way to, and to no other."""
-        assert self._by_host is not None  # `_host` has asked
+    def _where(self, authority: str, default_port: int, dialled: tuple[str, int] | None) -> Target:
+        """Where a Host field or a URL leads: for who was captured, to the port that it was on its way to, and to no other."""
         if dialled is None:
-            return parse_authority(host, self._by_host)
-        target = parse_authority(host, dialled[1])
+            return parse_authority(authority, default_port)
+        target = parse_authority(authority, dialled[1])
         if target.port != dialled[1]:
             raise MalformedTarget(
-                f"expected port {dialled[1]} in the Host field, which the client dialled, or none, got {target.port}"
+                f"expected port {dialled[1]}, which the client dialled, or none in its Host field or URL, got {target.port}"
             )
         return target
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 ANY_PATH = "/*"
 
-# Bounds on what a hostile path may cost, some milliseconds. The worst ones seen in attacks have a dozen readings.
-_MAX_READINGS = 64
+# Bounds on what a hostile path may cost, some milliseconds. Those seen in attacks have a few readings.
+_MAX_READINGS = 16
 _MAX_READ = 32_768  # characters in all readings
 
 # Requests for one path come in a row, and several rules ask for its readings. At most 2 MiB.

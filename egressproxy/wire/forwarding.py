@@ -68,8 +68,12 @@ def response_head(
 
 
 def without(lines: bytes, names: Collection[bytes]) -> bytes:
-    """Field lines, but none of these names (in lower case)."""
-    return b"".join(line for line in lines.splitlines(keepends=True) if line.partition(b":")[0].lower() not in names)
+    """Field lines, but none of these names (in lower case), nor with underscores for hyphens: to CGI they are the same."""
+    return b"".join(
+        line
+        for line in lines.splitlines(keepends=True)
+        if line.partition(b":")[0].lower().replace(b"_", b"-") not in names
+    )
 
 
 def via(before: str | None, http_version: str, name: str) -> str:

@@ -35,7 +35,8 @@ class RequestFields(NamedTuple):
     chunked           the body is in the chunked coding. Neither this nor a length: there is no body
     keep_alive        the client means to send more on this connection
     expects_continue  the client waits for 100 (Continue) before it sends the body
-    upgrade           the protocols the client would rather speak, where Connection names the field; HTTP/1.1 only
+    upgrade           the protocol the client would rather speak, where Connection names the field; HTTP/1.1 only, and only
+                      a protocol that carries no other requests: `websocket`
     forward           end-to-end field lines as sent and in order, each with its CRLF
     via               all Via values, joined by ", "; None where there is none
     forwarded_for     the same of X-Forwarded-For
@@ -73,6 +74,7 @@ _READ_HERE = {
     b"content-length": False,
     b"transfer-encoding": False,
     b"expect": False,
+    b"http2-settings": False,  # RFC 7540 section 3.2.1: asks for requests that nobody would judge
     b"via": False,
     b"x-forwarded-for": False,
     b"x-request-id": False,
@@ -151,7 +153,7 @@ def _read(head: RequestHead) -> RequestFields:
         coding is not None,
         _keeps_alive(options, get(b"proxy-connection"), is_1_1),
         expect is not None and is_1_1 and _expects_continue(expect),
-        said.get(b"upgrade", b"").decode("latin-1") or None if is_1_1 and b"upgrade" in options else None,
+        _upgrade(said.get(b"upgrade", b"")) if is_1_1 and b"upgrade" in options else None,
         b"\r\n".join(lines),
         via.decode("latin-1") if via else None,
         forwarded_for.decode("latin-1") if forwarded_for else None,
@@ -160,6 +162,12 @@ def _read(head: RequestHead) -> RequestFields:
         te is not None and b"trailers" in members(te),  # RFC 9110 section 10.1.4: `trailers` takes no weight
         b"authorization" in said,
     )
+
+
+def _upgrade(value: bytes) -> str | None:
+    """RFC 9110 section 7.8. What else may be asked for (h2c, TLS, another HTTP) would be a tunnel for more requests."""
+    offered = [protocol.strip() for protocol in value.decode("latin-1").split(",")]
+    return next((protocol for protocol in offered if protocol.lower() == "websocket"), None)
 
 
 def _keeps_alive(options: frozenset[bytes], proxy_connection: bytes | None, is_1_1: bool) -> bool:

@@ -135,7 +135,11 @@ def test_lists_are_joined_and_other_fields_count_once():
     ("version", "lines", "upgrade"),
     [
         ("1.1", [b"Connection: Upgrade", b"Upgrade: websocket"], "websocket"),
-        ("1.1", [b"Connection: keep-alive, upgrade", b"Upgrade: a/1, b", b"Upgrade: c"], "a/1, b, c"),
+        ("1.1", [b"Connection: keep-alive, upgrade", b"Upgrade: a/1, b", b"Upgrade: WebSocket"], "WebSocket"),
+        # what would be a way for requests that nobody judges
+        ("1.1", [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQ"], None),
+        ("1.1", [b"Connection: Upgrade", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQ"], None),
+        ("1.1", [b"Connection: Upgrade", b"Upgrade: TLS/1.3, HTTP/2.0"], None),
         ("1.1", [b"Connection: upgrade"], None),
         ("1.1", [b"Connection: upgrade", b"Upgrade:"], None),
         ("1.0", [b"Connection: upgrade", b"Upgrade: websocket"], None),  # RFC 9110 section 7.8
