@@ -36,7 +36,7 @@ from egressproxy.errors import (
 )
 from egressproxy.originate import upstream_tls_error
 from egressproxy.poller import READ
-from egressproxy.stream import StreamExpired, TcpStream
+from egressproxy.stream import StreamExpired, TcpStream, TlsStream
 from egressproxy.upload import Upload
 from egressproxy.wire.body import Body, ChunkedBody, ClosedBody, LengthBody, as_chunk, last_chunk
 from egressproxy.wire.forwarding import has_passed, request_head, response_head, via, without
@@ -469,7 +469,7 @@ class Exchange:
                 raise self._broken(upstream, error) from error
             if data:
                 payload = body.take(data)
-            elif body.end():
+            elif body.end() and not (type(stream) is TlsStream and stream.cut_off):  # RFC 9112 section 9.8
                 payload = b""
             else:
                 raise UpstreamClosed(

@@ -494,6 +494,33 @@ def test_long_bodies_go_both_ways_through_tls(
     assert (record["bytes_up"], record["bytes_down"]) == (len(body), len(body))
 
 
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_body_that_ends_with_the_connection_is_whole_only_if_tls_says_so(
+    configured: Configure, web: Web, says_so: bool
+) -> None:
+    """Without close_notify anybody on the path can have cut it (RFC 8446 section 6.1)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert(SITE).configure_cert(context)
+    with RawOrigin(tls=context) as origin:
+        proxy = configured(simple(web, port=origin.port), timeouts={"idle_s": 10})
+        with Ends(proxy) as client:
+            client.send(request(f"http://{SITE}/"))
+            upstream = origin.take()
+            upstream.request()
+            upstream.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+            assert isinstance(upstream.sock, ssl.SSLSocket)
+            if says_so:
+                upstream.sock.setblocking(False)
+                try:
+                    upstream.sock.unwrap()
+                except ssl.SSLWantReadError:
+                    pass  # the proxy has not said so in turn
+            socket.socket.shutdown(upstream.sock, socket.SHUT_WR)
+            reply = client.response()
+    assert (reply.status, reply.body, reply.complete) == (200, b"all of it", says_so)
+    assert the_only_record(proxy)["outcome"] == ("answered" if says_so else "upstream_closed")
+
+
 # --- whom the proxy trusts, and as whom it comes ------------------------------------------------------------------
 
 
