@@ -233,7 +233,11 @@ class Exchange:
                 limit.stop()
             self._let_go()
             client_tcp.unawaited = None
-            self._failure = None  # its traceback holds this frame
+            # Each of these leads back here: a cycle for each request would be left to the garbage collector.
+            self._limits.clear()
+            self._failure = None
+            if self._upload is not None:
+                self._upload.tell_nobody()
 
     @property
     def reads_client(self) -> bool:
@@ -281,11 +285,9 @@ class Exchange:
         exchange.user_agent = fields.user_agent
         forward = fields.forward
         route = self._route
-        if route is not None:
-            exchange.service = route.name
-            if route.has_headers:
-                forward = without(forward, carriage.own_fields[route.service])
-                forward += carriage.identities.header_lines(route.service)
+        if route is not None and route.has_headers:
+            forward = without(forward, carriage.own_fields[route.service])
+            forward += carriage.identities.header_lines(route.service)
         return forward, added
 
     def _take(self) -> Upstream | None:
@@ -440,7 +442,8 @@ class Exchange:
             await self._stream_down(upstream, body, chunked=chunked)
         self.breaks_off = False
         exchange.complete = True
-        if fields.keep_alive and upload.is_complete and not body.excess and type(body) is not ClosedBody:
+        ended_well = upload.is_complete and not body.excess and type(body) is not ClosedBody
+        if fields.keep_alive and ended_well and not self._preface:  # which said who the client is
             self._upstream = None
             self._carriage.upstreams.give(upstream)
         return keep_alive

@@ -150,7 +150,6 @@ class Exchange(NamedTuple):
     reused           the upstream connection had served another request before
     attempts         upstream connections that were asked
     tls              version of the TLS that the proxy spoke with the upstream, as `TLSv1.3`; None: none
-    service          the registered service that says how the host is reached, by its first host; None: there is none
     upgraded         the connection became a tunnel (101)
     complete         all of the response was handed to the client
     route            name of the route that the service's answer came by, where it has one of its own; empty: it has none;
@@ -169,7 +168,6 @@ class Exchange(NamedTuple):
     reused: bool = False
     attempts: int = 0
     tls: str | None = None
-    service: str | None = None
     upgraded: bool = False
     complete: bool = False
     route: str | None = None

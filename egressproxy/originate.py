@@ -10,6 +10,7 @@ which authorities were asked. Nothing is retried here.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from typing import TYPE_CHECKING
@@ -77,7 +78,11 @@ async def originate(
     server_name = identity.sni or host
     sessions = identity.sessions
     session, until = sessions.find(server_name, endpoint)
-    stream = TlsStream(tcp, identity.context, server_side=False, server_name=server_name, session=session)
+    try:
+        stream = TlsStream(tcp, identity.context, server_side=False, server_name=server_name, session=session)
+    except ValueError as error:  # the codec that ssl uses for names takes fewer of them
+        tcp.close()
+        raise TlsFailed(f"{endpoint}: {server_name} is no name that TLS can ask for", endpoint=endpoint) from error
     secured = False
     deadlines.start(stream)
     try:
@@ -194,7 +199,7 @@ def _failure(
     if not isinstance(error, ssl.SSLError):
         text = f"no TLS with {server_name}: {error.strerror or error}"
         return TlsFailed(start + text, endpoint=endpoint)
-    reason = error.reason or ""
+    reason = _reason(error)
     ours = _OF_OUR_CERTIFICATE.get(reason)
     if ours is None and reason == "SSLV3_ALERT_HANDSHAKE_FAILURE" and chain:
         ours = (
@@ -291,6 +296,18 @@ def _chain(engine: ssl.SSLObject) -> list[CertificateFacts]:
 _DER = 2  # ENCODING_DER of the _ssl module
 
 
+# Of a reason that this Python has no name for, only OpenSSL's own words are there: `[SSL] tlsv1 alert ... (_ssl.c:1006)`.
+_UNNAMED = re.compile(r"\[SSL\] (.+) \(_ssl\.c:\d+\)")
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """The name of what went wrong, as OpenSSL's headers have it; empty where there is none."""
+    if error.reason:
+        return error.reason
+    unnamed = _UNNAMED.fullmatch(error.strerror or "")
+    return "" if unnamed is None else unnamed[1].upper().replace(" ", "_")
+
+
 def _words(error: ssl.SSLError) -> str:
-    reason = error.reason or ""
+    reason = _reason(error)
     return _IN_WORDS.get(reason) or reason.lower().replace("_", " ") or error.strerror or "unknown"

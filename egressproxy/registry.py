@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from egressproxy.config.schema import Config, Service, UpstreamTls
 
-# Distinct destinations kept. A hit costs 60 ns instead of 2 us; an entry takes 400 bytes, the route included.
+# Distinct destinations kept. A hit costs 0.2 us instead of 5; an entry takes 400 bytes, the route included.
 _CACHE = 8192
 
 
@@ -92,7 +92,7 @@ class Registry:
 
     @classmethod
     def from_config(cls, config: Config) -> Registry:
-        """The routes that `services` describe. A hundred thousand services take half a second."""
+        """The routes that `services` describe. A hundred thousand services take about a second."""
         exact: _Table = {}
         suffixes: _Table = {}
         depth = 0  # labels in the longest suffix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -101,6 +102,9 @@ class Authorities(NamedTuple):
 
     def load_into(self, context: ssl.SSLContext) -> None:
         """Have the context trust them. Raises TlsSettingsError."""
+        if not self.of_the_system:
+            # Who was named is trusted, with or without those above: an intermediate authority is the end of the chain.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if self.file is not None:
             _load_authorities(context, self.file)
             # A server's certificate that signed itself, given as its own authority, is taken, too.
@@ -126,16 +130,23 @@ SYSTEM_FILES = (
 def system_authorities() -> Authorities:
     """Those that the system trusts: SSL_CERT_FILE and SSL_CERT_DIR, OpenSSL's own places, or the usual ones.
 
-    Raises TlsSettingsError where there are none, as in a container image made from scratch.
+    Raises TlsSettingsError where there are none, as in a container image made from scratch, and where SSL_CERT_FILE or
+    SSL_CERT_DIR names what is not there: who set it did not mean to trust all others instead.
     """
-    places = ssl.get_default_verify_paths()  # what exists of them
-    file: str | None = places.cafile  # typeshed does not know that either may be None
-    folder: str | None = places.capath
-    for each in (file, *SYSTEM_FILES):
-        if each is not None and Path(each).is_file():
+    places = ssl.get_default_verify_paths()
+    named = [os.environ.get(variable) for variable in (places.openssl_cafile_env, places.openssl_capath_env)]
+    for variable, path in zip((places.openssl_cafile_env, places.openssl_capath_env), named, strict=True):
+        if path and not Path(path).exists():
+            raise TlsSettingsError(f"the variable {variable} names {path}, which does not exist")
+    if any(named):
+        file, folder = (Path(path) if path else None for path in named)
+        return Authorities(file, folder, of_the_system=True)
+    for each in filter(None, (places.cafile, *SYSTEM_FILES)):  # what does not exist is None there
+        if Path(each).is_file():
             return Authorities(Path(each), of_the_system=True)
-    if folder is not None and any(Path(folder).iterdir()):
-        return Authorities(None, Path(folder), of_the_system=True)
+    capath: str | None = places.capath
+    if capath is not None and any(Path(capath).iterdir()):
+        return Authorities(None, Path(capath), of_the_system=True)
     raise TlsSettingsError("this system has no store of authorities: install ca-certificates, or set tls.ca")
 
 

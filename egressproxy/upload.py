@@ -161,6 +161,10 @@ class Upload:
             return False
         return True
 
+    def tell_nobody(self) -> None:
+        """The exchange is over, and does not ask any more what moves."""
+        self._moved = _nothing
+
     async def finish(self) -> None:
         """The exchange is over: read for a moment what the client still sends, then end what runs."""
         if self.is_running:
@@ -172,3 +176,7 @@ class Upload:
                 await self._ended
             finally:
                 linger.stop(self._client)
+
+
+def _nothing() -> None:
+    """What is told to nobody."""

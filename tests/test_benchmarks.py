@@ -20,7 +20,6 @@ PACKAGES = {"squid": "squid", "nginx": "nginx libnginx-mod-stream", "haproxy": "
 COST = ["CPU per tunnel, µs", "of it in the kernel, µs", "tunnels per second", "proxy's core busy, %"]
 REQUESTS = ["CPU per request, µs", "of it in the kernel, µs", "requests per second", "proxy's core busy, %"]
 ORIGINATION = [f"{kind}, {figure}" for kind in ("kept open", "new each time") for figure in REQUESTS]
-NOT_YET = pytest.mark.skip(reason="egressproxy does not serve plain HTTP yet")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks read /proc and use epoll")
 
@@ -69,10 +68,10 @@ def need(*peers):
             ["1 tunnel, p50, µs", "1 tunnel, CPU each, µs", "64 tunnels, p50, µs", "64 tunnels, CPU each, µs"],
         ),
         ("idle", ["squid"], ["memory per tunnel, KiB", "CPU while idle, ms per s"]),
-        pytest.param("requests", ["squid"], REQUESTS, marks=NOT_YET),
-        pytest.param("requests", ["envoy"], REQUESTS, marks=NOT_YET),
-        pytest.param("origination", ["nginx"], ORIGINATION, marks=NOT_YET),
-        pytest.param("origination", ["envoy"], ORIGINATION, marks=NOT_YET),
+        ("requests", ["squid"], REQUESTS),
+        ("requests", ["envoy"], REQUESTS),
+        ("origination", ["nginx"], ORIGINATION),
+        ("origination", ["envoy"], ORIGINATION),
     ],
 )
 def test_prints_and_keeps_a_table_beside_its_peers(name, peers, figures, tmp_path):
@@ -123,22 +122,6 @@ def test_a_misspelled_command_line_says_what_was_expected(arguments, expected):
     done = run(*arguments)
     assert done.returncode == 2
     assert expected.format(BENCHMARKS=benchmarks, PROXIES=proxies) in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "peer", "beside"),
-    [
-        ("requests", "squid", "direct"),
-        ("requests", "envoy", "direct"),
-        ("origination", "nginx", "nginx"),
-        ("origination", "envoy", "envoy"),
-    ],
-)
-def test_a_peer_answers_requests_rightly_and_is_timed(name, peer, beside):
-    need(peer)
-    done = run("--only", name, "--ours", peer, "--peers", beside, "--rounds", 1, "--seconds", 0.1)
-    assert done.returncode == 0, done.stderr
-    assert f"| {name} " in done.stdout
 
 
 @pytest.mark.parametrize("name", ["tunnels", "sni"])
@@ -437,11 +420,12 @@ def test_the_readme_has_a_place_for_numbers():
 # --- where the work goes ------------------------------------------------------------------------------------------
 
 
-def test_the_profile_finds_work_in_every_stage():
+@pytest.mark.parametrize(("what", "idle"), [("connect_tls", {"exchange"}), ("requests", {"relay"})])
+def test_the_profile_finds_work_in_every_stage(what, idle):
     from benchmarks import profile
 
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.profile", "connect_tls", "--seconds", "0.2"],
+        [sys.executable, "-m", "benchmarks.profile", what, "--seconds", "0.2"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -451,5 +435,5 @@ def test_the_profile_finds_work_in_every_stage():
     rows = [cells(line) for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     found = {stage: float(codes.strip("*")) for stage, codes, _ in rows}
     assert set(profile.STAGES) < set(found)
-    assert all(found[stage] > 10 for stage in profile.STAGES)
+    assert {stage for stage in profile.STAGES if found[stage] <= 10} == idle
     assert sum(found[stage] for stage in profile.STAGES) > 0.9 * found["**all**"]

@@ -162,28 +162,41 @@ def test_without_a_ca_the_systems_is_trusted_and_watched(tmp_path, monkeypatch):
     assert trusted(identities.of(0)) == {"another one"}
 
 
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_a_store_that_is_named_and_not_there_is_not_replaced_by_another(tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, str(tmp_path / "missing"))
+    with pytest.raises(TlsSettingsError, match=f"{variable} names .*missing, which does not exist"):
+        system_authorities()
+
+
+@pytest.fixture
+def openssl_knows_no_place(monkeypatch):
+    """As one that was built for another system."""
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    places = ssl.DefaultVerifyPaths(None, None, "SSL_CERT_FILE", "/none", "SSL_CERT_DIR", "/none")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: places)
+    monkeypatch.setattr(tls_module, "SYSTEM_FILES", ())
+
+
+@pytest.mark.usefixtures("openssl_knows_no_place")
 def test_the_systems_are_found_where_openssl_was_built_for_another_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
     usual = write_ca(tmp_path, name="usual.pem")
     monkeypatch.setattr(tls_module, "SYSTEM_FILES", (str(tmp_path / "absent"), str(usual)))
     assert system_authorities().file == usual
 
 
-def test_a_folder_of_authorities_is_asked_where_there_is_no_file(tmp_path, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+def test_a_folder_of_authorities_that_is_named_is_asked_and_no_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    monkeypatch.setattr(tls_module, "SYSTEM_FILES", ())
     write_ca(tmp_path, name="01234567.0")
     assert system_authorities().folder == tmp_path
     identities = Identities.load(config_of(tls_of()))
     assert identities.of(0).trust == f"those of the system, {tmp_path}"
 
 
-def test_a_system_without_authorities_is_a_problem(tmp_path, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-    monkeypatch.setattr(tls_module, "SYSTEM_FILES", ())
+@pytest.mark.usefixtures("openssl_knows_no_place")
+def test_a_system_without_authorities_is_a_problem():
     with pytest.raises(TlsSettingsError):
         system_authorities()
     with pytest.raises(IdentityProblems, match="install ca-certificates, or set"):

@@ -10,6 +10,7 @@ import ssl
 import threading
 
 import pytest
+import trustme
 from support.certificates import TLS_1_2, TLS_1_3, authority, other_authority
 from support.loops import left_open, open_descriptors, until
 from support.peers import listening, tcp_stream
@@ -178,6 +179,32 @@ async def test_a_certificate_that_signed_itself_is_refused_and_may_be_trusted_by
     with TlsServer(server_context(pair)) as server:
         await ask(server.endpoint, identity_of(ca=pair.certificate))
     assert len(server.seen) == 1
+
+
+async def test_an_intermediate_authority_that_is_named_needs_none_above_it(tmp_path):
+    above = trustme.CA()
+    between = above.create_child_ca()
+    ca = write_ca(tmp_path, between)
+    with TlsServer(server_context(between.issue_cert(HOST))) as server:
+        await ask(server.endpoint, identity_of(ca=ca))
+    await refused(TlsUnknownCa, server_context(above.issue_cert(HOST)), identity_of(ca=ca))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("tlsv1 alert no application protocol", "it takes none of the protocols offered by ALPN; see tls.alpn"),
+        ("something new", "something new"),
+    ],
+)
+def test_a_reason_that_this_python_has_no_name_for_is_told_in_openssls_words(said, words):
+    error = ssl.SSLError(1, f"[SSL] {said} (_ssl.c:1006)")
+    error.reason = None
+    assert module._words(error) == words
+
+
+async def test_a_name_that_tls_cannot_ask_for_is_refused(ca):
+    await refused(TlsFailed, server_context(), identity_of(ca=ca), "\udc80.example.test")
 
 
 @pytest.mark.parametrize("verify", [True, "chain"])

@@ -1,9 +1,7 @@
-"""Templates of access logs, in the language of the proxy whose logs they are: text into values, or a ValueError.
+"""Templates of access logs in Envoy's command operators: text into values, or a ValueError.
 
-Envoy      command operators: `%NAME%`, `%NAME(ARGUMENT)%`, `%NAME(ARGUMENT):LENGTH%`; `%%` is a percent sign
-
-A code that this proxy has nothing to say for is refused by its name, and never a `-` in silence. What each code prints is
-in `telemetry.formats`.
+`%NAME%`, `%NAME(ARGUMENT)%` and `%NAME(ARGUMENT):LENGTH%`; `%%` is a percent sign. An operator that this proxy has nothing to
+say for is refused by its name, and never a `-` in silence. What each prints is in `telemetry.formats.envoy`.
 """
 
 from __future__ import annotations
@@ -15,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from egressproxy.config.faults import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
 
-class Code(NamedTuple):
-    """One code of a template.
+class Operator(NamedTuple):
+    """One operator of a template.
 
     argument  what stands in its parentheses; upper case where it names a header field
-    limit     characters that it may have; 0: as many as a field may have anywhere
+    limit     characters that it may have; 0: as many as any field may have
     quoted    it stands between double quotes, so its blanks do no harm
     """
 
@@ -32,7 +30,7 @@ class Code(NamedTuple):
     quoted: bool = False
 
 
-Template = tuple["str | Code", ...]
+Template = tuple["str | Operator", ...]
 
 MAX_TEMPLATE = 10_000
 """Characters of a template. The longest of Istio's own has 700."""
@@ -42,41 +40,11 @@ ISTIO_RELEASES = tuple(f"istio-1.{minor}" for minor in range(31))
 """Words for the log formats of releases."""
 
 
-def _parse(text: str, code: Callable[[str, int], tuple[str | Code, int]], begins: str) -> Template:
-    """Literal text, and what `code` makes of each place where a code begins: the code, and where it ends."""
-    text = text.removesuffix("\n")
-    if not text or len(text) > MAX_TEMPLATE or not text.isprintable() or not text.isascii():
-        raise ValueError(f"expected one line of 1 to {MAX_TEMPLATE} printable ASCII characters, got {shown(text)}")
-    parts: list[str | Code] = []
-    literal = ""
-    quoted = False
-    at = 0
-    while at < len(text):
-        if text[at] != begins:
-            literal += text[at]
-            quoted ^= text[at] == '"'
-            at += 1
-            continue
-        found, at = code(text, at)
-        if isinstance(found, str):
-            literal += found
-            continue
-        if literal:
-            parts.append(literal)
-            literal = ""
-        parts.append(found._replace(quoted=quoted))
-    if literal:
-        parts.append(literal)
-    return tuple(parts)
-
-
 def _unknown(name: str, known: Collection[str]) -> ValueError:
     close = get_close_matches(name[:60], sorted(known), n=1)
     advice = f"; did you mean %{close[0]}%?" if close else ""
     return ValueError(f"the operator {shown(f'%{name}%')} is not known here{advice}")
 
-
-# --- Envoy --------------------------------------------------------------------------------------------------------
 
 REQUEST_FIELDS = frozenset(
     {
@@ -138,7 +106,7 @@ ENVOY_OPERATORS = frozenset(
 """Operators without an argument."""
 
 _WITH_ARGUMENT = frozenset({"REQ", "REQ_WITHOUT_QUERY", "RESP", "DYNAMIC_METADATA"})
-_ENVOY_KNOWN = ENVOY_OPERATORS | _WITH_ARGUMENT | TIMES
+_KNOWN = ENVOY_OPERATORS | _WITH_ARGUMENT | TIMES
 
 _OPERATOR = re.compile(r"%([A-Z0-9_]+)(?:\(([^)]*)\))?(?::([0-9]{1,5}))?%")
 _TIME_FORMAT = re.compile(r"(?:[^%]|%(?:[aAbBcdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ%]|[1-9]?f))*")
@@ -146,10 +114,34 @@ _TIME_FORMAT = re.compile(r"(?:[^%]|%(?:[aAbBcdDeFgGhHIjklmMpPrRsSTuUVwWxXyYzZ%]
 
 def envoy_template(text: str) -> Template:
     """Command operators of Envoy, as its `text_format` has them. Raises ValueError."""
-    return _parse(text, _envoy_code, "%")
+    text = text.removesuffix("\n")
+    if not text or len(text) > MAX_TEMPLATE or not text.isprintable() or not text.isascii():
+        raise ValueError(f"expected one line of 1 to {MAX_TEMPLATE} printable ASCII characters, got {shown(text)}")
+    parts: list[str | Operator] = []
+    literal = ""
+    quoted = False
+    at = 0
+    while at < len(text):
+        if text[at] != "%":
+            literal += text[at]
+            quoted ^= text[at] == '"'
+            at += 1
+            continue
+        found, at = _operator(text, at)
+        if isinstance(found, str):
+            literal += found
+            continue
+        if literal:
+            parts.append(literal)
+            literal = ""
+        parts.append(found._replace(quoted=quoted))
+    if literal:
+        parts.append(literal)
+    return tuple(parts)
 
 
-def _envoy_code(text: str, at: int) -> tuple[str | Code, int]:
+def _operator(text: str, at: int) -> tuple[str | Operator, int]:
+    """The operator that begins there, or a percent sign, and where it ends."""
     if text.startswith("%%", at):
         return "%", at + 2
     match = _OPERATOR.match(text, at)
@@ -158,8 +150,8 @@ def _envoy_code(text: str, at: int) -> tuple[str | Code, int]:
             f"expected an operator like %PROTOCOL% or %REQ(:METHOD)% at {shown(text[at : at + 30])}; %% is a percent sign"
         )
     name, argument, limit = match.groups()
-    if name not in _ENVOY_KNOWN:
-        raise _unknown(name, _ENVOY_KNOWN)
+    if name not in _KNOWN:
+        raise _unknown(name, _KNOWN)
     if name in ENVOY_OPERATORS and argument is not None:
         raise ValueError(f"%{name}% takes no argument, got {shown(argument)}")
     if name in _WITH_ARGUMENT and not argument:
@@ -181,4 +173,4 @@ def _envoy_code(text: str, at: int) -> tuple[str | Code, int]:
                 )
         if argument.count("?") > 1:
             raise ValueError(f"%{name}()% takes one alternative behind ?, got {shown(argument)}")
-    return Code(name, argument, int(limit or 0)), match.end()
+    return Operator(name, argument, int(limit or 0)), match.end()

@@ -28,7 +28,7 @@ from egressproxy.model import OUTBOUND, Intent, Target
 from egressproxy.wire.replies import ESTABLISHED, refusal
 from egressproxy.wire.request import Request
 from egressproxy.wire.request_fields import request_fields
-from egressproxy.wire.request_head import HeadLimits, RequestHead, parse_request_head
+from egressproxy.wire.request_head import MISSING_HOST, HeadLimits, RequestHead, parse_request_head
 from egressproxy.wire.request_target import parse_http_target
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class HttpFrontend:
                 "one with protocol http serves clients that know none"
             )
         if not host:
-            raise MalformedRequest("expected a Host field that says where to, got none")
+            raise MalformedRequest(MISSING_HOST)
         return host
 
     def _by_host_field(self, host: str, dialled: tuple[str, int] | None) -> Target:

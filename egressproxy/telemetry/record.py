@@ -52,7 +52,6 @@ class ExchangeDraft:
         "response_at",
         "reused",
         "route",
-        "service",
         "tls",
         "upgraded",
         "upstream_status",
@@ -72,7 +71,6 @@ class ExchangeDraft:
         self.reused = False
         self.attempts = 0
         self.tls: str | None = None
-        self.service: str | None = None
         self.upgraded = False
         self.complete = False
         self.route: str | None = None
@@ -96,7 +94,6 @@ class ExchangeDraft:
                 self.reused,
                 self.attempts,
                 self.tls,
-                self.service,
                 self.upgraded,
                 self.complete,
                 self.route,

@@ -38,6 +38,9 @@ from egressproxy.wire.field_lines import (
     plain_fields,
 )
 
+MISSING_HOST = "expected a Host field that says where to, got none"
+"""What a request without one is told (RFC 9112 section 3.2). Logs have a word of their own for it."""
+
 
 class HeadLimits(NamedTuple):
     """What a head may take.
@@ -90,6 +93,7 @@ _TARGET = re.compile(_VISIBLE)
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 
 # RFC 9112 section 3.2: Host = uri-host [ ":" port ], possibly empty, in the characters of RFC 3986 section 3.2.2.
+_HOST_LINE = re.compile(rb"\r\nhost:", re.IGNORECASE)
 _HOST_VALUE = re.compile(rb"[-0-9A-Za-z._~%!$&'()*+,;=:\[\]]*+")
 
 # The plain reader's shapes: one Host at most, in unmistakable characters.
@@ -191,6 +195,8 @@ def _ask_h11(head: bytes) -> h11.Request:
     try:
         request = arbiter.next_event()
     except h11.RemoteProtocolError as error:
+        if b" HTTP/1.1\r\n" in head and _HOST_LINE.search(head) is None:
+            raise MalformedRequest(MISSING_HOST) from error
         raise MalformedRequest(f"the request head is not valid HTTP: {error}") from error
     assert isinstance(request, h11.Request)  # the head is complete
     connect = request.method == b"CONNECT"

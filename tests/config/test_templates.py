@@ -2,30 +2,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressproxy.config.templates import ENVOY_OPERATORS, ISTIO_RELEASES, MAX_TEMPLATE, Code, envoy_template
+from egressproxy.config.templates import ENVOY_OPERATORS, ISTIO_RELEASES, MAX_TEMPLATE, Operator, envoy_template
 
 
 def test_a_template_is_text_and_codes():
     assert envoy_template('[%START_TIME%] "%REQ(x-envoy-original-path?:path):12%" 100%%') == (
         "[",
-        Code("START_TIME"),
+        Operator("START_TIME"),
         '] "',
-        Code("REQ", "X-ENVOY-ORIGINAL-PATH?:PATH", 12, quoted=True),
+        Operator("REQ", "X-ENVOY-ORIGINAL-PATH?:PATH", 12, quoted=True),
         '" 100%',
     )
 
 
 def test_one_line_end_at_the_end_is_no_part_of_it():
-    assert envoy_template("%PROTOCOL%\n") == (Code("PROTOCOL"),)
+    assert envoy_template("%PROTOCOL%\n") == (Operator("PROTOCOL"),)
 
 
 def test_the_argument_of_what_is_never_there_is_as_it_was_written():
-    assert envoy_template("%DYNAMIC_METADATA(istio.mixer:status)%") == (Code("DYNAMIC_METADATA", "istio.mixer:status"),)
+    assert envoy_template("%DYNAMIC_METADATA(istio.mixer:status)%") == (
+        Operator("DYNAMIC_METADATA", "istio.mixer:status"),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(ENVOY_OPERATORS))
 def test_every_operator_stands_alone(name):
-    assert envoy_template(f"%{name}%") == (Code(name),)
+    assert envoy_template(f"%{name}%") == (Operator(name),)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_any_text_is_a_template_or_a_value_error(text):
         parts = envoy_template(text)
     except ValueError:
         return
-    assert all(isinstance(part, Code) or part for part in parts)
+    assert all(isinstance(part, Operator) or part for part in parts)
 
 
 def test_releases_are_those_that_there_are():

@@ -29,7 +29,6 @@ exchanges = st.builds(
     reused=st.booleans(),
     attempts=st.integers(0, 9),
     tls=maybe_text,
-    service=maybe_text,
     upgraded=st.booleans(),
     complete=st.booleans(),
     route=maybe_text,

@@ -27,6 +27,7 @@ from support.clients import dial, reset
 from support.proxy import Proxy
 from support.waiting import WAIT_S, eventually
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Fields = tuple[tuple[str, str], ...]
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([^\r\n\0]*)")
 
@@ -74,14 +75,21 @@ class Message(NamedTuple):
 class Wire:
     """One end of a connection. Closed by whoever opened it; a context manager does that.
 
-    received  all that has come
+    was_reset      how it ended
+    says_continue  whoever expects 100 (Continue) gets it
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.received = b""
+        self._pieces: list[bytes] = []
         self.was_reset = False
-        self._ahead = b""
+        self.says_continue = False
+        self._ahead = bytearray()
+
+    @property
+    def received(self) -> bytes:
+        """All that has come."""
+        return b"".join(self._pieces)
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +121,7 @@ class Wire:
         except ConnectionResetError:
             self.was_reset = True
             data = b""
-        self.received += data
+        self._pieces.append(data)
         self._ahead += data
         return bool(data)
 
@@ -121,22 +129,23 @@ class Wire:
         """So many bytes, or fewer at the end."""
         while len(self._ahead) < size and self._more():
             pass
-        data, self._ahead = self._ahead[:size], self._ahead[size:]
-        return data
+        return self._take(min(size, len(self._ahead)))
 
     def until(self, mark: bytes) -> bytes:
         """All up to the mark, the mark included; fewer at the end."""
-        while mark not in self._ahead and self._more():
+        while (at := self._ahead.find(mark)) < 0 and self._more():
             pass
-        data, found, rest = self._ahead.partition(mark)
-        self._ahead = rest
-        return data + found
+        return self._take(len(self._ahead) if at < 0 else at + len(mark))
 
     def to_the_end(self) -> bytes:
         """All that still comes. `was_reset` says how it ended."""
         while self._more():
             pass
-        data, self._ahead = self._ahead, b""
+        return self._take(len(self._ahead))
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._ahead[:size])
+        del self._ahead[:size]
         return data
 
     def is_silent(self) -> bool:
@@ -172,9 +181,11 @@ class Wire:
         head = self.head()
         if head is None:
             return None
+        if head.get("expect") is not None and self.says_continue:
+            self.send(CONTINUE)
         if head.get("transfer-encoding") is None and head.get("content-length") is None:
             return head
-        return self._with_body(head)
+        return self.with_body(head)
 
     def response(self, method: str = "GET") -> Message:
         """The next response, whole or as far as it came. Interim ones are responses, too."""
@@ -185,9 +196,10 @@ class Wire:
         if head.get("transfer-encoding") is None and head.get("content-length") is None:
             body = self.to_the_end()
             return head._replace(body=body, complete=not self.was_reset)
-        return self._with_body(head)
+        return self.with_body(head)
 
-    def _with_body(self, head: Message) -> Message:
+    def with_body(self, head: Message) -> Message:
+        """The message that begins with this head, which frames a body."""
         coding, length = head.get("transfer-encoding"), head.get("content-length")
         assert coding is None or length is None, f"two framings: {head.raw!r}"
         if length is not None:
@@ -195,20 +207,21 @@ class Wire:
             body = self.exactly(int(length))
             return head._replace(body=body, complete=len(body) == int(length))
         assert coding == "chunked", head.raw
-        body = b""
+        pieces: list[bytes] = []
         while True:
             line = self.until(b"\r\n")
             if not line.endswith(b"\r\n"):
-                return head._replace(body=body, complete=False)
+                return head._replace(body=b"".join(pieces), complete=False)
             assert re.fullmatch(rb"[0-9a-fA-F]+\r\n", line), line
             size = int(line, 16)
             if not size:
                 break
             piece = self.exactly(size + 2)
-            body += piece[:size]
+            pieces.append(piece[:size])
             if len(piece) < size + 2:
-                return head._replace(body=body, complete=False)
+                return head._replace(body=b"".join(pieces), complete=False)
             assert piece.endswith(b"\r\n"), piece[-20:]
+        body = b"".join(pieces)
         lines = []
         while (line := self.until(b"\r\n")) != b"\r\n":
             if not line.endswith(b"\r\n"):
@@ -229,11 +242,19 @@ def read_fields(lines: Iterable[str]) -> Fields:
 class Ends(Wire):
     """A client of the proxy: a connection to one of its listeners."""
 
-    def __init__(self, proxy: Proxy, port: int | None = None, source: str | None = None) -> None:
-        if port is None:
+    def __init__(
+        self, proxy: Proxy, port: int | None = None, source: str | None = None, buffer: int | None = None
+    ) -> None:
+        """`buffer`: about as many bytes may have come and not been read; none: as the system likes."""
+        if port is None and buffer is None:
             sock = dial(proxy, source)
         else:
-            sock = socket.create_connection(("127.0.0.1", port), WAIT_S, (source, 0) if source else None)
+            sock = socket.socket()
+            sock.settimeout(WAIT_S)
+            if buffer is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            sock.bind((source or "127.0.0.1", 0))
+            sock.connect(("127.0.0.1", port or proxy.port))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().__init__(sock)
 
@@ -295,11 +316,14 @@ class RawOrigin:
         script: Script | None = None,
         address: str = "127.0.0.1",
         port: int = 0,
+        buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`script`: what to do for each request on a connection. Its connection goes on to the next request behind it.
+        """Made to listen.
 
-        tls  what each connection is secured with; the handshake is made by the first read
+        script  what to do for each request on a connection; behind it comes the next request
+        buffer  about as many bytes may have come and not been read; None: as the system likes
+        tls     what each connection is secured with; the handshake is made by the first read
         """
         self._tls = tls
         self.address = address
@@ -308,6 +332,8 @@ class RawOrigin:
         self._sentinels: set[object] = set()
         self._accepted: queue.Queue[Wire] = queue.Queue()
         self._listening = socket.create_server((address, port), backlog=512)
+        if buffer is not None:
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.port: int = self._listening.getsockname()[1]
         self._go_on = threading.Event()
         self._accepting = threading.Thread(target=self._accept, daemon=True)
@@ -337,9 +363,9 @@ class RawOrigin:
     def target(self) -> str:
         return f"{self.address}:{self.port}"
 
-    def take(self) -> Wire:
-        """The next connection. Closed at the end at the latest."""
-        return self._accepted.get(timeout=WAIT_S)
+    def take(self, timeout_s: float = WAIT_S) -> Wire:
+        """The next connection; queue.Empty where none comes in time. Closed at the end at the latest."""
+        return self._accepted.get(timeout=timeout_s)
 
     def go_on(self) -> None:
         """Let scripts that stall go on."""
@@ -378,6 +404,7 @@ class RawOrigin:
 
     def _serve(self, wire: Wire) -> None:
         assert self._script is not None
+        wire.says_continue = True
         with wire:
             try:
                 while (asked := wire.request_or_end()) is not None:

@@ -254,15 +254,18 @@ class Proxy:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of this name, `egressproxy_` left out, that have these labels."""
-        return self._sum(self.get("/metrics")[1], name, labels)
+        return self._sums(labels, name)[0]
 
-    def _sum(self, text: str, name: str, labels: dict[str, str]) -> float:
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == f"egressproxy_{name}" and labels.items() <= sample.labels.items()
-        )
+    def _sums(self, labels: dict[str, str], *names: str) -> list[float]:
+        """The same of several names, at one moment."""
+        sums = dict.fromkeys((f"egressproxy_{name}" for name in names), 0.0)
+        text = self.get("/metrics")[1]
+        lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] in sums]
+        for family in text_string_to_metric_families("\n".join([*lines, ""])):
+            for sample in family.samples:
+                if labels.items() <= sample.labels.items():
+                    sums[sample.name] += sample.value
+        return list(sums.values())
 
     # --- what it logged -------------------------------------------------------------------------------------------
 
@@ -274,14 +277,16 @@ class Proxy:
         """Wait until no connection is open and all are in the logs, once each; the lines since the last time."""
 
         def all_are_in() -> bool:
-            text = self.get("/metrics")[1]
-            if self._sum(text, "connections_open", {}) or self._sum(text, "log_lines_dropped_total", {}):
+            open_now, dropped, connections, requests = self._sums(
+                {}, "connections_open", "log_lines_dropped_total", "connections_total", "requests_total"
+            )
+            if open_now or dropped:
                 return False
             logged = self.logged()
             lines = [record for record in logged.records if record["event"] != "open"]
             # A connection with plain requests is counted with the first of them, and each of those has a line.
             firsts = sum(record.get("request") == 1 for record in lines)
-            ended = self._sum(text, "connections_total", {}) + self._sum(text, "requests_total", {}) - firsts
+            ended = connections + requests - firsts
             closed = len(lines)
             assert max(closed, len(logged.squid)) <= ended, f"{ended:g} lines are due, and more are in the logs"
             return bool(closed == len(logged.squid) == ended)

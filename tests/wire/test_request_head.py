@@ -11,7 +11,7 @@ from support.parsing import outcome_in_pieces, parse_every_way
 
 from egressproxy.errors import HeadTooLarge, MalformedRequest, TargetTooLong
 from egressproxy.wire import request_head
-from egressproxy.wire.request_head import HeadLimits, RequestHead, parse_request_head
+from egressproxy.wire.request_head import MISSING_HOST, HeadLimits, RequestHead, parse_request_head
 
 LIMITS = HeadLimits(max_bytes=16_384, max_headers=100, max_target_bytes=8192)
 CAPTURES = sorted((Path(__file__).parent.parent / "data" / "request_heads").glob("*.http"))
@@ -338,6 +338,16 @@ def test_an_unfinished_target_over_the_limit_is_refused_at_once():
     limits = HeadLimits(16_384, 100, 64)
     assert parse(b"CONNECT " + b"t" * 64, limits) is None
     assert parse(b"CONNECT " + b"t" * 65, limits) is TargetTooLong
+
+
+def test_a_missing_host_is_told_by_its_own_words():
+    for fields in (b"", b"Accept: */*\r\nX-Host: a.test\r\n"):
+        with pytest.raises(MalformedRequest) as caught:
+            parse_request_head(b"GET / HTTP/1.1\r\n" + fields + b"\r\n", LIMITS)
+        assert str(caught.value) == MISSING_HOST
+    with pytest.raises(MalformedRequest) as caught:
+        parse_request_head(b"GET / HTTP/1.1\r\nHOST: a.test\r\nhost: b.test\r\n\r\n", LIMITS)
+    assert str(caught.value) != MISSING_HOST
 
 
 def test_the_first_fault_decides():

@@ -1,14 +1,22 @@
 """How Envoy calls what became of a connection or request: one table, from our outcomes to its response flags and details.
 
-The flags are those of Envoy's documentation (access logging, `%RESPONSE_FLAGS%`), the details its `response code details`.
+The flags are those of Envoy's documentation (access logging, `%RESPONSE_FLAGS%`), the details its `response code details`. Both
+were compared with what Envoy 1.40 writes; up to Istio 1.22 some of it was called otherwise, see `OLD_CAUSES`.
+
+**One thing is not as Envoy has it.** To Envoy, whoever ends a connection before its response is over has left, and a CONNECT
+has no other end: each that its client ends is `200 DC downstream_remote_disconnect` there. But that is how nearly all tunnels
+end, in order and to everybody's satisfaction, and where all look like failures nobody finds those that are. So a CONNECT is DC
+only where the client reset it. After a 101 it is the server that ends the connection first (RFC 6455 section 7.1.1): a client
+that does so has left, and DC it is.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.errors import EchDenied, RuleDenied, SniMismatch
+from egressproxy.errors import EchDenied, MalformedRequest, RuleDenied, SniMismatch
 from egressproxy.model import OUTBOUND
+from egressproxy.wire.request_head import MISSING_HOST
 
 if TYPE_CHECKING:
     from egressproxy.model import ConnectionRecord
@@ -20,25 +28,54 @@ class Cause(NamedTuple):
     flags      %RESPONSE_FLAGS% of a request
     details    %RESPONSE_CODE_DETAILS% of a request
     tcp_flags  %RESPONSE_FLAGS% of a relay: of TCP, Envoy has few
+    reason     %UPSTREAM_TRANSPORT_FAILURE_REASON%; `{}` is our own detail
+    late       flags and details once the head of the upstream's response was handed on; None: the same ones
     """
 
     flags: str
     details: str
     tcp_flags: str
+    reason: str = "-"
+    late: tuple[str, str] | None = None
 
 
 NOTHING = "-"
 VIA_UPSTREAM = "via_upstream"
 DIRECT = "direct_response"
+_LEFT = "downstream_remote_disconnect"
 _BEFORE = "upstream_reset_before_response_started{{{}}}"
+_AFTER = "upstream_reset_after_response_started{{{}}}"
 _RBAC = "rbac_access_denied_matched_policy[{}]"
-_IDLE = "tcp_session_idle_timeout"
 
-_TLS_FAILED = Cause("UF", _BEFORE.format("connection_failure"), "UF,URX")
+TLS_REASONS = {
+    "tls_certificate_expired": ("268435581", "CERTIFICATE_VERIFY_FAILED", "verify cert failed: X509_verify_cert"),
+    "tls_wrong_host": ("268435581", "CERTIFICATE_VERIFY_FAILED", "verify cert failed: SAN matcher"),
+    "tls_unknown_ca": ("268435581", "CERTIFICATE_VERIFY_FAILED", "verify cert failed: X509_verify_cert"),
+    "tls_client_certificate_required": ("268436572", "TLSV1_CERTIFICATE_REQUIRED", ""),
+    "tls_version": ("268436526", "TLSV1_ALERT_PROTOCOL_VERSION", ""),
+}
+"""How a handshake failed, in the words of Envoy's TLS library: number (0x10000000 plus the reason), reason, and what Envoy adds
+as far as our records can tell. Other failures of TLS are told in our own words."""
+
+
+def _tls_causes() -> dict[str, Cause]:
+    def failed(reason: str) -> Cause:
+        return Cause("UF", _BEFORE.format("remote_connection_failure"), "UF,URX", reason.replace(" ", "_"))
+
+    causes = {
+        outcome: failed(
+            f"TLS error:|{number}:SSL routines:OPENSSL_internal:{name}:{f'{more}:' if more else ''}TLS error end"
+        )
+        for outcome, (number, name, more) in TLS_REASONS.items()
+    }
+    causes["credential_missing"] = failed("TLS error: Secret is not supplied by SDS")
+    causes["tls_failed"] = failed("TLS error:|{}:TLS error end")
+    return causes
+
 
 CAUSES = {
     # the client
-    "malformed_request": Cause("DPE", "http1.codec_error", NOTHING),
+    "malformed_request": Cause("DPE", "http1.codec_error", NOTHING),  # without a Host: see `words_of`
     "malformed_target": Cause("DPE", "http1.invalid_url", NOTHING),
     "head_too_large": Cause("DPE", "http1.headers_too_large", NOTHING),
     "target_too_long": Cause("DPE", "http1.headers_too_large", NOTHING),
@@ -46,7 +83,7 @@ CAUSES = {
     "method_not_implemented": Cause("NR", "route_not_found", NOTHING),
     "body_timeout": Cause("SI", "stream_idle_timeout", NOTHING),
     "body_too_large": Cause(NOTHING, "request_payload_too_large", NOTHING),
-    "client_gone": Cause("DC", "downstream_remote_disconnect", NOTHING),
+    "client_gone": Cause("DC", _LEFT, NOTHING),
     "client_tls_failed": Cause(NOTHING, NOTHING, NOTHING),
     "malformed_proxy_header": Cause(NOTHING, NOTHING, NOTHING),
     # TLS that names no server, or not so that it can be read: no filter chain matches
@@ -55,7 +92,7 @@ CAUSES = {
     "hello_too_large": Cause("NR", "filter_chain_not_found", "NR"),
     "no_sni": Cause("NR", "filter_chain_not_found", "NR"),
     "hello_timeout": Cause("DT", NOTHING, "DT"),
-    # policy; see `cause_of`
+    # policy; see `words_of`
     "rule_denied": Cause(NOTHING, DIRECT, "UH"),
     "address_denied": Cause(NOTHING, _RBAC.format("address_guard"), NOTHING),
     "loop_detected": Cause(NOTHING, DIRECT, NOTHING),
@@ -67,19 +104,20 @@ CAUSES = {
     "resolver_failed": Cause("UH", "no_healthy_upstream", "UH"),
     "resolver_timeout": Cause("UH", "no_healthy_upstream", "UH"),
     "no_endpoint": Cause("UH", "no_healthy_upstream", "UH"),
-    "connect_refused": Cause("UF", _BEFORE.format("connection_failure"), "UF,URX"),
-    "connect_failed": Cause("UF", _BEFORE.format("connection_failure"), "UF,URX"),
+    "connect_refused": Cause(
+        "UF", _BEFORE.format("remote_connection_failure"), "UF,URX", "delayed_connect_error:_Connection_refused"
+    ),
+    "connect_failed": Cause("UF", _BEFORE.format("remote_connection_failure"), "UF,URX"),
     "connect_timeout": Cause("UF", _BEFORE.format("connection_timeout"), "UF,URX"),
-    "tls_failed": _TLS_FAILED,
-    "tls_certificate_expired": _TLS_FAILED,
-    "tls_wrong_host": _TLS_FAILED,
-    "tls_unknown_ca": _TLS_FAILED,
-    "tls_client_certificate_required": _TLS_FAILED,
-    "tls_version": _TLS_FAILED,
+    **_tls_causes(),
     "tls_timeout": Cause("UF", _BEFORE.format("connection_timeout"), "UF,URX"),
-    "credential_missing": _TLS_FAILED,
-    "upstream_protocol_error": Cause("UPE", _BEFORE.format("protocol_error"), NOTHING),
-    "upstream_closed": Cause("UC", _BEFORE.format("connection_termination"), NOTHING),
+    "upstream_protocol_error": Cause(
+        "UPE", _BEFORE.format("protocol_error"), NOTHING, late=("UPE", _AFTER.format("protocol_error"))
+    ),
+    # the end of the connection is a wrong octet to Envoy, where it comes within a body
+    "upstream_closed": Cause(
+        "UC", _BEFORE.format("connection_termination"), NOTHING, late=("UPE", _AFTER.format("protocol_error"))
+    ),
     "upstream_timeout": Cause("UT", "response_timeout", NOTHING),
     "upstream_idle_timeout": Cause("SI", "stream_idle_timeout", NOTHING),
     # the proxy itself
@@ -89,30 +127,42 @@ CAUSES = {
     "internal_error": Cause("LR", DIRECT, NOTHING),
     # how a relay ended
     "closed": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
-    "client_reset": Cause("DC", VIA_UPSTREAM, NOTHING),
-    "upstream_reset": Cause("UC", VIA_UPSTREAM, NOTHING),
-    "idle_timeout": Cause("SI", VIA_UPSTREAM, "DT"),
-    "half_close_timeout": Cause("SI", VIA_UPSTREAM, "DT"),
+    "client_reset": Cause("DC", _LEFT, NOTHING),
+    "upstream_reset": Cause("UC", VIA_UPSTREAM, "UR"),
+    "idle_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
+    "half_close_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "drained": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
     "cut": Cause("LR", VIA_UPSTREAM, NOTHING),
 }
-"""By outcome. URX behind another flag says that there was no other attempt."""
+"""By outcome. URX behind another flag says that there was no other attempt: of TCP. Of a request it would stand in front, and
+say that all attempts of a retry policy failed; there is none here."""
+
+
+def _old_causes() -> dict[str, Cause]:
+    failed = Cause("UF", _BEFORE.format("connection_failure"), "UF,URX")
+    closed = CAUSES["upstream_closed"]
+    return {
+        **CAUSES,
+        "connect_refused": failed,
+        "connect_failed": failed,
+        **{
+            outcome: failed._replace(reason=f"TLS error: {number}:SSL routines:OPENSSL_internal:{name}")
+            for outcome, (number, name, _) in TLS_REASONS.items()
+        },
+        "credential_missing": failed._replace(reason="TLS error: Secret is not supplied by SDS"),
+        "tls_failed": failed._replace(reason="TLS error: {}"),
+        "upstream_closed": closed._replace(late=("UC", _AFTER.format("connection_termination"))),
+        "upstream_timeout": Cause("UT", "upstream_response_timeout", NOTHING),
+        "upstream_reset": CAUSES["upstream_reset"]._replace(tcp_flags=NOTHING),
+    }
+
+
+OLD_CAUSES = _old_causes()
+"""The same up to Istio 1.22."""
 
 _UNKNOWN = Cause(NOTHING, NOTHING, NOTHING)
 _BY_POLICY = frozenset({RuleDenied.slug, SniMismatch.slug, EchDenied.slug})
 _HELLOS = frozenset({"not_tls", "malformed_hello", "hello_too_large", "no_sni", "hello_timeout"})
-_CLOSED_FOR_IDLENESS = frozenset({"idle_timeout", "half_close_timeout"})
-
-TLS_REASONS = {
-    "tls_certificate_expired": "268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED",
-    "tls_wrong_host": "268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED",
-    "tls_unknown_ca": "268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED",
-    "tls_client_certificate_required": "268436572:SSL routines:OPENSSL_internal:TLSV1_CERTIFICATE_REQUIRED",
-    "tls_version": "268436526:SSL routines:OPENSSL_internal:TLSV1_ALERT_PROTOCOL_VERSION",
-    "credential_missing": "Secret is not supplied by SDS",
-}
-"""%UPSTREAM_TRANSPORT_FAILURE_REASON% behind `TLS error: `, in the words of Envoy's TLS library (number: 0x10000000 plus the
-reason), by outcome. Other failures of TLS are told in our own."""
 
 _LONG = {
     "DC": "DownstreamConnectionTermination",
@@ -126,6 +176,7 @@ _LONG = {
     "UH": "NoHealthyUpstream",
     "UO": "UpstreamOverflow",
     "UPE": "UpstreamProtocolError",
+    "UR": "UpstreamRemoteReset",
     "URX": "UpstreamRetryLimitExceeded",
     "UT": "UpstreamRequestTimeout",
 }
@@ -141,33 +192,59 @@ def is_refused_by_default(record: ConnectionRecord) -> bool:
     return record.outcome == RuleDenied.slug and record.rule == OUTBOUND
 
 
-def flags_and_details(record: ConnectionRecord, *, is_http: bool) -> tuple[str, str, str]:
-    """%RESPONSE_FLAGS%, %RESPONSE_CODE_DETAILS% and %CONNECTION_TERMINATION_DETAILS%; `-` for what there is not."""
+class Words(NamedTuple):
+    """%RESPONSE_FLAGS%, %RESPONSE_CODE_DETAILS%, %CONNECTION_TERMINATION_DETAILS% and %UPSTREAM_TRANSPORT_FAILURE_REASON%."""
+
+    flags: str
+    details: str
+    termination: str
+    reason: str
+
+
+def words_of(record: ConnectionRecord, *, is_http: bool, old: bool = False) -> Words:
+    """What Envoy says of this outcome, `-` for what there is not. `old`: the Envoy of Istio 1.22 and before."""
     outcome = record.outcome
-    cause = CAUSES.get(outcome, _UNKNOWN)
+    cause = (OLD_CAUSES if old else CAUSES).get(outcome, _UNKNOWN)
+    reason = cause.reason
+    if reason != NOTHING:
+        detail = record.detail or ""
+        reason = reason.format(detail if old else detail.replace(" ", "_"))
+    if is_http:
+        return Words(*_of_request(record, cause, reason, "," if old else "|"), reason)
+    if outcome in _BY_POLICY:
+        if not is_refused_by_default(record):
+            return Words(NOTHING, NOTHING, _RBAC.format(record.rule), NOTHING)
+        if record.dialled is None:  # not captured: a gateway, which has a filter chain for each name that it knows
+            cause = CAUSES["no_sni"]
+    details = cause.details if cause.tcp_flags == "NR" else NOTHING
+    return Words(cause.tcp_flags, details, NOTHING, reason)
+
+
+def _of_request(record: ConnectionRecord, cause: Cause, reason: str, mark: str) -> tuple[str, str, str]:
+    """Flags, details and termination. `mark` stands in front of the reason within the details."""
+    outcome, exchange = record.outcome, record.exchange
+    flags, details = cause.flags, cause.details
     by_rule = outcome in _BY_POLICY and not is_refused_by_default(record)
-    if not is_http:
-        if by_rule:
-            return NOTHING, NOTHING, _RBAC.format(record.rule)
-        return cause.tcp_flags, NOTHING, _IDLE if outcome in _CLOSED_FOR_IDLENESS else NOTHING
     if record.opened:  # the response is the 200 or 101
         if by_rule or outcome in _HELLOS:
             return NOTHING, VIA_UPSTREAM, _RBAC.format(record.rule)
-        return cause.flags, VIA_UPSTREAM, NOTHING
+        if outcome == "closed" and exchange is not None and record.closed_by == "client":
+            return "DC", _LEFT, NOTHING
+        return flags, _LEFT if flags == "DC" else VIA_UPSTREAM, NOTHING
     if by_rule:
-        return cause.flags, _RBAC.format(record.rule), NOTHING
-    exchange = record.exchange
+        return flags, _RBAC.format(record.rule), NOTHING
+    if outcome == MalformedRequest.slug and record.detail == MISSING_HOST:
+        return NOTHING, "missing_host_header", NOTHING
     if exchange is None or exchange.upstream_status is None or exchange.upstream_status != record.status:
-        return cause.flags, NOTHING if cause.details == VIA_UPSTREAM else cause.details, NOTHING
+        if reason != NOTHING:
+            details = details.replace("}", f"{mark}{reason.replace(' ', '_')}}}")
+        return flags, NOTHING if details == VIA_UPSTREAM else details, NOTHING
     # the head of the upstream's response was handed on
-    if cause.flags in ("UC", "UPE"):
-        return cause.flags, cause.details.replace("before_response", "after_response"), NOTHING
-    return cause.flags, VIA_UPSTREAM if cause.flags in ("DC", "LR", NOTHING) else cause.details, NOTHING
+    if cause.late is not None:
+        return *cause.late, NOTHING
+    return flags, VIA_UPSTREAM if flags in ("LR", NOTHING) else details, NOTHING
 
 
-def transport_failure(record: ConnectionRecord) -> str:
-    """%UPSTREAM_TRANSPORT_FAILURE_REASON%: of the TLS that the proxy speaks with the upstream."""
-    outcome = record.outcome
-    if outcome in TLS_REASONS:
-        return f"TLS error: {TLS_REASONS[outcome]}"
-    return f"TLS error: {record.detail}" if outcome == "tls_failed" else NOTHING
+def is_own_answer(details: str) -> bool:
+    """These details are of a response that the proxy gave without having chosen an upstream."""
+    return details == DIRECT or details.startswith("rbac_")

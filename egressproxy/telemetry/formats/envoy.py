@@ -9,8 +9,9 @@ quote, is written as %XX, and so is a blank wherever it would be read as the end
 `text.MAX_TEXT`. The query of a path is written, as Envoy does it: `%REQ_WITHOUT_QUERY(:PATH)%` is without.
 
 **Clusters.** `outbound|PORT||HOST` for what is registered or that a rule names, `PassthroughCluster` for what only
-`outbound: allow_any` lets pass, `BlackHoleCluster` for a relay that nothing does. Up to Istio 1.8 the cluster was that of the
-upstream, so without one there was none; and up to 1.4 requests had no local address of their upstream.
+`outbound: allow_any` lets pass, `BlackHoleCluster` for a captured connection that nothing does; none for a request that the
+proxy itself answers, or for TLS to a gateway that does not know the name. Up to Istio 1.8 the cluster was that of the upstream,
+so without one there was none; and up to 1.4 requests had no local address of their upstream.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ import time
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.config.templates import TIMES, Code, envoy_template
+from egressproxy.config.templates import TIMES, Operator, envoy_template
 from egressproxy.model import OUTBOUND
 from egressproxy.telemetry.formats.causes import (
     NOTHING,
     VIA_UPSTREAM,
-    flags_and_details,
+    is_own_answer,
     is_refused_by_default,
     long_flags,
-    transport_failure,
+    words_of,
 )
 from egressproxy.telemetry.formats.json_lines import text as json_text
 from egressproxy.telemetry.formats.json_lines import without_delete
@@ -79,17 +80,17 @@ class Habits(NamedTuple):
 
     cluster_of_upstream  no upstream, no cluster
     no_local_of_request  requests have no %UPSTREAM_LOCAL_ADDRESS%
-    old_timeout          the details of a timeout are `upstream_response_timeout`
+    old_words            failures are told in the words of `causes.OLD_CAUSES`
     """
 
     cluster_of_upstream: bool = False
     no_local_of_request: bool = False
-    old_timeout: bool = False
+    old_words: bool = False
 
 
-OLDEST = Habits(cluster_of_upstream=True, no_local_of_request=True, old_timeout=True)
-OLD = Habits(cluster_of_upstream=True, old_timeout=True)
-LATER = Habits(old_timeout=True)
+OLDEST = Habits(cluster_of_upstream=True, no_local_of_request=True, old_words=True)
+OLD = Habits(cluster_of_upstream=True, old_words=True)
+LATER = Habits(old_words=True)
 TODAY = Habits()
 
 
@@ -133,7 +134,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
     if exchange is not None:
         _, path, authority, agent_, id_, forwarded_, *_ = exchange
         agent, request_id, forwarded = agent_ or NOTHING, id_ or NOTHING, forwarded_ or NOTHING
-        if exchange.response_s is not None:
+        if exchange.response_s is not None and not exchange.upgraded:
             service_time = str(int(exchange.response_s * 1000.0))
     elif record.protocol in _RELAYED:
         is_http = False
@@ -152,28 +153,19 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         received = str(record.bytes_up)
         sent = str(record.bytes_down + record.reply_bytes)
 
-    reason = NOTHING
     if outcome == ANSWERED:
-        flags, details, termination = NOTHING, VIA_UPSTREAM, NOTHING
+        flags, details, termination, reason = NOTHING, VIA_UPSTREAM, NOTHING, NOTHING
     else:
-        flags, details, termination = flags_and_details(record, is_http=is_http)
-        if flags[:2] == "UF":
-            reason = transport_failure(record)
-            if reason != NOTHING:
-                details = details.replace("}", f",{reason.replace(' ', '_')}}}")
-        elif details == "response_timeout" and habits.old_timeout:
-            details = "upstream_response_timeout"
+        flags, details, termination, reason = words_of(record, is_http=is_http, old=habits.old_words)
 
     host = cluster = NOTHING
     if upstream is not None:
         host = f"{upstream.address}:{upstream.port}" if ":" not in upstream.address else str(upstream)
     service = record.service
-    if service is None and exchange is not None:
-        service = exchange.service
     route = NOTHING
     if outcome == "rule_denied" and is_refused_by_default(record):
         route = "block_all"
-        cluster = NOTHING if is_http or habits.cluster_of_upstream else "BlackHoleCluster"
+        cluster = NOTHING if is_http or flags == "NR" or habits.cluster_of_upstream else "BlackHoleCluster"
     elif target is not None and record.rule is not None:
         route = "default"
         if record.rule == OUTBOUND and service is None:
@@ -181,7 +173,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         else:
             port = record.service_port or (target.port if upstream is None else upstream.port)
             cluster = f"outbound|{port}||{service or target.host}"
-        if upstream is None and habits.cluster_of_upstream:
+        if upstream is None and (habits.cluster_of_upstream or (is_http and is_own_answer(details))):
             cluster = NOTHING
     if not is_http:
         route = NOTHING
@@ -217,7 +209,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         NOTHING if upstream_local is None else _place(*upstream_local),
         NOTHING if local is None else _place(*local),
         f"{client}:{record.client_port}" if ":" not in client else f"[{client}]:{record.client_port}",
-        record.server_name or NOTHING,
+        record.server_name.lower() if record.server_name else NOTHING,
         route,
     )
 
@@ -254,33 +246,15 @@ def envoy_line(template: str, habits: Habits = TODAY) -> Line:
     Raises ValueError, see `config.templates`.
     """
     pattern, slots = _compiled(envoy_template(template))
-    if not slots:
-        return lambda _record: pattern % ()
-    if any(not isinstance(slot, int) for slot in slots):
-        return _careful_line(pattern, slots, habits)
-    pick: Callable[[Sequence[str]], object] = itemgetter(*(slot for slot in slots if isinstance(slot, int)))
+    indices = [slot for slot in slots if isinstance(slot, int)]
+    if not slots or len(indices) < len(slots):
+        return lambda record: pattern % _filled(slots, record, safe(facts_of(record, habits)))
+    pick: Callable[[Sequence[str]], object] = itemgetter(*indices)
+    return lambda record: pattern % pick(safe(facts_of(record, habits)))
 
-    def line(record: ConnectionRecord) -> str:
-        facts = facts_of(record, habits)
-        _, method, path, protocol, _, _, details, termination, reason, *_, cluster, _, _, remote, name, route = facts
-        # All that may have come from outside. One look at it all is cheaper than one at each.
-        tight = f"{method}{path}{protocol}{details}{termination}{facts[_ID]}{facts[_AUTHORITY]}{cluster}{remote}{name}{route}"
-        loose = f"{reason}{facts[_FORWARDED]}{facts[_AGENT]}"
-        if not (
-            tight.isascii()
-            and tight.isprintable()
-            and " " not in tight
-            and '"' not in tight
-            and len(tight) <= MAX_TEXT
-            and loose.isascii()
-            and loose.isprintable()
-            and '"' not in loose
-            and len(loose) <= MAX_TEXT
-        ):
-            facts = escaped(facts)
-        return pattern % pick(facts)
 
-    return line
+def _filled(slots: Sequence[int | Slot], record: ConnectionRecord, facts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(facts[slot] if isinstance(slot, int) else slot(record, facts) for slot in slots)
 
 
 def wants_addresses(template: str) -> bool:
@@ -288,24 +262,37 @@ def wants_addresses(template: str) -> bool:
     return "_LOCAL_" in template
 
 
-def _careful_line(pattern: str, slots: Sequence[int | Slot], habits: Habits) -> Line:
-    """The line of a template that holds more than the fields of E7."""
-
-    def line(record: ConnectionRecord) -> str:
-        facts = escaped(facts_of(record, habits))
-        return pattern % tuple(facts[slot] if isinstance(slot, int) else slot(record, facts) for slot in slots)
-
-    return line
+def safe(facts: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields as they may stand in a line: as they are, which is nearly always, or escaped. Hot: once per line."""
+    _, method, path, protocol, _, _, details, termination, reason, *_, cluster, _, _, remote, name, route = facts
+    # All that may have come from outside. One look at it all is cheaper than one at each.
+    tight = (
+        f"{method}{path}{protocol}{details}{termination}{facts[_ID]}{facts[_AUTHORITY]}{cluster}{remote}{name}{route}"
+    )
+    loose = f"{reason}{facts[_FORWARDED]}{facts[_AGENT]}"
+    if (
+        len(tight) <= MAX_TEXT
+        and len(loose) <= MAX_TEXT
+        and tight.isascii()
+        and loose.isascii()
+        and tight.isprintable()
+        and loose.isprintable()
+        and '"' not in tight
+        and '"' not in loose
+        and " " not in tight
+    ):
+        return facts
+    return escaped(facts)
 
 
 def escaped(facts: Sequence[str]) -> tuple[str, ...]:
-    """The fields as they may stand in a line, between double quotes or not; those that may hold blanks hold them."""
-    safe = list(facts)
+    """The fields without anything that could break a line, or end the quotes around them. Some may still hold blanks."""
+    fields = list(facts)
     for index in _TIGHT:
-        safe[index] = field(facts[index]).replace('"', "%22")
+        fields[index] = field(facts[index]).replace('"', "%22")
     for index in _LOOSE:
-        safe[index] = _NOT_LOOSE.sub(percent, facts[index][:MAX_TEXT])
-    return tuple(safe)
+        fields[index] = _NOT_LOOSE.sub(percent, facts[index][:MAX_TEXT])
+    return tuple(fields)
 
 
 _NOT_LOOSE = re.compile(r"[^ !#-~]")
@@ -360,9 +347,9 @@ _OPERATOR_FACTS = {
 _WITHOUT_PORT = "_WITHOUT_PORT"
 
 
-def _slot(code: Code) -> int | Slot | str:
+def _slot(operator: Operator) -> int | Slot | str:
     """What fills an operator's place: a fact, a function, or the same for all lines."""
-    name, argument, limit, quoted = code
+    name, argument, limit, quoted = operator
     if name in TIMES:
         return _time_slot(name, argument)
     if name == "DYNAMIC_METADATA":

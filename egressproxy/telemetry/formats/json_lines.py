@@ -40,7 +40,6 @@ def json_line(record: ConnectionRecord) -> str:
             f',"upstream_status":{"null" if exchange.upstream_status is None else exchange.upstream_status}'
             f',"content_type":{text(exchange.content_type)},"response_ms":{_ms(exchange.response_s)}'
             f',"reused":{_flag(exchange.reused)},"attempts":{exchange.attempts},"tls":{text(exchange.tls)}'
-            f',"service":{text(exchange.service)}'
             f',"upgraded":{_flag(exchange.upgraded)},"complete":{_flag(exchange.complete)}'
         )
     return without_delete(
@@ -49,6 +48,7 @@ def json_line(record: ConnectionRecord) -> str:
         f',"client":{text(record.client)},"client_port":{record.client_port}'
         f',"method":{text(record.method)},{place},"http_version":{text(record.http_version)}'
         f',"user":{text(record.user)},{_decision(record.rule, record.reason, record.reported)}'
+        f',"service":{text(record.service)}'
         f',"dialled":{"null" if record.dialled is None else text(str(Endpoint(*record.dialled)))}'
         f',"server_name":{text(record.server_name)},"sni_check":{text(record.sni_check)}'
         f',"status":{"null" if record.status is None else record.status}'
@@ -78,6 +78,7 @@ def json_open_line(draft: RecordDraft, unix_time_s: float) -> str:
         f',"connection":{draft.number},{_entrance(draft.listener, draft.protocol)}'
         f',"client":{text(draft.client)},"client_port":{draft.client_port}'
         f',{place},"http_version":{text(draft.http_version)},"user":{text(draft.user)},{decision}'
+        f',"service":{text(draft.service)}'
         f',"dialled":{"null" if draft.dialled is None else text(str(Endpoint(*draft.dialled)))}'
         f',"server_name":{text(draft.server_name)}'
         f',"upstream":{"null" if draft.upstream is None else text(str(draft.upstream))}}}'

