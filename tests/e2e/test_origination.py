@@ -654,7 +654,7 @@ def test_nginx_answers_400_where_it_wants_another_certificate_and_that_is_relaye
         settings = mutual(web, "teller", certificate=str(pair.certificate), key=str(pair.key))
     proxy = configured(settings)
     reply = ask(proxy, f"http://{SITE}/unwelcome")
-    assert (reply.status, reply.get("server"), reply.get("proxy-status")) == (400, "nginx/1.22.1", None)
+    assert (reply.status, (reply.get("server") or "")[:6], reply.get("proxy-status")) == (400, "nginx/", None)
     what = b"No required SSL certificate was sent" if shows == "none" else b"The SSL certificate error"
     assert what in reply.body
     record = the_only_record(proxy)
