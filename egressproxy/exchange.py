@@ -40,7 +40,7 @@ from egressproxy.frontends.frontend import may_have_changed
 from egressproxy.originate import upstream_tls_error
 from egressproxy.pace import Pace
 from egressproxy.poller import READ
-from egressproxy.stream import StreamExpired, TcpStream
+from egressproxy.stream import StreamExpired, TcpStream, TlsStream
 from egressproxy.upload import Upload
 from egressproxy.wire.body import Body, ChunkedBody, ClosedBody, LengthBody, as_chunk, last_chunk
 from egressproxy.wire.forwarding import has_passed, request_head, response_head, via, without
@@ -453,7 +453,9 @@ class Exchange:
         self.breaks_off = False
         exchange.complete = True
         ended_well = upload.is_complete and not body.excess and type(body) is not ClosedBody
-        if fields.keep_alive and ended_well and not self._preface:  # which said who the client is
+        # Not kept: a connection whose preface said who the client is; and one that answered a HEAD, because a server that sends
+        # a body all the same would be a response behind from there on.
+        if fields.keep_alive and ended_well and not self._preface and request.method != "HEAD":
             self._upstream = None
             self._carriage.upstreams.give(upstream)
         return keep_alive
@@ -484,7 +486,7 @@ class Exchange:
             if data:
                 payload = body.take(data)
                 pace.found(len(payload), len(data))
-            elif body.end():
+            elif body.end() and not (type(stream) is TlsStream and stream.cut_off):  # RFC 9112 section 9.8
                 payload = b""
             else:
                 raise UpstreamClosed(

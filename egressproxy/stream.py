@@ -284,6 +284,7 @@ class TlsStream:
     of one direction is a close_notify alert (RFC 8446 section 6.1), and OpenSSL, asked to send one while it can read the
     socket, would also swallow what the peer still sends.
 
+    cut_off     the peer's direction has ended without a close_notify: what came may not be the whole
     resumption  where the session is kept by which the next connection to the same server is made faster; None: nowhere
     """
 
@@ -295,6 +296,7 @@ class TlsStream:
         "_peer_ended",
         "_plaintext",
         "address",
+        "cut_off",
         "fd",
         "port",
         "resumption",
@@ -324,6 +326,7 @@ class TlsStream:
         self._plaintext = b""  # put back, or read ahead
         self._ciphertext = b""  # taken from the engine, not yet accepted by the socket
         self._peer_ended = False
+        self.cut_off = False
 
     def __repr__(self) -> str:
         return f"<TlsStream over {self.tcp!r}>"
@@ -373,6 +376,7 @@ class TlsStream:
             elif received is not None:
                 # The end without a close_notify. Many clients leave so; what is inside the tunnel has its own guard.
                 data = b""
+                self.cut_off = True
             self._answer()
         if data == b"":
             self._peer_ended = True

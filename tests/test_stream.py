@@ -388,6 +388,7 @@ async def test_an_end_after_the_peers_end_is_told(poller, version):
     assert await peer.receive_all() == b""
     assert await stream.read(10) == b"x"
     assert await stream.read(10) == b""
+    assert not stream.cut_off
     stream.close()
     peer.close()
 
@@ -400,6 +401,7 @@ async def test_a_close_without_close_notify_reads_as_the_end(poller, version):
     peer.close()
     assert await stream.read(100) == b"half a stor"
     assert await stream.read(100) == b""
+    assert stream.cut_off
     stream.close()
 
 

@@ -21,6 +21,7 @@ import pytest
 from support.waiting import WAIT_S, eventually
 
 _VARIABLES = {
+    "method": "request_method",
     "path": "request_uri",
     "status": "status",
     "host": "http_host",
@@ -44,6 +45,7 @@ class Seen(NamedTuple):
     request     number of the request on its connection
     """
 
+    method: str
     path: str
     status: str
     host: str
@@ -103,14 +105,15 @@ class Nginx:
         text = self._log.read_text()
         return [Seen(**json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
 
+    def lines_of(self, path: str) -> list[Seen]:
+        """Those of one path."""
+        return [line for line in self.lines() if line.path == path]
+
     def seen(self, path: str, count: int = 1) -> list[Seen]:
         """Wait until the path was asked for so often; those lines, which are no more than that."""
 
-        def found() -> list[Seen]:
-            return [line for line in self.lines() if line.path == path]
-
-        eventually(lambda: len(found()) >= count, f"nginx has answered {path} {count} times")
-        lines = found()
+        eventually(lambda: len(self.lines_of(path)) >= count, f"nginx has answered {path} {count} times")
+        lines = self.lines_of(path)
         assert len(lines) == count, lines
         return lines
 
