@@ -108,6 +108,15 @@ async def test_one_whose_upstream_ends_it_or_speaks_out_of_turn_is_closed(place,
     assert place.pool.outcomes["closed_by_upstream"] == 1
 
 
+async def test_one_that_has_something_to_say_is_not_taken_though_the_poller_has_not_told_of_it(place):
+    """An answer that is there before its request is somebody else's."""
+    place.pool.give(await place.make())
+    await asyncio.sleep(0)
+    place.accepted[0].send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert place.take() is None
+    assert (place.pool.idle, place.pool.outcomes["closed_by_upstream"]) == (0, 1)
+
+
 async def test_one_that_is_idle_for_too_long_is_closed(place):
     place.configure(idle_s=0.05)
     place.pool.give(await place.make())

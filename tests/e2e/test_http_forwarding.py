@@ -487,7 +487,7 @@ def test_head_is_answered_with_the_length_and_no_body(proxy: Proxy, status: str)
         for _ in range(2):
             reply = client.ask(request(origin.url(), method="HEAD"), "HEAD")
             assert (reply.get("content-length"), reply.get("x")) == ("12345" if told else None, "y")
-        assert origin.contacts() == 1
+        assert origin.contacts() == 2  # see test_a_connection_that_answered_a_head_is_not_kept
         assert client.is_silent()
 
 
@@ -496,7 +496,7 @@ def test_head_answered_in_chunks_that_do_not_come(proxy: Proxy) -> None:
     with RawOrigin(lambda _: script) as origin, Ends(proxy) as client:
         for _ in range(2):
             assert client.ask(request(origin.url(), method="HEAD"), "HEAD").status == 200
-        assert origin.contacts() == 1
+        assert origin.contacts() == 2  # see test_a_connection_that_answered_a_head_is_not_kept
 
 
 def test_304_tells_the_length_of_what_it_does_not_send(proxy: Proxy) -> None:
@@ -1519,3 +1519,79 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(
             for _ in range(100):
                 assert client.ask(request(origin.url("/"), method=method, body=body)).body == b"body"
             assert collected() < 20
+
+
+# --- what a hostile peer may not do -------------------------------------------------------------------------------
+
+
+TINY = b"1\r\nx\r\n" * 10_000
+
+
+@pytest.mark.parametrize("whose", ["upstream", "client"])
+def test_a_body_of_endless_tiny_chunks_leaves_others_their_turn(proxy: Proxy, origin: RawOrigin, whose: str) -> None:
+    with Ends(proxy) as hostile, Ends(proxy) as other:
+        head = "Transfer-Encoding: chunked"
+        hostile.send(f"POST {origin.url('/hostile')} HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode())
+        upstream = origin.take()
+        sender = upstream if whose == "upstream" else hostile
+        if whose == "upstream":
+            upstream.head()
+            upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        over = threading.Event()
+
+        def flood() -> None:
+            try:
+                while not over.is_set():
+                    sender.send(TINY)
+            except OSError:
+                pass  # the end of the test
+
+        def drain() -> None:
+            try:
+                while (hostile if whose == "upstream" else upstream).sock.recv(1 << 18):
+                    pass
+            except OSError:
+                pass
+
+        threads = [threading.Thread(target=work, daemon=True) for work in (flood, drain)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(20):
+                other.send(request("http://closed.example.test/"))
+                assert other.response().status in (403, 502, 503)
+        finally:
+            over.set()
+            for wire in (hostile, upstream):
+                wire.sock.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(10)
+
+
+@pytest.mark.parametrize("asked", ["h2c", "TLS/1.3", "HTTP/2.0, h2c"])
+def test_a_protocol_that_would_carry_requests_past_the_policy_is_not_asked_for(
+    proxy: Proxy, origin: RawOrigin, asked: str
+) -> None:
+    with Ends(proxy) as client:
+        lines = ("Connection: Upgrade, HTTP2-Settings", f"Upgrade: {asked}", "HTTP2-Settings: AAMAAABkAAQ")
+        client.send(request(origin.url("/"), *lines))
+        upstream = origin.take()
+        seen = upstream.request()
+        assert not {"upgrade", "http2-settings", "connection"} & {name.lower() for name, _ in seen.fields}
+        upstream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert client.response().status == 502
+
+
+def test_a_connection_that_answered_a_head_is_not_kept(proxy: Proxy, origin: RawOrigin) -> None:
+    """A server that sends a body all the same would be a response behind from there on."""
+    with Ends(proxy) as client:
+        client.send(request(origin.url("/1"), method="HEAD"))
+        first = origin.take()
+        first.request()
+        first.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        assert client.head() is not None
+        client.send(request(origin.url("/2")))
+        second = origin.take()
+        assert second.request().target == "/2"
+        second.send(response(b"two"))
+        assert client.response().body == b"two"

@@ -85,6 +85,7 @@ async def test_a_path_alone_goes_where_host_says(ends, host, dialled, target):
         ("GET / HTTP/1.1\r\nHost:\r\n\r\n", None, MalformedRequest),
         ("GET / HTTP/1.1\r\nHost: a.test:81\r\n\r\n", ("192.0.2.1", 80), MalformedTarget),  # not where it was going
         ("GET / HTTP/1.1\r\nHost: 127.1\r\n\r\n", None, MalformedTarget),
+        ("GET http://a.test:81/ HTTP/1.1\r\nHost: a.test\r\n\r\n", ("192.0.2.1", 80), MalformedTarget),
         ("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n", None, MethodNotImplemented),
     ],
 )
