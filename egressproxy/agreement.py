@@ -77,15 +77,17 @@ class Agreement:
         "patient",
     )
 
-    def __init__(self, intent: Intent, verdict: Verdict, draft: RecordDraft, services: CheckServices) -> None:
-        """Notes what it finds in `draft`."""
+    def __init__(
+        self, intent: Intent, verdict: Verdict, draft: RecordDraft, services: CheckServices, port: int | None = None
+    ) -> None:
+        """Notes what it finds in `draft`. `port`: see `agreement_for`."""
         self._intent = intent
         self._verdict = verdict
         self._policy = services.policy
         self._draft = draft
         self._limit = services.max_hello_bytes
         self.deadlines = services.head_deadlines
-        self._check = verdict.by_default if draft.judged_bytes else verdict.check_on(intent.target.port)
+        self._check = verdict.by_default if draft.judged_bytes else verdict.check_on(port or intent.target.port)
         enforced = self._check == "enforce"
         self._tls_required = enforced if verdict.require_tls is None else verdict.require_tls
         self._hello_required = enforced or self._tls_required or (self._check == "off" and not verdict.ech)
@@ -186,14 +188,18 @@ class Agreement:
         )
 
 
-def agreement_for(intent: Intent, verdict: Verdict, draft: RecordDraft, services: CheckServices) -> Agreement | None:
+def agreement_for(
+    intent: Intent, verdict: Verdict, draft: RecordDraft, services: CheckServices, port: int | None = None
+) -> Agreement | None:
     """The check of a tunnel; None where nothing is to be checked. Hot: once per connection.
+
+    port  which says what is expected inside, where that is not the one that the client asked for
 
     A client of an `sni` listener was judged by its ClientHello before; left is the second one that its server may ask for.
     """
     if draft.server_name is None:
-        if verdict.check_on(intent.target.port) == "off" and verdict.require_tls is not True and verdict.ech:
+        if verdict.check_on(port or intent.target.port) == "off" and verdict.require_tls is not True and verdict.ech:
             return None
     elif not draft.judged_bytes:
         return None
-    return Agreement(intent, verdict, draft, services)
+    return Agreement(intent, verdict, draft, services, port)

@@ -28,7 +28,6 @@ from egressproxy.errors import (
     UpstreamError,
 )
 from egressproxy.exchange import Exchange
-from egressproxy.hostport import plain_address
 from egressproxy.model import Endpoint
 from egressproxy.policy.networks import parse_client
 from egressproxy.poller import READ
@@ -150,7 +149,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                     client = tls = TlsStream(tcp, entrance.tls, server_side=True)
                     await shake_hands(tls)
             if services.telemetry.wants_addresses:
-                draft.local = here(tcp)
+                draft.local = tcp.here()
             intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
             services.head_deadlines.stop(tcp)
             draft.head_at = now()
@@ -160,6 +159,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 draft.exchange = ExchangeDraft(requests, intent.request.path, intent.request.authority)
                 fields = intent.request.fields
                 draft.may_go_on = fields.keep_alive and not (fields.length or fields.chunked)
+                draft.exchange.user_agent, draft.exchange.request_id = fields.user_agent, fields.request_id
             verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
             verdict.enforce(intent)
             registry = services.registry
@@ -187,7 +187,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 draft.connected = True
                 services.own_connections.add(upstream)
                 if services.telemetry.wants_addresses:
-                    draft.upstream_local = here(upstream)
+                    draft.upstream_local = upstream.here()
                 if verdict.proxy_protocol:
                     await introduce(upstream, introduction(tcp, draft.dialled or announced_for, verdict))
                 if (
@@ -197,7 +197,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 await frontend.grant(client, draft)
                 if entrance.tls is not None:
                     services.head_deadlines.stop(tcp)
-                check = agreement_for(intent, verdict, draft, services)  # decide, by the name inside
+                tunnel_port = None if route is None else route.tunnel_port
+                check = agreement_for(intent, verdict, draft, services, tunnel_port)  # decide, by the name inside
                 tunnel = draft.relay = services.relay.open(client, upstream, check)
                 services.telemetry.opened(draft)
                 draft.transfer = await tunnel.run()  # relay
@@ -309,19 +310,10 @@ async def take_announcement(client: TcpStream, announcers: NetworkSet, draft: Re
     return announced.destination
 
 
-def here(tcp: TcpStream) -> tuple[str, int]:
-    """The proxy's own end of a connection. One that is over has none any more."""
-    try:
-        name = tcp.sock.getsockname()
-    except OSError:
-        return "", 0
-    return plain_address(name[0]), name[1]
-
-
 def introduction(client: TcpStream, destination: tuple[str, int] | None, verdict: Verdict) -> bytes:
     """The PROXY protocol header of the client, on its way to `destination`; None: to this proxy."""
     assert verdict.proxy_protocol != 0  # the caller has asked
-    return proxy_header(verdict.proxy_protocol, (client.address, client.port), destination or here(client))
+    return proxy_header(verdict.proxy_protocol, (client.address, client.port), destination or client.here())
 
 
 async def introduce(upstream: TcpStream, header: bytes) -> None:

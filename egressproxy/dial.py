@@ -24,8 +24,9 @@ from egressproxy.stream import TcpStream
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from egressproxy.deadlines import Expires
     from egressproxy.model import Endpoint
     from egressproxy.poller import Poller
 
@@ -57,8 +58,16 @@ class Dialer:
         self.attempts = 0
         self.outcomes: dict[str, int] = {"connected": 0}
 
-    async def dial(self, endpoints: Sequence[Endpoint], whole: DeadlineQueue | None = None) -> TcpStream:
-        """Connect to one of the endpoints, within another time than the usual where one is given; the caller closes the stream.
+    async def dial(
+        self,
+        endpoints: Sequence[Endpoint],
+        whole: DeadlineQueue | None = None,
+        begun: Callable[[Expires], None] | None = None,
+    ) -> TcpStream:
+        """Connect to one of the endpoints; the caller closes the stream.
+
+        whole  the time for it, where it is not the usual one
+        begun  called with what is under way: to let that expire is to let the time be over
 
         Raises ConnectRefused, ConnectFailed, ConnectTimeout or OutOfDescriptors; the error names each address that was
         tried and carries the last one as `endpoint`. Hot: once per connection.
@@ -69,6 +78,8 @@ class Dialer:
         first = self._begin(endpoints[0])
         winner = pause = None
         whole.start(first)
+        if begun is not None:
+            begun(first)
         try:
             if len(endpoints) > 1:
                 pause = self._pause_before_next(first)

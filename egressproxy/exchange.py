@@ -32,6 +32,7 @@ from egressproxy.errors import (
     LoopDetected,
     MethodNotImplemented,
     UpstreamClosed,
+    UpstreamError,
     UpstreamProtocolError,
     UpstreamSilent,
     UpstreamTimeout,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
     from egressproxy.admission import Admission
     from egressproxy.config.schema import Http
-    from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
+    from egressproxy.deadlines import DeadlineQueue, DeadlineQueues, Expires
     from egressproxy.identities import Identities
     from egressproxy.model import Endpoint, Intent
     from egressproxy.registry import Route
@@ -136,6 +137,7 @@ class Exchange:
         "_idle",
         "_intent",
         "_limits",
+        "_making",
         "_preface",
         "_request",
         "_route",
@@ -182,6 +184,7 @@ class Exchange:
         self._upload: Upload | None = None
         self._upstream: Upstream | None = None
         self._limits: list[_Limit] = []  # that run, besides the idle one
+        self._making: Expires | None = None  # the upstream connection that is not there yet
         self._timed = False  # the service's time runs
         self._half_closed = False  # the client has ended its half
         self._heard = False  # a byte of a response has come
@@ -215,6 +218,8 @@ class Exchange:
             self._upload = Upload(
                 self._client, self._request.fields, self._carriage, self._moved, takes_trailers=takes_trailers
             )
+            if self._upload.is_at_hand:
+                self._start_clock()
             upstream = self._take() or await self._make()
             try:
                 head, rest = await self._ask(upstream, forward, added)
@@ -232,6 +237,11 @@ class Exchange:
             if self._failure is None:
                 raise
             raise self._failure from None
+        except UpstreamProtocolError as error:
+            if error.endpoint is not None:
+                raise
+            where = self._draft.upstream
+            raise UpstreamProtocolError(f"{where}: {error}", endpoint=where) from None
         finally:
             self._idle.stop(self)
             for limit in self._limits:
@@ -313,13 +323,27 @@ class Exchange:
         connect_s = None if route is None else route.connect_timeout_s
         if route is not None and route.timeout_s is not None:
             connect_s = min(connect_s or upstreams.connect_s, route.timeout_s)
-        upstream = await upstreams.make(self._host, self._endpoints, self._identity, connect_s, self._preface)
+        try:
+            upstream = await upstreams.make(
+                self._host, self._endpoints, self._identity, connect_s, self._preface, self._is_making
+            )
+        except UpstreamError:
+            if self._failure is None:
+                raise
+            raise self._failure from None
+        finally:
+            self._making = None
         self._use(upstream)
         if self._draft.connected_at is None:
             self._draft.connected_at = _now()
         if self._failure is not None:  # while it was in the making
             raise self._failure
         return upstream
+
+    def _is_making(self, step: Expires) -> None:
+        self._making = step
+        if self._failure is not None:
+            step.expire()
 
     def _use(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -330,8 +354,7 @@ class Exchange:
         draft.upstream = upstream.endpoint
         draft.connected = True
         if self._carriage.telemetry.wants_addresses:
-            here = upstream.tcp.sock.getsockname()
-            draft.upstream_local = here[0], here[1]
+            draft.upstream_local = upstream.tcp.here()
 
     def _let_go(self) -> None:
         """The connection is not fit for another request."""
@@ -362,6 +385,10 @@ class Exchange:
     def _request_has_ended(self) -> None:
         """The upstream has all of it: from here on it is the response that is waited for."""
         self._draft.may_go_on = self._request.fields.keep_alive
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        """The request has ended: from here on the service's time runs, for all attempts."""
         route = self._route
         if route is not None and route.timeout_s is not None and not self._timed:
             self._timed = True
@@ -595,6 +622,8 @@ class Exchange:
             self._failure = error
             if self._upstream is not None:
                 self._upstream.tcp.expire()
+            elif self._making is not None:
+                self._making.expire()
             if self._telling:
                 self._client_tcp.expire()
 

@@ -4,7 +4,8 @@ Both are made of files: certificates, keys, authorities, secrets as Kubernetes m
 files change it is replaced whole, so connections that were made with the old one go on, and new ones have the new one.
 
 A certificate, key or authority that the configuration names must be good at the start, and the file of a value must be there. A
-secret, and what is in the file of a value, may come later: until then its service is answered with `CredentialMissing`, and nothing is sent. How changes are noticed is told in `watched`.
+secret, and what is in the file of a value, may come later: until then its service is answered with `CredentialMissing`, and
+nothing is sent. How changes are noticed is told in `watched`.
 
 Nothing here logs, and no message holds what is in a key or in a value.
 """

@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.hostport import HostPattern
+from egressproxy.model import TLS_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +64,11 @@ class Route:
     connect_timeout_s: float | None
     idle_timeout_s: float | None
     has_headers: bool
+
+    @property
+    def tunnel_port(self) -> int | None:
+        """The port that says what a tunnel to it must carry: 443 where TLS is spoken there; None: the one asked for."""
+        return TLS_PORT if self.tls is not None or self.port == TLS_PORT else None
 
 
 class _Registered(NamedTuple):

@@ -18,6 +18,7 @@ import sys
 import termios
 from typing import TYPE_CHECKING, Protocol
 
+from egressproxy.hostport import plain_address
 from egressproxy.poller import HUNG_UP, READ, WRITE
 from egressproxy.stories import Signal
 
@@ -139,6 +140,14 @@ class TcpStream:
 
     def __repr__(self) -> str:
         return f"<TcpStream {self.address} port {self.port} {'closed' if self.fd < 0 else f'fd {self.fd}'}>"
+
+    def here(self) -> tuple[str, int]:
+        """Our own end, address in standard spelling. A connection that is over has none any more: empty, and 0."""
+        try:
+            name = self.sock.getsockname()
+        except OSError:
+            return "", 0
+        return plain_address(name[0]), name[1]
 
     @property
     def has_unread(self) -> bool:

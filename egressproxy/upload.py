@@ -94,9 +94,14 @@ class Upload:
             if ahead:
                 self._first = self._take(ahead)
 
+    @property
+    def is_at_hand(self) -> bool:
+        """All of it has come, or there is none."""
+        return self._body is None or self._body.done
+
     def first(self) -> bytes:
         """As much of the body as came with the head, as it goes up."""
-        self.is_complete = self._body is None or self._body.done
+        self.is_complete = self.is_at_hand
         return self._first
 
     def start(

@@ -21,9 +21,10 @@ from egressproxy.stream import TcpStream, TlsStream
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from egressproxy.capture import OwnConnections
+    from egressproxy.deadlines import Expires
     from egressproxy.dial import Dialer
     from egressproxy.identities import UpstreamIdentity
     from egressproxy.model import Endpoint
@@ -41,7 +42,7 @@ class Upstream:
     tls     version of the TLS on it, as `TLSv1.3`; None: there is none
     """
 
-    __slots__ = ("_pool", "endpoint", "identity", "key", "made_at", "stream", "tcp", "tls", "used")
+    __slots__ = ("_pool", "endpoint", "key", "made_at", "stream", "tcp", "tls", "used")
 
     def __init__(
         self, pool: Upstreams, key: _Key, tcp: TcpStream, stream: TcpStream | TlsStream, tls: str | None
@@ -49,7 +50,6 @@ class Upstream:
         self._pool = pool
         self.key = key
         self.endpoint = key[1]
-        self.identity = key[2]
         self.tcp = tcp
         self.stream = stream
         self.tls = tls
@@ -89,7 +89,8 @@ class Upstream:
 class Upstreams:
     """The kept connections of one worker.
 
-    outcomes  how connections began and ended: `made`, `reused`; `idle`, `old`, `full`, `closed_by_upstream`, `not_reusable`
+    handshakes  how TLS on them went: `secured`, or the slug of the error
+    outcomes    how connections began and ended: `made`, `reused`; `idle`, `old`, `full`, `closed_by_upstream`, `not_reusable`
     """
 
     def __init__(
@@ -157,17 +158,21 @@ class Upstreams:
         identity: UpstreamIdentity | None,
         connect_s: float | None,
         preface: bytes = b"",
+        begun: Callable[[Expires], None] | None = None,
     ) -> Upstream:
         """A new connection to one of the endpoints, the next one where TLS fails too.
 
         connect_s  for the connection, and once more for TLS; None: the usual
         preface    what is sent before anything else
+        begun      called with each step that is under way: to let that expire is to let its time be over
 
         Raises what `Dialer.dial` and `originate` raise, of the last endpoint.
         """
         whole = self.connect_deadlines(connect_s)
         while True:
-            tcp = await self._dialer.dial(endpoints, whole)
+            tcp = await self._dialer.dial(endpoints, whole, begun)
+            if begun is not None:
+                begun(tcp)
             endpoint = next(each for each in endpoints if each[0] == tcp.address and each[1] == tcp.port)
             self._own_connections.add(tcp)
             stream: TcpStream | TlsStream = tcp

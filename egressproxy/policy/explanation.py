@@ -177,13 +177,16 @@ class Explanation(NamedTuple):
 
     def _inside(self) -> Iterator[str]:
         """What is asked of the TLS inside a tunnel, and told to the upstream."""
-        verdict, port = self.verdict, self.intent.target.port
+        verdict = self.verdict
         if self.intent.path is None:
-            yield from self._inside_tunnel(port)
+            yield from self._inside_tunnel(self._tunnel_port())
         if verdict.proxy_protocol:
             yield f"the upstream is told the client's address (PROXY protocol version {verdict.proxy_protocol})"
         if verdict.dials_original:
             yield "a captured connection goes on to the address that it dialled (resolution: none)"
+
+    def _tunnel_port(self) -> int:
+        return (None if self.route is None else self.route.tunnel_port) or self.intent.target.port
 
     def _inside_tunnel(self, port: int) -> Iterator[str]:
         verdict = self.verdict
@@ -225,7 +228,7 @@ class Explanation(NamedTuple):
                 "rule": verdict.rule,
                 "reason": verdict.reason,
                 "private_addresses": verdict.private_addresses,
-                "sni_check": verdict.check_on(self.intent.target.port),
+                "sni_check": verdict.check_on(self._tunnel_port()),
                 "require_tls": verdict.require_tls,
                 "ech": "allow" if verdict.ech else "deny",
                 "proxy_protocol": f"v{verdict.proxy_protocol}" if verdict.proxy_protocol else None,

@@ -200,6 +200,11 @@ def _paths(config: Config) -> Iterator[Finding]:
                 "matches no tunnel, and on port 443 little else is asked for: what is inside a tunnel is not seen",
             )
         elif rule.action == "deny":
+            if any(listener.protocol in ("http-proxy", "auto") for listener in config.listeners):
+                yield (
+                    way,
+                    "matches no tunnel: a CONNECT to these hosts is left to other rules, whatever is asked for inside",
+                )
             for pattern in rule.paths:
                 if len(pattern) > len("/*") and pattern.endswith("/*") and pattern[:-2] not in rule.paths:
                     yield (

@@ -15,7 +15,16 @@ from __future__ import annotations
 import html
 import re
 
-from egressproxy.errors import ClientError, EgressError, PolicyError, ProxyError, UpstreamError, UpstreamTimeout
+from egressproxy.errors import (
+    ClientError,
+    EgressError,
+    PolicyError,
+    ProxyError,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamTlsError,
+)
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 """Opens a tunnel. Byte for byte as Squid sends it: its length, 39, is part of the sizes in Squid's log."""
@@ -28,6 +37,9 @@ PROXY_NAME = "egressproxy"
 
 MAX_CAUSE_CHARS = 200
 """The cause in a reply is cut here: enough for a reason and most names, short enough for every client's status line."""
+
+MAX_TEXT_CHARS = 1000
+"""And in the body, which has room for what to do about it."""
 
 # Every status of the error tree. RFC 9110 section 15, RFC 6585 (431), RFC 5842 (508).
 _REASON_PHRASES = {
@@ -49,8 +61,18 @@ _NEXT_STEPS: tuple[tuple[type[EgressError], str], ...] = (
     (ClientError, "The proxy cannot serve this request. Check the proxy settings of the program that sent it."),
     (
         PolicyError,
-        "The proxy does not let this through. Ask its operator: `egressproxy explain CONFIG --to HOST:PORT` tells "
-        "which rule decides.",
+        "The proxy does not let this through. Ask its operator: `egressproxy explain CONFIG --to HOST:PORT`, or `--to URL` "
+        "for plain HTTP, tells which rule decides.",
+    ),
+    (
+        UpstreamTlsError,
+        "The proxy lets this through, and cannot speak TLS with it as it should. The certificate there, or the `tls` settings "
+        "of the service here, have to change.",
+    ),
+    (
+        UpstreamProtocolError,
+        "The proxy lets this through, and the answer cannot be handed on: it is not HTTP as it should be. Tell the operator of "
+        "the service.",
     ),
     (
         UpstreamError,
@@ -84,7 +106,7 @@ def refusal(
     if status is None:
         raise ValueError(f"{error.slug} has no HTTP status: the client can no longer be answered")
     phrase = _REASON_PHRASES[status]
-    cause = _cause(error)
+    cause = _cause(error, MAX_CAUSE_CHARS)
     if not has_body:
         body = content = ""
     elif isinstance(error, UpstreamTimeout):  # Envoy's words, which people look for
@@ -93,7 +115,7 @@ def refusal(
         next_step = next(text for kind, text in _NEXT_STEPS if isinstance(error, kind))
         body = (
             f"<!DOCTYPE html>\n<title>{status} {phrase}</title>\n"
-            f"<p>{PROXY_NAME}: {html.escape(cause, quote=False)}</p>\n<p>{next_step}</p>\n"
+            f"<p>{PROXY_NAME}: {html.escape(_cause(error, MAX_TEXT_CHARS), quote=False)}</p>\n<p>{next_step}</p>\n"
         )
         content = f"Content-Type: {CONTENT_TYPE}; charset=utf-8\r\n"
     return (
@@ -107,12 +129,12 @@ def refusal(
     ).encode("ascii")
 
 
-def _cause(error: EgressError) -> str:
-    """`slug: message`, at most MAX_CAUSE_CHARS long, everything but printable ASCII written as a Python escape."""
+def _cause(error: EgressError, longest: int) -> str:
+    """`slug: message`, at most so many characters, everything but printable ASCII written as a Python escape."""
     message = str(error)
-    cause = f"{error.slug}: {message[:MAX_CAUSE_CHARS]}" if message else error.slug
+    cause = f"{error.slug}: {message[:longest]}" if message else error.slug
     cause = _NOT_PRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), cause)
-    return cause if len(cause) <= MAX_CAUSE_CHARS else f"{cause[: MAX_CAUSE_CHARS - 3]}..."
+    return cause if len(cause) <= longest else f"{cause[: longest - 3]}..."
 
 
 def _quoted(text: str) -> str:

@@ -42,7 +42,7 @@ NAMELESS = "nameless.example.test"
 """Is at NGINX, whose certificate is not for it."""
 OLD = "origin.example.test"
 """Whose certificate is made as the documents of old make it."""
-UNKNOWN = "unknown.example.test"
+UNKNOWN = "unregistered.example.test"
 """Which no service registers."""
 SHORT_S = 0.3
 """A time that passes within a test."""
@@ -439,14 +439,20 @@ def test_an_idle_service_is_504_and_others_have_the_usual_time(configured: Confi
 
 
 @pytest.mark.parametrize(
-    "times",
-    [{"connect_timeout_s": SHORT_S}, {"timeout_s": SHORT_S}, {"connect_timeout_s": SHORT_S, "timeout_s": 9}],
+    ("times", "slug"),
+    [
+        ({"connect_timeout_s": SHORT_S}, "connect_timeout"),
+        ({"timeout_s": SHORT_S}, "upstream_timeout"),  # from the end of the request on, over all attempts
+        ({"connect_timeout_s": SHORT_S, "timeout_s": 9}, "connect_timeout"),
+    ],
 )
-def test_a_service_that_takes_no_connection_is_504_in_its_time(configured: Configure, times: dict[str, float]) -> None:
+def test_a_service_that_takes_no_connection_is_504_in_its_time(
+    configured: Configure, times: dict[str, float], slug: str
+) -> None:
     with deaf() as port:
         proxy = configured(service(SITE, port, **times))
         reply = ask(proxy, f"http://{SITE}/")
-        assert (reply.status, reply.slug) == (504, "connect_timeout")
+        assert (reply.status, reply.slug) == (504, slug)
         assert 1000 * SHORT_S <= the_only_record(proxy)["duration_ms"] < 1000 * (SHORT_S + 1)
 
 
@@ -1142,3 +1148,27 @@ def test_fields_for_who_is_not_verified_are_a_configuration_error(tmp_path: Path
     for number in range(len(services)):
         assert f"services[{number}].set_headers: go over verified TLS only" in done.out + done.err
     assert TOKEN not in done.out + done.err
+
+
+def client_hello(server_name: str) -> bytes:
+    """What OpenSSL sends first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    engine = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=server_name)
+    with pytest.raises(ssl.SSLWantReadError):
+        engine.do_handshake()
+    return outgoing.read()
+
+
+def test_a_tunnel_to_the_plain_port_of_a_service_that_is_reached_over_tls_is_checked(
+    configured: Configure, web: Web
+) -> None:
+    """Else a CONNECT to port 80 would be a way past the check of the very same server on port 443."""
+    with RawOrigin() as origin:
+        proxy = configured(service(SITE, origin.port, {"mode": "simple", "ca": web.ca}))
+        with Ends(proxy) as client:
+            client.send(connect_head(f"{SITE}:80") + client_hello("evil.example.test"))
+            client.head()
+            assert client.to_the_end()[:1] == b"\x15"  # an alert
+        record = the_only_record(proxy)
+        assert (record["sni_check"], record["outcome"]) == ("mismatch", "sni_mismatch")
+        assert not [wire for wire in origin.connections if wire.received]

@@ -252,7 +252,7 @@ def test_an_unreadable_path_is_told_as_one():
 
 
 def test_many_readings_are_cut():
-    told = explain_url("http://a.com/api/;a%2F..%3bb//%252fc", rules=PATHS)
+    told = explain_url("http://a.com/api/;a%2Fb//c", rules=PATHS)
     assert len(told.readings) > 8
     (line,) = [line for line in told.lines() if line.startswith("the path is read as")]
     assert line.endswith(f" and {len(told.readings) - 8} more")

@@ -210,12 +210,15 @@ def test_a_service_that_is_dialled_where_its_client_dialled():
 # --- paths --------------------------------------------------------------------------------------------------------
 
 
+NO_TUNNEL = "matches no tunnel: a CONNECT to these hosts is left to other rules, whatever is asked for inside"
+
+
 def test_a_rule_whose_paths_all_belong_to_an_earlier_one():
     wide = {"name": "wide", "action": "allow", "hosts": ["a.com"], "paths": ["/a/*"]}
     lost = {"name": "lost", "action": "allow", "hosts": ["a.com"], "paths": ["/a/b", "/a/c/*"]}
     assert notes(rules=[wide, lost]) == ("rule lost is never reached: earlier rules, as wide, take all of its hosts",)
     assert notes(rules=[lost, wide]) == ()
-    assert notes(rules=[wide, {**lost, "action": "deny", "paths": ["/a/b"]}]) == ()
+    assert notes(rules=[wide, {**lost, "action": "deny", "paths": ["/a/b"]}]) == (NO_TUNNEL,)
 
 
 def test_a_rule_for_any_path_leaves_tunnels_to_those_behind():
@@ -242,6 +245,7 @@ def test_a_path_is_not_among_those_below_it():
     allow = {"action": "allow", "hosts": ["a.com"]}
     deny = {"action": "deny", "paths": ["/admin/*", "/x/*", "/x", "/*"]}
     assert findings(rules=[deny, allow]) == (
+        (("rules", 0, "paths"), NO_TUNNEL),
         (("rules", 0, "paths"), "/admin/* is what is below /admin and not /admin itself, which is left to others"),
     )
     assert notes(rules=[{**allow, "paths": ["/admin/*"]}]) == ()

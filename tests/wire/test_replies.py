@@ -24,7 +24,7 @@ from egressproxy.errors import (
     TunnelLimit,
     UpstreamTimeout,
 )
-from egressproxy.wire.replies import CONTENT_TYPE, ESTABLISHED, MAX_CAUSE_CHARS, refusal
+from egressproxy.wire.replies import CONTENT_TYPE, ESTABLISHED, MAX_CAUSE_CHARS, MAX_TEXT_CHARS, refusal
 
 
 def leaves(kind: type[EgressError] = EgressError) -> list[type[EgressError]]:
@@ -105,7 +105,9 @@ def check(error: EgressError) -> None:
         assert body == b"upstream request timeout"
         return
     what, next_step = re.findall(r"<p>([^<>]*)</p>", body.decode())
-    assert html.unescape(what) == f"egressproxy: {cause}"
+    said = html.unescape(what).removeprefix("egressproxy: ")
+    assert said == cause if len(said) < MAX_CAUSE_CHARS else said.startswith(cause.removesuffix("..."))
+    assert len(said) <= MAX_TEXT_CHARS
     assert next_step
 
 
@@ -138,7 +140,7 @@ def test_a_refusal_reads_well():
         "Proxy-Status: egressproxy; error=http_request_denied; "
         'details="rule_denied: no rule allows it: evil.example:443"\n'
         "Content-Type: text/html; charset=utf-8\n"
-        "Content-Length: 246\n"
+        "Content-Length: 277\n"
         "Cache-Control: no-store\n"
         "Connection: close\n"
         "\n"
@@ -146,7 +148,7 @@ def test_a_refusal_reads_well():
         "<title>403 Forbidden</title>\n"
         "<p>egressproxy: rule_denied: no rule allows it: evil.example:443</p>\n"
         "<p>The proxy does not let this through. Ask its operator: "
-        "`egressproxy explain CONFIG --to HOST:PORT` tells which rule decides.</p>\n"
+        "`egressproxy explain CONFIG --to HOST:PORT`, or `--to URL` for plain HTTP, tells which rule decides.</p>\n"
     )
 
 
