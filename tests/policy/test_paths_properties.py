@@ -47,7 +47,7 @@ def mangled(draw):
     return path, out
 
 
-@settings(max_examples=600)
+@settings(max_examples=200)
 @given(mangled())
 @example(("/admin", "/pub/..%252fadmin"))
 def test_the_plain_path_is_among_the_readings_of_all_its_manglings(pair):
@@ -56,7 +56,7 @@ def test_the_plain_path_is_among_the_readings_of_all_its_manglings(pair):
     assert not found or path in found
 
 
-@settings(max_examples=600)
+@settings(max_examples=200)
 @given(hostile)
 def test_readings_are_told_once_and_hold_their_own_readings(path):
     found = readings_of(path)
@@ -118,7 +118,7 @@ def verdict(judge, path, method="GET"):
     return judge.decide(Intent("10.0.0.1", "l", method, Target("a.example", 80, False), path=path))
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(policies, mangled())
 def test_no_way_of_writing_a_refused_path_is_allowed(judge, pair):
     path, written = pair
@@ -126,7 +126,7 @@ def test_no_way_of_writing_a_refused_path_is_allowed(judge, pair):
         assert not verdict(judge, written).allowed
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(policies, hostile)
 def test_what_is_allowed_is_so_in_each_of_its_readings(judge, path):
     if verdict(judge, path).allowed:

@@ -81,7 +81,7 @@ def tidy(draw: st.DrawFn) -> bytes:
 
 
 @given(tidy() | bodies() | st.binary(max_size=60), st.lists(st.integers(0, 200), max_size=8))
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(b"1\r\nx\r\n" * 3 + b"0\r\nX: y\r\n\r\nnext", [2, 9])
 def test_any_split_gives_the_same_answer(data: bytes, cuts: list[int]):
     whole = read(ChunkedBody(MAX_TRAILER_BYTES, MalformedRequest), [data])
@@ -90,7 +90,7 @@ def test_any_split_gives_the_same_answer(data: bytes, cuts: list[int]):
 
 
 @given(tidy() | bodies())
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(b'3;a=b;c="d\\"e"\r\nxyz\r\n0;f\r\nX: y\r\nVia: z\r\n\r\nGET /')
 def test_what_is_accepted_h11_accepts_with_the_same_payload_and_the_same_end(data: bytes):
     ours = read(ChunkedBody(MAX_TRAILER_BYTES, MalformedRequest), [data])

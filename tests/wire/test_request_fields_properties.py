@@ -57,7 +57,7 @@ def read(data: bytes) -> tuple[RequestHead, RequestFields] | None:
 
 
 @given(heads())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
 @example(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
 def test_h11_reads_the_same_body_and_the_same_wishes(data: bytes):
@@ -89,7 +89,7 @@ def test_h11_reads_the_same_body_and_the_same_wishes(data: bytes):
 
 
 @given(heads())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_what_goes_on_is_what_came_without_what_is_per_hop(data: bytes):
     accepted = read(data)
     if accepted is None:

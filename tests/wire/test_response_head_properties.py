@@ -73,7 +73,7 @@ limits = st.one_of(st.just(ROOMY), st.builds(HeadLimits, st.integers(1, 200), st
 
 
 @given(heads, limits, st.lists(st.integers(0, 300), max_size=8))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_bytes_end_in_a_documented_outcome_that_no_split_changes(data: bytes, limits: HeadLimits, cuts: list[int]):
     def parse(received: bytes) -> ResponseHead | None:
         return parse_response_head(received, limits)
@@ -88,7 +88,7 @@ def test_any_bytes_end_in_a_documented_outcome_that_no_split_changes(data: bytes
 
 
 @given(heads, limits)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: \xe9\r\n\r\n", ROOMY)
 @example(b"HTTP/1.1 101 \r\ntransfer-encoding:CHUNKED\r\n\r\n", ROOMY)
 def test_what_the_plain_reader_accepts_the_strict_one_accepts_with_the_same_meaning(data: bytes, limits: HeadLimits):
@@ -97,7 +97,7 @@ def test_what_the_plain_reader_accepts_the_strict_one_accepts_with_the_same_mean
 
 
 @given(heads, st.sampled_from(["GET", "HEAD"]))
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(NGINX, "GET")
 @example(NGINX, "HEAD")
 @example(b"HTTP/1.1 404 \r\nTransfer-Encoding: chunked\r\nConnection: x, close\r\n\r\n", "GET")
