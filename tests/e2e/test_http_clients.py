@@ -429,7 +429,7 @@ def test_nginx_serves_ranges_redirects_and_chunks_on_one_connection(proxy: Proxy
         assert session.get(nginx.url("/none"), headers={**plain, "Connection": "close"}).status_code == 404
     asked = nginx.asked(13)
     assert len({connection for connection, *_ in asked}) == 2, "upstream, too, but for what comes behind a HEAD"
-    assert asked[-1][1] == "13"
+    assert [each[1] for each in asked[-2:]] == ["12", "1"]
     assert all(each[-1].startswith("egressproxy-") for each in asked)
     assert len({record["connection"] for record in proxy.settled().records}) == 1
 
