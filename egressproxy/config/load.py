@@ -1,27 +1,34 @@
 """Configuration files to one Config: the only module of the package that opens files.
 
+A CONFIG is native YAML, a squid.conf, an nginx.conf, or Istio and Kubernetes objects, told apart by content; `squid:PATH`,
+`nginx:PATH` and `istio:PATH` force one. All become native data (`adapters`) before they are merged and validated. Istio's
+objects speak of each other, so those of all files are translated together, and come last.
+
 Several CONFIGs are merged in the order they are given: lists are joined, mappings are merged key by key, and a setting
-that has one value here and another there is an error that names both places. A folder stands for the `*.yaml` and
-`*.yml` in it, in the order of their names; hidden files are left out, and with them the links by which Kubernetes swaps
+that has one value here and another there is an error that names both places. A folder stands for the `*.yaml`, `*.yml`
+and `*.conf` in it, in the order of their names; hidden files are left out, and with them the links by which Kubernetes swaps
 a ConfigMap. A relative path in a file starts from the folder that the file stands in.
 
 Nothing is half used: either the whole is right, or ConfigError tells everything that is wrong with it.
 """
 
 # os.path answers False where pathlib raises: a name too long, a folder that may not be searched.
-# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH117, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH117, PTH118, PTH120, PTH123, PTH207, PTH208
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
+from glob import glob
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from egressproxy.config.adapters import nginx, squid
+from egressproxy.config.adapters.adapter import Adapted, FileUnreadable, Source
+from egressproxy.config.adapters.istio import istio
 from egressproxy.config.faults import MAX_FAULTS, Fault, path_text, shown
-from egressproxy.config.native import REFUSED, Places, compose, mark, unmark
+from egressproxy.config.native import REFUSED, Places, compose, kind_of, mark, unmark
 from egressproxy.config.schema import Config, built_in
 from egressproxy.config.translate import faults_of, place_of
 from egressproxy.errors import ConfigError
@@ -31,8 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from egressproxy.config.faults import Finding, Way
+    from egressproxy.config.native import Kind
 
-_Kind = Literal["file", "folder", "log"]
+_Holds = Literal["file", "folder", "log"]
 
 # A million hosts take 30 MB. What is larger than this is not a configuration; reading stops there.
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -55,7 +63,8 @@ _NO_FILE = {
     "/dev/stdin names it",
 }
 
-_FOREIGN_PREFIX = re.compile(r"(squid|nginx|istio):")
+_FORCED: dict[str, Kind] = {"squid:": "squid", "nginx:": "nginx", "istio:": "istio"}
+_SUFFIXES = (".yaml", ".yml", ".conf")
 
 
 def _nowhere(_way: Way) -> tuple[str, int | None]:
@@ -86,16 +95,19 @@ class Loaded:
         return (*self.notes, *(self.problem(way, message) for way, message in findings))
 
 
-def load(paths: Sequence[str]) -> Loaded:
+def load(paths: Sequence[str], *, lenient: bool = False) -> Loaded:
     """The configuration in these files and folders; without any, the built-in default.
+
+    lenient  directives of other programs that are not known here are noted and left out, unless they are about security
 
     Raises ConfigError with all problems, in file order.
     """
     if not paths:
         return Loaded(config=Config.model_validate(built_in()), notes=(), sources=())
-    reading = _Reading()
+    reading = _Reading(lenient)
     for path in paths:
         reading.take(path)
+    reading.take_istio()
     config = reading.validate()
     if config is None or reading.faults:
         raise ConfigError(reading.problems(reading.faults))
@@ -111,7 +123,9 @@ def load(paths: Sequence[str]) -> Loaded:
 class _Reading:
     """One load: what was read and merged so far, and what was found. Every file or folder has a number, its place."""
 
-    def __init__(self) -> None:
+    def __init__(self, lenient: bool) -> None:
+        self._lenient = lenient
+        self._istio: list[Source] = []
         self.faults: list[Fault] = []
         self.notes: list[Fault] = []
         self.opened: list[str] = []
@@ -125,17 +139,24 @@ class _Reading:
 
     def take(self, path: str) -> None:
         """Read one CONFIG and merge it in."""
-        prefix = _FOREIGN_PREFIX.match(path)
+        forced = next((kind for prefix, kind in _FORCED.items() if path.startswith(prefix)), None)
+        if forced is not None:
+            path = path[len(forced) + 1 :]
         if path in _NO_FILE:
             self._fail(path or "''", _NO_FILE[path])
-        elif prefix:
-            self._fail(path, f"expected egressproxy's own YAML; this version does not read {prefix[0]} files yet")
         elif os.path.isdir(path):
-            self._take_folder(path)
+            self._take_folder(path, forced)
         else:
-            self._take_content(path, self._content(path))
+            self._take_content(path, self._content(path), forced)
 
-    def _take_folder(self, folder: str) -> None:
+    def take_istio(self) -> None:
+        """Translate the objects of all files, which speak of each other, and merge them in."""
+        if self._istio:
+            has_listeners = "listeners" in self._data
+            adapted = istio.translate(self._istio, self, has_listeners=has_listeners, lenient=self._lenient)
+            self._take_adapted(adapted, self._istio[0].name)
+
+    def _take_folder(self, folder: str, forced: Kind | None) -> None:
         for _ in range(_SWAP_TRIES):
             before = _swap_link(folder)
             try:
@@ -146,7 +167,7 @@ class _Reading:
             visible = [
                 name for name in names if not name.startswith(".") and not os.path.isdir(os.path.join(folder, name))
             ]
-            files = [os.path.join(folder, name) for name in visible if name.endswith((".yaml", ".yml"))]
+            files = [os.path.join(folder, name) for name in visible if name.endswith(_SUFFIXES)]
             contents = [(file, self._content(file)) for file in files]
             if _swap_link(folder) == before:
                 break
@@ -154,12 +175,13 @@ class _Reading:
             self._fail(folder, "changed each time it was read; load it again")
             return
         for name in visible:
-            if not name.endswith((".yaml", ".yml")):
-                self.notes.append(Fault(self._number(os.path.join(folder, name)), (), "ignored: not *.yaml or *.yml"))
+            if not name.endswith(_SUFFIXES):
+                message = "ignored: not *.yaml, *.yml or *.conf"
+                self.notes.append(Fault(self._number(os.path.join(folder, name)), (), message))
         if not files:
-            self._fail(folder, "expected *.yaml or *.yml files in this folder, got none")
+            self._fail(folder, "expected *.yaml, *.yml or *.conf files in this folder, got none")
         for file, content in contents:
-            self._take_content(file, content)
+            self._take_content(file, content, forced)
 
     def _content(self, path: str) -> bytes | str:
         """The bytes of a file, or why there are none."""
@@ -175,26 +197,64 @@ class _Reading:
             return f"expected at most {MAX_FILE_BYTES} bytes; split the file"
         return content
 
-    def _take_content(self, path: str, content: bytes | str) -> None:
+    def _take_content(self, path: str, content: bytes | str, forced: Kind | None) -> None:
         if isinstance(content, str):
             self._fail(path, content)
             return
+        source = self._open(path, content)
+        if source is None:
+            return
+        match forced or kind_of(content):
+            case "istio":
+                self._istio.append(source)
+            case "squid":
+                self._take_adapted(squid.translate(source, self, lenient=self._lenient), path)
+            case "nginx":
+                self._take_adapted(nginx.translate(source, self, lenient=self._lenient), path)
+            case "native":
+                self._take_native(source)
+
+    def _open(self, path: str, content: bytes) -> Source | None:
+        """A file that is read for the first time."""
         if os.path.realpath(path) in self._seen:
             self._fail(path, "is given twice")
-            return
+            return None
         self._seen.add(os.path.realpath(path))
         self.opened.append(path)
-        source = unmark(self._number(path))[0]
-        data, places, faults = compose(content, source)
+        return Source(unmark(self._number(path))[0], path, content)
+
+    def _take_native(self, source: Source) -> None:
+        content = source.content
+        data, places, faults = compose(content, source.number)
+        if content[-1:] not in (b"\n", b"}", b"]", b'"', b"'"):
+            last = mark(source.number, content.count(b"\n") + 1)
+            self.notes.append(Fault(last, (), "no line end behind the last line; was the file cut short?"))
+        self._take_adapted(Adapted(data, places, faults, ()), source.name)
+
+    def _take_adapted(self, adapted: Adapted, name: str) -> None:
+        """Merge in what a file says. A relative name in it starts from the folder of `name`."""
+        data, places, faults, notes = adapted
         self.faults += faults
+        self.notes += notes
         if data is None or places is None:
             self._whole = False
             return
-        if content[-1:] not in (b"\n", b"}", b"]", b'"', b"'"):
-            last = mark(source, content.count(b"\n") + 1)
-            self.notes.append(Fault(last, (), "no line end behind the last line; was the file cut short?"))
-        _make_absolute(data, os.path.dirname(os.path.abspath(path)))
+        _make_absolute(data, os.path.dirname(os.path.abspath(name)))
         self._merge(self._data, self._places, data, places, ())
+
+    # --- what adapters may see of the file system (`adapters.adapter.Files`)
+
+    def read(self, name: str) -> Source:
+        """A file that a directive names. Raises FileUnreadable."""
+        content = self._content(name)
+        if isinstance(content, str):
+            raise FileUnreadable(content)
+        self.opened.append(name)
+        return Source(unmark(self._number(name))[0], name, content)
+
+    def matching(self, pattern: str) -> list[str]:
+        """Names of the files that match a shell pattern, in order."""
+        return sorted(glob(pattern))
 
     def _number(self, name: str) -> int:
         """The mark of a new file or folder as a whole."""
@@ -321,7 +381,7 @@ def _printable(name: str) -> str:
 # --- settings that name files -------------------------------------------------------------------------------------
 
 # Ways to settings that hold the name of a file or folder; `*` stands for every entry of a list or mapping.
-_FILES: tuple[tuple[_Kind, tuple[str, ...]], ...] = (
+_FILES: tuple[tuple[_Holds, tuple[str, ...]], ...] = (
     ("file", ("listeners", "*", "tls", "certificate")),
     ("file", ("listeners", "*", "tls", "key")),
     ("file", ("listeners", "*", "tls", "client_ca")),
@@ -329,12 +389,13 @@ _FILES: tuple[tuple[_Kind, tuple[str, ...]], ...] = (
     ("file", ("services", "*", "tls", "certificate")),
     ("file", ("services", "*", "tls", "key")),
     ("file", ("services", "*", "set_headers", "*", "file")),
+    ("file", ("parents", "*", "credentials")),
     ("folder", ("secrets", "directory")),
     ("log", ("access_log", "*", "path")),
 )
 
 
-def _file_settings(data: dict[str, Any]) -> Iterator[tuple[_Kind, Way, dict[str, Any], str]]:
+def _file_settings(data: dict[str, Any]) -> Iterator[tuple[_Holds, Way, dict[str, Any], str]]:
     """Settings that name a file: its kind, the way, the mapping it stands in, the key. The data is not yet valid."""
     for kind, steps in _FILES:
         for way, holder in _holders(data, steps[:-1]):

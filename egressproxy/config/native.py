@@ -12,7 +12,7 @@ is still readable behind them. It opens no file.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 
@@ -101,10 +101,6 @@ def compose(content: bytes, source: int = 0) -> Composed:
     except yaml.reader.ReaderError as error:
         composer.fault(*_unreadable(error, content, source))
     data, places = composer.data, composer.places
-    foreign = _foreign(content, data)
-    if foreign is not None:
-        message = f"expected egressproxy's own YAML, got what looks like {foreign}; this version does not read that yet"
-        return Composed(None, None, (Fault(mark(source, 1), (), message),))
     if isinstance(data, dict):
         return Composed(data, places, tuple(composer.faults))
     if not composer.faults:
@@ -134,21 +130,24 @@ def _mark_at(content: bytes, offset: int, source: int) -> int:
     return mark(source, content.count(b"\n", 0, offset) + 1)
 
 
-_FOREIGN = (
-    ("a squid.conf", re.compile(rb"^(?:http_access|http_port|acl|cache_peer|https_port|visible_hostname)[ \t]", re.M)),
-    ("an nginx.conf", re.compile(rb"^[ \t]*(?:events|stream|http|server)[ \t]*\{|^[ \t]*worker_processes[ \t]", re.M)),
-)
+Kind = Literal["native", "squid", "nginx", "istio"]
+"""The formats."""
+
+_SQUID = re.compile(rb"^(?:http_access|http_port|acl|cache_peer|https_port|visible_hostname)[ \t]", re.M)
+_NGINX = re.compile(rb"^[ \t]*(?:events|stream|http|server)[ \t]*\{|^[ \t]*worker_processes[ \t]", re.M)
 _KUBERNETES = (re.compile(rb"^[\"']?apiVersion[\"']?[ \t]*:", re.M), re.compile(rb"^[\"']?kind[\"']?[ \t]*:", re.M))
+_JSON_OBJECT = re.compile(rb"\s*\{")
 
 
-def _foreign(content: bytes, data: object) -> str | None:
-    """Which other format a file is in. A mapping can only be Kubernetes; the rest never reads as one."""
-    kubernetes = "a Kubernetes or Istio object (apiVersion, kind)"
-    if isinstance(data, dict):
-        return kubernetes if "apiVersion" in data and "kind" in data else None
+def kind_of(content: bytes) -> Kind:
+    """Which format a file is in, by its content. What is none of the others counts as native, and hears what is wrong."""
     if all(expression.search(content) for expression in _KUBERNETES):
-        return kubernetes
-    return next((kind for kind, expression in _FOREIGN if expression.search(content)), None)
+        return "istio"
+    if _JSON_OBJECT.match(content) and b'"apiVersion"' in content and b'"kind"' in content:
+        return "istio"
+    if _SQUID.search(content):
+        return "squid"
+    return "nginx" if _NGINX.search(content) else "native"
 
 
 # --- events to values ---------------------------------------------------------------------------------------------

@@ -6,63 +6,65 @@ Unknown keys are errors, so a setting that is misspelled never falls back to a d
 
 from __future__ import annotations
 
-import re
-from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
-    PlainSerializer,
-    PlainValidator,
+    SecretStr,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from egressproxy.config.faults import MAX_FAULTS, Misplaced, path_text, shown
+from egressproxy.config.faults import Misplaced, path_text, shown
 from egressproxy.config.templates import LANGUAGES
-from egressproxy.hostport import HostPattern, PortRange, parse_allow_entry, parse_host_pattern, parse_port_range
-from egressproxy.policy.paths import parse_path_pattern
+from egressproxy.config.words import (
+    MAX_ENTRIES,
+    Address,
+    AllowEntries,
+    Clock,
+    Count,
+    Day,
+    DnsServer,
+    Ech,
+    FieldName,
+    Flag,
+    HeaderPrefix,
+    HostPort,
+    LogFormat,
+    Method,
+    Name,
+    Network,
+    Number,
+    PathPattern,
+    Patterns,
+    Port,
+    Ports,
+    Regex,
+    Seconds,
+    SecretName,
+    ServerName,
+    ServiceName,
+    SniCheck,
+    TlsVersion,
+    Verify,
+    repeated,
+    together,
+)
+from egressproxy.hostport import HostPattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from pydantic.json_schema import JsonSchemaValue
 
     from egressproxy.config.faults import Finding
 
-# --- the words of the language ------------------------------------------------------------------------------------
-
-_S = TypeVar("_S")
-
-# Entries of a list other than hosts: some hundred times what anybody runs, and a bound for what one bad file can cost.
-MAX_ENTRIES = 100_000
-
-
-def _together(settings: _S, found: Sequence[Finding]) -> _S:
-    """The settings, unless something was found: then Misplaced is raised."""
-    if found:
-        raise Misplaced(*found)
-    return settings
-
-
-def _repeated(words: Sequence[object]) -> list[int]:
-    """Positions of the words that stand at an earlier position too."""
-    seen: set[object] = set()
-    positions = []
-    for index, word in enumerate(words):
-        if word in seen:
-            positions.append(index)
-        seen.add(word)
-    return positions
+MAX_NESTED = 4
+"""How deep conditions may stand in conditions."""
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -70,261 +72,6 @@ def _overlap(one: str, other: str) -> bool:
     if one == other or "::" in (one, other):
         return True
     return "0.0.0.0" in (one, other) and ":" not in one + other  # noqa: S104 - compared with, not bound to
-
-
-def _parse_network(value: object) -> IPv4Network | IPv6Network:
-    """A CIDR, or one address. Host bits are an error: `10.0.0.1/24` is more often a slip than a wish."""
-    if isinstance(value, (IPv4Network, IPv6Network)):
-        return value
-    if not isinstance(value, str) or "%" in value:
-        raise ValueError(f"expected a network like 10.0.0.0/8, got {shown(value)}")
-    try:
-        return ip_network(value)
-    except ValueError:
-        pass
-    try:
-        wider = ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError(f"expected a network like 10.0.0.0/8 or fd00::/8, got {shown(value)}") from None
-    raise ValueError(f"{shown(value)} has host bits set; did you mean {wider}?")
-
-
-def _parse_pattern(value: object) -> HostPattern:
-    if isinstance(value, HostPattern):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f"expected a host name, *.suffix or *, got {shown(value)}")
-    return parse_host_pattern(value)
-
-
-def _parse_ports(value: object) -> PortRange:
-    if isinstance(value, PortRange):
-        return value
-    return parse_port_range(value)
-
-
-def _parse_allow(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected HOST:PORT like api.example.com:443, got {shown(value)}")
-    parse_allow_entry(value)
-    return value
-
-
-def _parse_address(value: object) -> str:
-    # A zone (`fe80::1%eth0`) would let any text through behind its sign.
-    if not isinstance(value, str) or "%" in value:
-        raise ValueError(f"expected an IP address like 127.0.0.1, got {shown(value)}")
-    try:
-        return str(ip_address(value))
-    except ValueError:
-        raise ValueError(f"expected an IP address like 127.0.0.1, got {shown(value)}") from None
-
-
-_DNS_SERVER = re.compile(
-    r"\[(?P<v6>[^\]]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<v4>[^:\]]+)(?::(?P<port4>[0-9]{1,5}))?|(?P<bare6>[^\]]+)"
-)
-
-
-def _parse_dns_server(value: object) -> str:
-    match = _DNS_SERVER.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"expected a name server like 10.96.0.10:53, got {shown(value)}")
-    address = _parse_address(match["v6"] or match["v4"] or match["bare6"])
-    port = int(match["port6"] or match["port4"] or 53)
-    if not 0 < port < 65536:
-        raise ValueError(f"expected a port from 1 to 65535, got {port}")
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
-_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-_PREFIX = re.compile(r"[ -~]{0,200}")
-_SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
-
-
-def _parse_method(value: object) -> str:
-    if isinstance(value, str) and _METHOD.fullmatch(value):
-        return value
-    raise ValueError(f"expected a method in capitals like CONNECT, got {shown(value)}")
-
-
-def _parse_path(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a path like /api/*, got {shown(value)}")
-    return parse_path_pattern(value)
-
-
-def _parse_name(value: object) -> str:
-    if isinstance(value, str) and _NAME.fullmatch(value):
-        return value
-    raise ValueError(f"expected a word of up to 64 letters, digits and _ . : -, got {shown(value)}")
-
-
-def _parse_secret(value: object) -> str:
-    if isinstance(value, str) and _SECRET.fullmatch(value):
-        return value
-    raise ValueError(f"expected the name of a secret, in letters, digits, . and -, got {shown(value)}")
-
-
-LOG_FORMATS = (*LANGUAGES, "json", "istio-json")
-
-
-def _parse_log_format(value: object) -> str:
-    if value in LOG_FORMATS:
-        assert isinstance(value, str)  # they all are
-        return value
-    close = get_close_matches(str(value)[:60].lower(), LOG_FORMATS, n=1)
-    advice = f"; did you mean {close[0]}?" if close else ""
-    raise ValueError(
-        "expected squid, squid-5, json, nginx-stream, nginx-stream-1.22, envoy, istio, istio-1.0 to istio-1.30 or istio-json, "
-        f"got {shown(value)}{advice}"
-    )
-
-
-def _parse_field_name(value: object) -> str:
-    if isinstance(value, str) and _FIELD_NAME.fullmatch(value):
-        return value
-    raise ValueError(f"expected the name of a header field like Authorization, got {shown(value)}")
-
-
-def _parse_prefix(value: object) -> str:
-    if isinstance(value, str) and _PREFIX.fullmatch(value):
-        return value
-    raise ValueError(f"expected up to 200 printable ASCII characters, got {shown(value)}")
-
-
-def _parse_verify(value: object) -> object:
-    if isinstance(value, bool) or value == "chain":
-        return value
-    raise ValueError(f"expected true, false or chain, got {shown(value)}")
-
-
-def _parse_tls_version(value: object) -> str:
-    """Text, or the number that YAML makes of it without quotes."""
-    if isinstance(value, (str, float)) and str(value) in ("1.2", "1.3"):
-        return str(value)
-    raise ValueError(f"expected 1.2 or 1.3, got {shown(value)}")
-
-
-def _parse_server_name(value: object) -> str:
-    """One exact host, canonical."""
-    pattern = _parse_pattern(value)
-    if pattern.kind != "exact":
-        raise ValueError(f"expected one host name, got {shown(value)}")
-    return pattern.host
-
-
-def _all_of(parse: Callable[[object], object]) -> BeforeValidator:
-    """Every entry of a list that may hold a million, in one loop that stops at `MAX_FAULTS` wrong ones.
-
-    pydantic would keep three kilobytes for each: a list in a wrong format must not end a proxy that reloads it.
-    """
-
-    def parse_all(value: object) -> object:
-        if not isinstance(value, (list, tuple)):
-            return value
-        parsed: list[object] = []
-        found: list[Finding] = []
-        for index, entry in enumerate(value):
-            try:
-                parsed.append(parse(entry))
-            except ValueError as error:
-                found.append(((index,), str(error)))
-                if len(found) == MAX_FAULTS:
-                    break
-        return _together(parsed, found)
-
-    return BeforeValidator(parse_all)
-
-
-def _string_schema(description: str, *examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, "examples": list(examples)})
-
-
-Network = Annotated[
-    IPv4Network | IPv6Network,
-    BeforeValidator(_parse_network),
-    PlainSerializer(str),
-    _string_schema("a CIDR or one address", "10.0.0.0/8", "fd00::/8"),
-]
-Pattern = Annotated[
-    HostPattern,
-    PlainValidator(_parse_pattern),
-    PlainSerializer(str),
-    _string_schema(
-        "an exact name or address, *.suffix (any depth, never the apex), or *", "api.example.com", "*.example.com"
-    ),
-]
-Ports = Annotated[
-    PortRange,
-    BeforeValidator(_parse_ports),
-    PlainSerializer(str),
-    WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string", "pattern": r"^\d+(-\d+)?$"}]}
-    ),
-]
-Patterns = Annotated[tuple[Pattern, ...], _all_of(_parse_pattern)]
-AllowEntry = Annotated[
-    str,
-    _string_schema("HOST:PORT; without a port 443; with :* any port", "*.example.com:443", "api.example.com"),
-]
-AllowEntries = Annotated[tuple[AllowEntry, ...], _all_of(_parse_allow)]
-Address = Annotated[str, BeforeValidator(_parse_address), _string_schema("an IP address", "127.0.0.1", "::1")]
-DnsServer = Annotated[
-    str, BeforeValidator(_parse_dns_server), _string_schema("ADDRESS or ADDRESS:PORT", "10.96.0.10:53")
-]
-Method = Annotated[
-    str,
-    BeforeValidator(_parse_method),
-    WithJsonSchema({"type": "string", "pattern": f"^{_METHOD.pattern}$", "examples": ["CONNECT"]}),
-]
-PathPattern = Annotated[
-    str,
-    BeforeValidator(_parse_path),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "description": "/exact/path, /below/* (that begins with /below/), or /*",
-            "pattern": "^/[^?#]*$",
-            "examples": ["/api/*", "/healthz"],
-        }
-    ),
-]
-Name = Annotated[str, BeforeValidator(_parse_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
-
-LogFormat = Annotated[
-    str,
-    BeforeValidator(_parse_log_format),
-    WithJsonSchema({"type": "string", "enum": list(LOG_FORMATS)}),
-]
-SecretName = Annotated[
-    str, BeforeValidator(_parse_secret), WithJsonSchema({"type": "string", "pattern": f"^{_SECRET.pattern}$"})
-]
-FieldName = Annotated[
-    str, BeforeValidator(_parse_field_name), WithJsonSchema({"type": "string", "pattern": f"^{_FIELD_NAME.pattern}$"})
-]
-HeaderPrefix = Annotated[
-    str, BeforeValidator(_parse_prefix), WithJsonSchema({"type": "string", "pattern": f"^{_PREFIX.pattern}$"})
-]
-Verify = Annotated[
-    Literal[True, False, "chain"], BeforeValidator(_parse_verify), WithJsonSchema({"enum": [True, False, "chain"]})
-]
-TlsVersion = Annotated[
-    Literal["1.2", "1.3"], BeforeValidator(_parse_tls_version), WithJsonSchema({"enum": ["1.2", "1.3", 1.2, 1.3]})
-]
-ServerName = Annotated[
-    str, BeforeValidator(_parse_server_name), _string_schema("one host name or address", "api.example.com")
-]
-
-# Strict: YAML knows numbers and truth values from text, so `"yes"`, `"443"` and 1 for true are slips, not settings.
-Flag = Annotated[bool, Field(strict=True)]
-Count = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Port = Annotated[Count, Field(ge=1, le=65535)]
-SniCheck = Literal["enforce", "report", "off"]
-Ech = Literal["allow", "deny"]
-Seconds = Annotated[Number, Field(gt=0, le=30 * 86400)]
 
 
 class _Settings(BaseModel):
@@ -384,10 +131,11 @@ class ListenerProxyProtocol(_Settings):
 class Listener(_Settings):
     """One address and port that clients connect to."""
 
-    protocol: Literal["http-proxy", "http", "sni", "auto"]
+    protocol: Literal["http-proxy", "http", "sni", "auto", "tcp"]
     """`http-proxy`: CONNECT, and requests with a whole URL, as HTTPS_PROXY, HTTP_PROXY and `curl -x` speak it. `http`:
     requests by their Host field, from clients that know no proxy. `sni`: TLS, forwarded undecrypted to the server that its
-    ClientHello names. `auto`: all of these, TLS and HTTP told apart by the first byte."""
+    ClientHello names. `auto`: all of these, TLS and HTTP told apart by the first byte. `tcp`: anything, not looked at,
+    forwarded to `target`, or with `transparent` to where the client was on its way to."""
     name: Name | None = None
     """Word for logs and metrics. Default: the protocol and the port, as `http-proxy:3128`."""
     address: Address = "0.0.0.0"  # noqa: S104 - a proxy with written rules serves its network; the default without any configuration is loopback
@@ -399,9 +147,14 @@ class Listener(_Settings):
     service_port: Port | None = None
     """sni, http and auto: the port of the server that is dialled, and that rules see. Default: 443, on http 80; on auto it is
     that of TLS. A Host field with a port goes there."""
+    target: HostPort | None = None
+    """tcp: where clients are taken to. sni: where those are taken whose TLS names no server, and who speak no TLS; absent:
+    they are refused."""
+    manager: Flag = False
+    """http-proxy: serve Squid's manager pages, `/squid-internal-mgr/`, to whom the rules let reach them."""
     transparent: Literal["redirect", "tproxy"] | None = None
-    """sni, http and auto: clients are captured by the kernel (nftables REDIRECT or TPROXY, see `egressproxy redirect`). The
-    port they were on their way to then takes the place of `service_port`."""
+    """sni, http, auto and tcp: clients are captured by the kernel (nftables REDIRECT or TPROXY, see `egressproxy redirect`).
+    The port they were on their way to then takes the place of `service_port`."""
     proxy_protocol: ListenerProxyProtocol | None = None
     """Set, every client must be announced by a PROXY protocol header; its address there is the one that rules and logs see."""
 
@@ -417,35 +170,59 @@ class Listener(_Settings):
             found += [
                 (
                     (key,),
-                    "belongs on a listener with protocol sni, http or auto: an http-proxy client says where it wants to go",
+                    "belongs on a listener that is no http-proxy: its clients say where they want to go",
                 )
                 for key in ("service_port", "transparent")
                 if getattr(self, key) is not None
             ]
-        elif self.tls is not None and self.protocol != "http":
+        if self.protocol == "tcp":
+            if (self.target is None) == (self.transparent is None):
+                found.append((("target",), "a tcp listener needs either target, or transparent"))
+            if self.service_port is not None:
+                found.append((("service_port",), "has no meaning on a tcp listener: target says where clients go"))
+        elif self.target is not None and self.protocol != "sni":
+            found.append((("target",), "belongs on a listener with protocol tcp or sni"))
+        if self.manager and self.protocol != "http-proxy":
+            found.append((("manager",), "belongs on a listener with protocol http-proxy"))
+        if self.protocol != "http-proxy" and self.tls is not None and self.protocol != "http":
             found.append(
                 (
                     ("tls",),
                     f"belongs on an http-proxy or http listener: {self.protocol} forwards TLS and does not end it",
                 )
             )
-        return _together(self, found)
+        return together(self, found)
 
 
 # --- policy -------------------------------------------------------------------------------------------------------
 
 
-class Rule(_Settings):
-    """One rule. All conditions that are present must hold; the first rule that matches decides."""
+class TimeSpan(_Settings):
+    """A part of the week, in the local time of the proxy."""
 
-    name: Name | None = None
-    """Word for logs and metrics. Default: `rule-N`, counting from 1."""
-    action: Literal["allow", "deny"]
-    """What the rule says when it matches."""
+    days: tuple[Day, ...] = ()
+    """Days of the week. Empty: each."""
+    start: Clock = "00:00"
+    """From this minute on."""
+    end: Clock = "24:00"
+    """Up to the end of this minute."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TimeSpan:
+        if self.start > self.end:
+            raise Misplaced((("end",), f"{self.end} is before start, which is {self.start}; write two spans"))
+        return self
+
+
+class Condition(_Settings):
+    """What may be asked of a connection or a request. All that is present must hold; of a list, one entry."""
+
     clients: Annotated[tuple[Network, ...], Field(max_length=MAX_ENTRIES)] | None = None
     """The client's address lies in one of these networks. Absent: any client."""
     hosts: Patterns | None = None
     """The target host matches one of these. Absent: any host."""
+    hosts_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
+    """One of these expressions is found in the target host."""
     ports: tuple[Ports, ...] | None = None
     """The target port is one of these (`443`, `"8000-8100"`). Absent: any port."""
     methods: tuple[Method, ...] | None = None
@@ -456,6 +233,57 @@ class Rule(_Settings):
     or `/*`. Letter case counts. A path that servers may read in several ways (encoded slashes and dots, `//`, `;`, ...) matches
     an allow rule if it does in every reading, a deny rule if in one. A rule with paths never matches a tunnel, whose requests
     are not seen; to refuse those too write a rule without paths. Absent: any path, and tunnels."""
+    paths_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
+    """One of these expressions is found in the path of a plain request, query included, as it was sent."""
+    urls_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
+    """One of these expressions is found in the URL: `http://host/path?query` of a plain request, `host:port` of a tunnel."""
+    listeners: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None
+    """The client came in by one of these listeners, by their names."""
+    listener_ports: tuple[Ports, ...] | None = None
+    """The client came in on one of these ports of the proxy."""
+    addresses: Annotated[tuple[Network, ...], Field(max_length=MAX_ENTRIES)] | None = None
+    """The target's addresses lie in these networks: for an allow rule all of them, for a deny rule one. A name is looked up
+    before such a rule can say, even if it is refused in the end."""
+    times: Annotated[tuple[TimeSpan, ...], Field(max_length=1000)] | None = None
+    """It is one of these times."""
+    all: Annotated[tuple[Condition, ...], Field(max_length=1000)] | None = None
+    """Each of these conditions holds."""
+    any: Annotated[tuple[Condition, ...], Field(max_length=MAX_ENTRIES)] | None = None
+    """One of these conditions holds."""
+    none: Annotated[tuple[Condition, ...], Field(max_length=1000)] | None = None
+    """None of these conditions holds."""
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> Self:
+        found: list[Finding] = [
+            ((key,), "expected at least one entry, got an empty list; leave the key out to match any")
+            for key in CONDITIONS
+            if getattr(self, key) == ()
+        ]
+        if type(self) is Condition and all(getattr(self, key) is None for key in CONDITIONS):
+            found.append(((), f"expected one of {', '.join(CONDITIONS)}"))
+        if self.nesting > MAX_NESTED:
+            found.append(((), f"expected conditions at most {MAX_NESTED} deep in each other, got {self.nesting}"))
+        return together(self, found)
+
+    @property
+    def nesting(self) -> int:
+        """How deep other conditions stand in it."""
+        below = [each.nesting for group in (self.all, self.any, self.none) for each in group or ()]
+        return 1 + max(below) if below else 0
+
+
+CONDITIONS = tuple(Condition.model_fields)
+"""The keys of conditions, which rules and routes share."""
+
+
+class Rule(Condition):
+    """One rule. All conditions that are present must hold; the first rule that matches decides."""
+
+    name: Name | None = None
+    """Word for logs and metrics. Default: `rule-N`, counting from 1."""
+    action: Literal["allow", "deny"]
+    """What the rule says when it matches."""
     private_addresses: Flag = False
     """Lift the address guard for this rule: private, loopback and other special addresses may be dialled. A metadata
     address must still be named, as a literal, in `hosts`."""
@@ -470,14 +298,13 @@ class Rule(_Settings):
     """See the setting of the same name at the top level. Absent: as that says."""
     proxy_protocol: Literal["v1", "v2"] | None = None
     """The upstream gets a PROXY protocol header of this version first, with the client's address."""
+    parent: Name | None = None
+    """Name of a proxy in `parents` that what this rule allows is sent through. It looks the name up, and dials: no address
+    is judged here."""
 
     @model_validator(mode="after")
     def _check(self) -> Rule:
-        found: list[Finding] = [
-            ((key,), "expected at least one entry, got an empty list; leave the key out to match any")
-            for key in ("clients", "hosts", "ports", "methods", "paths")
-            if getattr(self, key) == ()
-        ]
+        found: list[Finding] = []
         if self.report and self.action == "allow":
             found.append((("report",), "belongs on a deny rule, or at the top level for all that is refused"))
         if self.private_addresses and self.action == "deny":
@@ -485,7 +312,7 @@ class Rule(_Settings):
         if self.action == "deny":
             found += [
                 ((key,), "belongs on an allow rule")
-                for key in ("sni_check", "require_tls", "ech", "proxy_protocol")
+                for key in ("sni_check", "require_tls", "ech", "proxy_protocol", "parent")
                 if getattr(self, key) is not None
             ]
         elif self.paths is not None:
@@ -494,7 +321,60 @@ class Rule(_Settings):
                 for key in ("sni_check", "require_tls", "ech")
                 if getattr(self, key) is not None
             ]
-        return _together(self, found)
+        if self.parent is not None and self.addresses is not None:
+            found.append((("addresses",), "are not known where a parent looks the name up"))
+        return together(self, found)
+
+
+class Destination(_Settings):
+    """Where a route leads."""
+
+    service: ServiceName
+    """A service by its `name`, or by its first host where it has none."""
+    port: Port | None = None
+    """The service's port, by its `number`. Absent: the one that was asked for, or the service's only one."""
+    weight: Annotated[Count, Field(ge=0, le=1_000_000)] = 1
+    """Its share, relative to the other destinations."""
+
+
+class Route(Condition):
+    """What is sent to a service that it does not ask for by name. The first route that matches decides, before `services`."""
+
+    name: Name | None = None
+    """Word for logs. Default: none."""
+    carries: Literal["requests", "tunnels"] | None = None
+    """Only plain requests, or only tunnels (CONNECT, and TLS by server name). Absent: both."""
+    to: Annotated[tuple[Destination, ...], Field(max_length=1000)] = ()
+    """Services that take turns, by weight."""
+    refuse: Literal["not_found", "unknown", "unavailable", "close"] | None = None
+    """In place of `to`. `not_found`: 404, as a gateway that has no route; `unknown`: 502, as a mesh that does not know the
+    host; `unavailable`: 503, as a service without endpoints; `close`: without a word. A tunnel is closed in each case."""
+    timeout_s: Seconds | None = None
+    """Plain HTTP: from the end of the request to the end of the response. Absent: as the service says."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Route:
+        found: list[Finding] = []
+        if bool(self.to) == (self.refuse is not None):
+            found.append((("to",), "a route needs either to, or refuse"))
+        if self.to and not any(each.weight for each in self.to):
+            found.append((("to",), "expected a weight above 0 on one of them"))
+        if self.addresses is not None:
+            found.append((("addresses",), "belong in a rule: a route is found before addresses are known"))
+        return together(self, found)
+
+
+class Parent(_Settings):
+    """Another proxy that tunnels and requests may be sent through, by CONNECT."""
+
+    name: Name
+    """Word for `parent` of a rule."""
+    address: ServerName
+    """A host name or an IP address."""
+    port: Port
+    """TCP port of its HTTP proxy."""
+    credentials: Path | None = None
+    """File with USER:PASSWORD on one line, sent as Basic authentication. Read again when it changes."""
 
 
 class ServicePort(_Settings):
@@ -576,7 +456,7 @@ class UpstreamTls(_Settings):
                 for key in ("ca", "subject_alt_names")
                 if getattr(self, key)
             ]
-        return _together(self, found)
+        return together(self, found)
 
 
 class HeaderValue(_Settings):
@@ -591,8 +471,13 @@ class HeaderValue(_Settings):
 class Service(_Settings):
     """A registered destination: what `outbound: registry_only` lets pass where no rule decides, and how it is reached."""
 
-    hosts: Annotated[Patterns, Field(min_length=1)]
-    """Names of the service."""
+    name: ServiceName | None = None
+    """Word for routes and logs. Default: its first host; in Istio's logs `outbound|PORT||HOST`."""
+    hosts: Patterns = ()
+    """Names of the service. Empty: only `routes` lead to it, by its name."""
+    addresses: Annotated[tuple[Network, ...], Field(max_length=MAX_ENTRIES)] = ()
+    """Addresses by which clients know it: who asks for one of them, or was captured on its way there, is taken to it, whatever
+    it speaks."""
     aliases: Annotated[tuple[ServerName, ...], Field(max_length=1000)] = ()
     """Other names for the one exact name in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
     up; the Host field is sent on as the client wrote it."""
@@ -621,17 +506,27 @@ class Service(_Settings):
     """Header fields that the service gets in place of the client's own, over verified TLS only: credentials that the client
     never sees. The values stand in no log."""
 
+    @property
+    def label(self) -> str:
+        """The word by which routes know it: its name, or its first host."""
+        return self.name or str(self.hosts[0])
+
     @model_validator(mode="after")
     def _check(self) -> Service:
         numbers = [port.number for port in self.ports]
         found: list[Finding] = [
-            (("ports", index, "number"), f"port {numbers[index]} is listed twice") for index in _repeated(numbers)
+            (("ports", index, "number"), f"port {numbers[index]} is listed twice") for index in repeated(numbers)
         ]
         found += [
             (("hosts", index), "expected a name, got '*'; to let everything pass write outbound: allow_any")
             for index, pattern in enumerate(self.hosts)
             if pattern.kind == "any"
         ]
+        if not self.hosts:
+            if self.name is None:
+                found.append((("hosts",), "expected at least one, or a name by which routes lead to it"))
+            if not self.endpoints and not self.addresses:
+                found.append((("endpoints",), "a service without hosts needs endpoints"))
         if self.aliases and (len(self.hosts) != 1 or self.hosts[0].kind != "exact"):
             found.append((("aliases",), "stand for one exact host: write that one alone in hosts"))
         elif self.aliases and self.hosts[0].is_address:
@@ -641,7 +536,7 @@ class Service(_Settings):
             for index, alias in enumerate(self.aliases)
             if HostPattern("exact", alias).is_address
         ]
-        found += [(("aliases", index), f"{self.aliases[index]} is listed twice") for index in _repeated(self.aliases)]
+        found += [(("aliases", index), f"{self.aliases[index]} is listed twice") for index in repeated(self.aliases)]
         if self.resolution == "static" and not self.endpoints:
             found.append((("endpoints",), "resolution: static needs at least one"))
         if self.resolution == "none" and self.endpoints:
@@ -668,9 +563,9 @@ class Service(_Settings):
         names = tuple(self.set_headers)
         found += [
             (("set_headers", names[index]), "is set twice: letter case does not count")
-            for index in _repeated([name.lower() for name in names])
+            for index in repeated([name.lower() for name in names])
         ]
-        return _together(self, found)
+        return together(self, found)
 
 
 _OWN_FIELDS = frozenset(
@@ -691,10 +586,16 @@ _OWN_FIELDS = frozenset(
 
 
 class Secrets(_Settings):
-    """Certificates and keys that are mounted, by name."""
+    """Certificates and keys by name; see `tls.credential` of a service."""
 
     directory: Path | None = None
-    """Folder with one folder per secret, as Kubernetes mounts them; see `tls.credential` of a service."""
+    """Folder with one folder per secret, as Kubernetes mounts them."""
+    inline: Annotated[
+        dict[SecretName, dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")], SecretStr]],
+        Field(max_length=10_000),
+    ] = Field(default_factory=dict)
+    """Secrets written out: for each its files, like `tls.crt`, `tls.key` and `ca.crt`, with their text. They go before those
+    in `directory`."""
 
 
 class Guard(_Settings):
@@ -833,7 +734,16 @@ class AccessLog(_Settings):
                     found.append((("template",), str(error)))
         if not self.path:
             found.append((("path",), "expected a file name, or - for standard output, got ''"))
-        return _together(self, found)
+        return together(self, found)
+
+
+class CaptureRanges(_Settings):
+    """Which connections `egressproxy redirect` brings to a transparent listener, by where they go."""
+
+    include: Annotated[tuple[Network, ...], Field(max_length=1000)] = ()
+    """Only what goes to these networks. Empty: everything."""
+    exclude: Annotated[tuple[Network, ...], Field(max_length=1000)] = ()
+    """Never what goes to these."""
 
 
 class Admin(_Settings):
@@ -861,8 +771,14 @@ class Config(_Settings):
     """In order; the first that matches decides."""
     outbound: Literal["registry_only", "allow_any"] = "registry_only"
     """What no rule decides: `registry_only` lets pass what `services` registers, `allow_any` everything."""
+    routes: Annotated[tuple[Route, ...], Field(max_length=MAX_ENTRIES)] = ()
+    """In order; the first that matches says which service is meant, and lets pass. Asked after `rules` and `allow`."""
     services: Annotated[tuple[Service, ...], Field(max_length=MAX_ENTRIES)] = ()
     """The registry of known destinations."""
+    parents: Annotated[tuple[Parent, ...], Field(max_length=1000)] = ()
+    """Other proxies that rules may send through."""
+    on_policy_change: Literal["keep", "cut"] = "keep"
+    """What a reload does to open tunnels that the new configuration would refuse: `keep` lets them go on, `cut` closes them."""
     report: Flag = False
     """Log and count all that rules and `outbound` would refuse, and let it pass; tunnels on port 443 whose TLS asks for another
     host as well. The address guard still holds, and an `sni_check` or `ech` that is set."""
@@ -888,6 +804,8 @@ class Config(_Settings):
     """Plain requests."""
     secrets: Secrets = Secrets()
     """Mounted certificates and keys."""
+    capture: CaptureRanges = CaptureRanges()
+    """What `egressproxy redirect` captures, unless its options say otherwise."""
     admin: Admin | None = Admin()
     """The admin port; `null` for none."""
 
@@ -907,19 +825,53 @@ class Config(_Settings):
         labels = [listener.label for listener in self.listeners]
         found += [
             (("listeners", index), f"two listeners are called {labels[index]!r}; give one a name of its own")
-            for index in _repeated(labels)
+            for index in repeated(labels)
         ]
         found += [
             (("services", index, "tls", "credential"), "needs secrets: {directory: ...}, where secrets are mounted")
             for index, service in enumerate(self.services)
-            if service.tls is not None and service.tls.credential is not None and self.secrets.directory is None
+            if service.tls is not None
+            and service.tls.credential is not None
+            and self.secrets.directory is None
+            and service.tls.credential not in self.secrets.inline
+            and f"{service.tls.credential}-cacert" not in self.secrets.inline
         ]
+        services = {service.label: service for service in reversed(self.services)}
+        found += [
+            (("services", index, "name"), f"two services are called {self.services[index].name}: routes need one")
+            for index in repeated([service.name or index for index, service in enumerate(self.services)])
+        ]
+        for index, route in enumerate(self.routes):
+            for number, one in enumerate(route.to):
+                way = ("routes", index, "to", number)
+                known = services.get(one.service)
+                if known is None:
+                    found.append(((*way, "service"), f"expected the name of a service, got {shown(one.service)}"))
+                elif one.port is not None and all(port.number != one.port for port in known.ports):
+                    found.append(((*way, "port"), f"service {one.service} has no port {one.port}"))
+        parents = {parent.name for parent in self.parents}
+        found += [
+            (("rules", index, "parent"), f"expected the name of one of parents, got {shown(rule.parent)}")
+            for index, rule in enumerate(self.rules)
+            if rule.parent is not None and rule.parent not in parents
+        ]
+        found += [
+            (("parents", index, "name"), f"two parents are called {self.parents[index].name!r}")
+            for index in repeated([parent.name for parent in self.parents])
+        ]
+        for key, conditions in (("rules", self.rules), ("routes", self.routes)):
+            for index, condition in enumerate(conditions):
+                found += [
+                    ((key, index, "listeners", at), f"expected the name of a listener, got {shown(name)}")
+                    for at, name in enumerate(condition.listeners or ())
+                    if name not in labels
+                ]
         names = [rule.name or f"rule-{number}" for number, rule in enumerate(self.rules, 1)]
         found += [
             (("rules", index), f"two rules are called {names[index]!r}; logs and metrics could not tell them apart")
-            for index in _repeated(names)
+            for index in repeated(names)
         ]
-        return _together(self, found)
+        return together(self, found)
 
 
 def json_schema() -> dict[str, Any]:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 # Keys and words that are fixed for later versions, by the list or mapping they belong to.
 _LATER_KEYS: dict[Way, frozenset[str]] = {
     (): frozenset({"workers"}),
-    ("rules",): frozenset({"parent", "users"}),
-    ("services",): frozenset({"addresses"}),
+    ("rules",): frozenset({"users"}),
 }
 _LATER_WORDS: dict[Way, frozenset[str]] = {
     ("services", "ports", "protocol"): frozenset({"HTTP2", "GRPC"}),

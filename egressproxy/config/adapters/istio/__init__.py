@@ -1,0 +1,1 @@
+"""Istio and Kubernetes objects, turned into the native form."""
