@@ -80,9 +80,9 @@ def _comment(place: tuple[str, int | None], indent: str) -> Iterator[str]:
 def _setting(key: str, value: Any, indent: str) -> Iterator[str]:
     """The lines of one key of a mapping."""
     name = _scalar(key)
-    flow = _flow(value)
-    if flow is not None and len(indent) + len(name) + len(flow) + 2 <= MAX_WIDTH:
-        yield f"{indent}{name}: {flow}"
+    inline = _inline(value)
+    if _fits(value, f"{indent}{name}: {inline}"):
+        yield f"{indent}{name}: {inline}"
     elif isinstance(value, dict):
         yield f"{indent}{name}:"
         for inner, below in value.items():
@@ -91,46 +91,45 @@ def _setting(key: str, value: Any, indent: str) -> Iterator[str]:
         yield f"{indent}{name}:"
         for entry in value:
             yield from _entry(entry, indent + "  ")
-    elif isinstance(value, str) and _LINES.fullmatch(value):
+    else:
         yield f"{indent}{name}: |"
         yield from (f"{indent}  {line}" for line in value.splitlines())
-    else:
-        yield f"{indent}{name}: {_scalar(value)}"
 
 
 def _entry(value: Any, indent: str) -> Iterator[str]:
     """The lines of one entry of a list."""
-    flow = _flow(value)
-    if flow is not None and len(indent) + len(flow) + 2 <= MAX_WIDTH:
-        yield f"{indent}- {flow}"
-    elif isinstance(value, dict):
-        lead = f"{indent}- "
-        for key, inner in value.items():
-            for line in _setting(key, inner, indent + "  "):
-                yield lead + line[len(lead) :]
-                lead = indent + "  "
-    else:
-        yield f"{indent}- {_scalar(value)}"
+    inline = _inline(value)
+    if not isinstance(value, dict) or _fits(value, f"{indent}- {inline}"):
+        yield f"{indent}- {inline}"
+        return
+    lead = f"{indent}- "
+    for key, inner in value.items():
+        for line in _setting(key, inner, indent + "  "):
+            yield lead + line[len(lead) :]
+            lead = indent + "  "
 
 
-def _flow(value: Any) -> str | None:
-    """The value on one line, if it is a list or mapping of plain values, or one of these in it."""
-    if isinstance(value, dict):
-        inner = [(key, _flow_inside(below)) for key, below in value.items()]
-        if any(text is None for _, text in inner):
-            return None
-        return "{" + ", ".join(f"{_scalar(key)}: {text}" for key, text in inner) + "}"
-    if isinstance(value, list):
-        texts = [_flow_inside(entry) for entry in value]
-        return None if None in texts else "[" + ", ".join(text for text in texts if text is not None) + "]"
-    return None
-
-
-def _flow_inside(value: Any) -> str | None:
+def _fits(value: Any, line: str) -> bool:
+    """Whether a value should stand on this line: plain ones do, lists and mappings where there is room, texts of lines do not."""
     if isinstance(value, (dict, list)):
-        return _flow(value)
-    if isinstance(value, str) and _LINES.fullmatch(value):
-        return None
+        return not value or (len(line) <= MAX_WIDTH and not _has_lines(value))
+    return not _has_lines(value)
+
+
+def _has_lines(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_lines, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_lines, value))
+    return isinstance(value, str) and _LINES.fullmatch(value) is not None
+
+
+def _inline(value: Any) -> str:
+    """Any value on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_scalar(key)}: {_inline(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
     return _scalar(value)
 
 
