@@ -110,7 +110,7 @@ def _entry(value: Any, indent: str) -> Iterator[str]:
 
 
 def _fits(value: Any, line: str) -> bool:
-    """Whether a value should stand on this line: plain ones do, lists and mappings where there is room, texts of lines do not."""
+    """Whether a value should stand on this line: plain ones do, lists and mappings where there is room."""
     if isinstance(value, (dict, list)):
         return not value or (len(line) <= MAX_WIDTH and not _has_lines(value))
     return not _has_lines(value)

@@ -14,14 +14,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from egressproxy.errors import MalformedTarget, PolicyError, SniMismatch
+from egressproxy.errors import EgressError, MalformedTarget, SniMismatch
 from egressproxy.hostport import canonical_host
 from egressproxy.relay.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from egressproxy.admission import Admission
     from egressproxy.config.schema import Config
-    from egressproxy.model import Intent, Verdict
+    from egressproxy.model import Intent, Target, Verdict
     from egressproxy.policy.policy import Policy
     from egressproxy.tasks import Tasks
     from egressproxy.telemetry.record import RecordDraft
@@ -86,28 +86,37 @@ class Rejudging:
         return cut, waiting
 
 
-def refusal(policy: Policy, draft: RecordDraft) -> PolicyError | None:
+def refusal(policy: Policy, draft: RecordDraft) -> EgressError | None:
     """Why this policy would refuse what the draft is a tunnel to; None if it would not."""
     intent, upstream = draft.intent, draft.upstream
     assert intent is not None  # there is a tunnel
-    verdict = policy.decide(intent)
+    address = None if upstream is None or draft.parent is not None else upstream.address
+    verdict = policy.decide(intent, None if address is None else (address,))
     try:
+        # Through a parent nobody knows the address: where a rule asks for it, `enforce` finds the tunnel not allowed.
         verdict.enforce(intent)
-        if upstream is not None:
-            written_down = _is_written_down(policy, intent, upstream.address)
-            policy.screen(intent, verdict, (upstream.address,), upstream.port, written_down)
-    except PolicyError as error:
+        route = policy.route(intent, verdict)
+        if address is not None and upstream is not None:
+            written_down = _is_written_down(policy, route, intent.target, address)
+            policy.screen(intent, verdict, (address,), upstream.port, written_down)
+    except EgressError as error:
         return error
     return _refusal_of_name(policy, intent, verdict, draft.server_name)
 
 
-def _is_written_down(policy: Policy, intent: Intent, address: str) -> bool:
-    """The address is an endpoint of the target's service, which the guard does not doubt."""
-    route = policy.registry.find(intent.target.host, intent.target.port)
-    return route is not None and any(place.host == address for place in route.endpoints)
+def _is_written_down(policy: Policy, route: int | None, target: Target, address: str) -> bool:
+    """The address is an endpoint of a service that the target is taken to, which the guard does not doubt."""
+    registry, host, port = policy.registry, target.host, target.port
+    if route is None:
+        ways = [registry.find(host, port)]
+    else:
+        ways = [registry.routed(route, turn, host, port) for turn in range(len(registry.weights[route]))]
+    return any(
+        way is not None and (way.by_address or any(place.host == address for place in way.endpoints)) for way in ways
+    )
 
 
-def _refusal_of_name(policy: Policy, intent: Intent, verdict: Verdict, server_name: str | None) -> PolicyError | None:
+def _refusal_of_name(policy: Policy, intent: Intent, verdict: Verdict, server_name: str | None) -> EgressError | None:
     """Why the name that the ClientHello asked for would be refused, in a tunnel to an address."""
     if server_name is None or not intent.target.is_address or verdict.check_on(intent.target.port) != "enforce":
         return None
