@@ -225,15 +225,15 @@ class _Common:
         for server in self._servers:
             for limit in server.all("limit_conn"):
                 name, number = limit.words
-                key = zones.get(name)
-                if key is None:
+                counted = zones.get(name)
+                if counted is None:
                     self._findings.fault(limit, f"the zone {shown(name)} is not defined by a limit_conn_zone")
                 elif server.is_on("limit_conn_dry_run"):
                     self._findings.note(limit, "limit_conn_dry_run is on: nothing is limited by it")
-                elif key not in _CONSTANT_KEYS:
+                elif counted not in _CONSTANT_KEYS:
                     self._findings.fault(
                         limit,
-                        f"there is no limit for each {shown(key)} here, only one for all clients together: "
+                        f"there is no limit for each {shown(counted)} here, only one for all clients together: "
                         f"write {_CONSTANT_KEYS[0]} in limit_conn_zone, or take it out",
                     )
                 elif sum(len(each.listens) for each in self._servers) > 1:

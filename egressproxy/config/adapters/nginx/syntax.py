@@ -2,7 +2,7 @@
 
 As NGINX reads it: a statement is words up to `;` or a block in braces; words are parted by blanks and line ends, and may stand
 in quotes of either kind; a backslash takes the next character's meaning away; `#` begins a comment where a word could begin.
-What NGINX would not start with is refused, with the line. `include` is followed here, so that nobody behind this module sees it.
+What NGINX would not start with is refused, with the line. `include` is followed here: nobody behind this module sees it.
 """
 
 from __future__ import annotations
