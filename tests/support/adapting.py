@@ -1,7 +1,7 @@
 """Adapters of other programs' files, tried without files: text in, and native data, faults and notes out as people read them.
 
-    found = adapted(nginx.translate, "stream { ... }", {"more.conf": "..."})
-    assert found.notes == ["3 user: has no meaning here"]
+found = adapted(nginx.translate, "stream { ... }", {"more.conf": "..."})
+assert found.notes == ["3 user: has no meaning here"]
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_words_and_blocks(text, statements):
         ("a;\nb c", "2 the file ends within this directive; is a \";\" missing behind 'b c'?"),
         ("a {\n b;\n", "1 the block of 'a' is opened here and never closed with \"}\""),
         ("a {\n b {\n c; }\n", "1 the block of 'a' is opened here and never closed with \"}\""),
-        ("a {\n b\n}", "3 unexpected \"}\"; is a \";\" missing behind 'b'?"),
+        ("a {\n b\n}", '3 unexpected "}"; is a ";" missing behind \'b\'?'),
         ("a;\n}\n", '2 unexpected "}"'),
         (";", '1 unexpected ";": no directive stands before it'),
         ("\n{ }", '2 unexpected "{": no directive stands before it'),
