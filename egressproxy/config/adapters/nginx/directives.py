@@ -269,14 +269,8 @@ def _has_its_form(directive: Directive, fate: Fate, context: Context, findings: 
         findings.fault(directive, f"expected {wanted}")
         return False
     if not at_least <= count <= at_most:
-        wanted = (
-            f"{at_least}"
-            if at_least == at_most
-            else f"{at_least} to {at_most}"
-            if at_most < _MANY
-            else f"{at_least} or more"
-        )
-        findings.fault(directive, f"expected {wanted} words behind it, got {count}")
+        wanted = str(at_least) if at_least == at_most else f"{at_least} to {at_most if at_most < _MANY else 'more'}"
+        findings.fault(directive, f"expected {wanted} word{'' if wanted == '1' else 's'} behind it, got {count}")
         return False
     return True
 
