@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from egressproxy.config.adapters import nginx, squid
+from egressproxy.config.adapters import squid
 from egressproxy.config.adapters.adapter import Adapted, FileUnreadable, Source
 from egressproxy.config.adapters.istio import istio
+from egressproxy.config.adapters.nginx import nginx
 from egressproxy.config.faults import MAX_FAULTS, Fault, path_text, shown
 from egressproxy.config.native import REFUSED, Places, compose, kind_of, mark, unmark
 from egressproxy.config.schema import Config, built_in
