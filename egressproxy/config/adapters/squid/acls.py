@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from egressproxy.config.faults import Fault
 
 MANAGER = "^http://[^/]+/squid-internal-mgr/"
-"""URLs of Squid's manager pages, as the predefined ACL of that name finds them; those of the scheme `cache_object`, which Squid 7
-has given up, are no HTTP and refused by all listeners."""
+"""URLs of Squid's manager pages, as the predefined ACL of that name finds them; those of the scheme `cache_object`, which Squid
+7 has given up, are no HTTP and refused by all listeners."""
 
-_DAYS = dict(zip("SMTWHFA", ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True))
+_DAYS = dict(
+    zip("SMTWHFA", ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True)
+)
 _WEEKDAYS = "MTWHF"
 _CLOCKS = re.compile(r"([0-9]{1,2}):([0-9]{1,2})-([0-9]{1,2}):([0-9]{1,2})")
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
@@ -41,13 +43,18 @@ class Unusable(Exception):
 
 @dataclass
 class Acl:
-    """One name: its type, the statement that first named it (None: predefined), its alternatives, and what is wrong."""
+    """One name and its type.
+
+    alternatives  of values
+    port_names    values of a `myportname`
+    groups        lines of an `any-of` or `all-of`: names, and whether they are asked for or their opposite
+    """
 
     name: str
     type: str
-    first: Statement | None = None
     alternatives: list[Term] = field(default_factory=list)
-    groups: list[tuple[Statement, list[tuple[str, bool]]]] = field(default_factory=list)
+    port_names: list[Value] = field(default_factory=list)
+    groups: list[list[tuple[str, bool]]] = field(default_factory=list)
 
 
 class Acls:
@@ -67,7 +74,7 @@ class Acls:
 
     def define(self, statement: Statement) -> None:
         """Take one `acl` line."""
-        name, kind, rest = (statement.rest.split(maxsplit=2) + ["", "", ""])[:3]
+        name, kind, rest = [*statement.rest.split(maxsplit=2), "", "", ""][:3]
         if not name or not kind or "#" in (name[0], kind[0]):
             self._faults.append(statement.fault("expected a name and a type, as in acl SSL_ports port 443"))
             return
@@ -77,7 +84,7 @@ class Acls:
         kind = _RENAMED.get(kind, kind)
         acl = self._acls.get(name)
         if acl is None:
-            acl = self._acls[name] = Acl(name, kind, statement)
+            acl = self._acls[name] = Acl(name, kind)
         elif acl.type != kind:
             self._faults.append(statement.fault(f"{shown(name)} has the type {acl.type} already"))
             return
@@ -85,6 +92,8 @@ class Acls:
             self._group(statement, acl, rest)
         elif kind == "time":
             acl.alternatives += self._times(statement, self._lexer.values(statement, words_of(rest)))
+        elif kind == "myportname":
+            acl.port_names += self._lexer.values(statement, words_of(rest))
         elif kind in _TYPES:
             self._values(statement, acl, rest)
         elif kind not in _UNUSABLE:
@@ -108,7 +117,7 @@ class Acls:
         if acl.type in _UNUSABLE:
             raise Unusable(f"the ACL {name} (type {acl.type}): {_UNUSABLE[acl.type]}")
         if acl.type == "myportname":
-            return one_of(self._port_name(each) for each in acl.alternatives)
+            return one_of(self._port_name(value) for value in acl.port_names)
         if acl.type not in ("any-of", "all-of"):
             return one_of(acl.alternatives)
         if name in self._open:
@@ -116,22 +125,20 @@ class Acls:
         self._open.append(name)
         try:
             if acl.type == "all-of":
-                return one_of(self.term(names) for _, names in acl.groups)
-            return one_of(self.term([one]) for _, names in acl.groups for one in names)
+                return one_of(self.term(names) for names in acl.groups)
+            return one_of(self.term([one]) for names in acl.groups for one in names)
         finally:
             self._open.pop()
 
-    def _port_name(self, term: Term) -> Term:
-        assert isinstance(term, Is)
-        (written,) = term.values
-        if written.value not in self.port_names:
-            raise Unusable(f"no http_port is called {shown(written.value)}; give it name={written.value}")
-        return Is("listeners", (At(written.mark, self.port_names[written.value]),))
+    def _port_name(self, value: Value) -> Term:
+        if value.text not in self.port_names:
+            raise Unusable(f"no http_port is called {shown(value.text)}; give it name={value.text}")
+        return Is("listeners", (At(value.mark, self.port_names[value.text]),))
 
     def _group(self, statement: Statement, acl: Acl, rest: str) -> None:
         names = self.references(statement, words_of(rest))
         if names:
-            acl.groups.append((statement, names))
+            acl.groups.append(names)
         elif names is not None:
             self._faults.append(statement.fault("expected names of ACLs"))
 
@@ -211,7 +218,9 @@ def _domain(value: Value, _any_case: bool) -> Term:
 
 def _host_expression(value: Value, any_case: bool) -> Term:
     if re.search(r"\\[\[\]]|\[\^?\[(?![:.=])", value.text):
-        raise ValueError(f"{shown(value.text)} asks for a bracket, and IPv6 addresses have none here; write the address alone")
+        raise ValueError(
+            f"{shown(value.text)} asks for a bracket, and IPv6 addresses have none here; write the address alone"
+        )
     return _expression("hosts_matching", value, any_case)
 
 
@@ -255,11 +264,8 @@ def _protocol(value: Value, _any_case: bool) -> Term:
     if protocol not in _PROTOCOLS:
         raise ValueError(f"expected a protocol like HTTP, got {shown(value.text)}")
     tunnels = Is("methods", (At(value.mark, "CONNECT"),))  # whose protocol is NONE to Squid
-    return {"HTTP": Not(tunnels), "NONE": tunnels}.get(protocol, NEVER)
-
-
-def _port_name(value: Value, _any_case: bool) -> Term:
-    return Is("listeners", (At(value.mark, value.text),))
+    known: dict[str, Term] = {"HTTP": Not(tunnels), "NONE": tunnels}
+    return known.get(protocol, NEVER)
 
 
 def _days(text: str) -> str:
@@ -316,45 +322,37 @@ _TYPES = {
     "proto": _Type(_protocol),
     "url_regex": _Type(_url_expression, is_pattern=True),
     "urlpath_regex": _Type(_path_expression, is_pattern=True),
-    "myportname": _Type(_port_name),
 }
 
 _RENAMED = {"myip": "localip", "myport": "localport", "clientside_mark": "client_connection_mark"}
 
-_USERS = "users are not known to this proxy; ask for clients by their address (src)"
-_HEADERS = "fields of requests are not looked at for rules"
-_REPLIES = "answers are not judged by rules"
-_BACKWARDS = "addresses are not looked up backwards; name the addresses (src, dst)"
-_INSIDE = "this is about Squid's own work and says nothing of a request here"
-_NO_LIMITS = "connections are not counted by client"
-
-_UNUSABLE: dict[str, str] = {
-    **dict.fromkeys(
-        ("proxy_auth", "proxy_auth_regex", "ident", "ident_regex", "ext_user", "ext_user_regex", "user_cert", "ca_cert")
-        + ("max_user_ip", "urllogin"),
-        _USERS,
+_WHY_UNUSABLE = {
+    "users are not known to this proxy; ask for clients by their address (src)": (
+        "proxy_auth proxy_auth_regex ident ident_regex ext_user ext_user_regex user_cert ca_cert max_user_ip urllogin"
     ),
-    **dict.fromkeys(("browser", "referer_regex", "req_header", "req_mime_type"), _HEADERS),
-    **dict.fromkeys(("rep_header", "rep_mime_type", "http_status", "hier_code"), _REPLIES),
-    **dict.fromkeys(("srcdomain", "srcdom_regex", "src_as", "dst_as"), _BACKWARDS),
-    **dict.fromkeys(
-        ("external", "tag", "note", "annotate_transaction", "annotate_client", "adaptation_service", "random", "has")
-        + ("transaction_initiator", "at_step", "squid_error", "peername", "peername_regex", "snmp_community"),
-        _INSIDE,
+    "fields of requests are not looked at for rules": "browser referer_regex req_header req_mime_type",
+    "answers are not judged by rules": "rep_header rep_mime_type http_status hier_code",
+    "addresses are not looked up backwards; name the addresses (src, dst)": "srcdomain srcdom_regex src_as dst_as",
+    "it is about Squid's own work and says nothing of a request here": (
+        "external tag note annotate_transaction annotate_client adaptation_service random has transaction_initiator at_step "
+        "squid_error peername peername_regex snmp_community"
     ),
-    **dict.fromkeys(("connections_encrypted", "client_connection_mark", "arp", "eui64"), "it is not known here"),
-    **dict.fromkeys(("ssl_error", "server_cert_fingerprint"), "TLS is not decrypted here"),
-    "localip": "name the http_port and ask for it (myportname)",
-    "maxconn": _NO_LIMITS,
+    "it is not known here": "connections_encrypted client_connection_mark arp eui64",
+    "TLS is not decrypted here": "ssl_error server_cert_fingerprint",
+    "name the http_port and ask for that name (myportname)": "localip",
+    "connections are not counted by client": "maxconn",
 }
+_UNUSABLE = {name: reason for reason, names in _WHY_UNUSABLE.items() for name in names.split()}
 """Types that rules here cannot ask about, and why or what to write instead."""
 
-_METHODS = frozenset(
-    "GET POST PUT HEAD CONNECT TRACE OPTIONS DELETE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH PURGE".split()
+_KNOWN_METHODS = (
+    "GET POST PUT HEAD CONNECT TRACE OPTIONS DELETE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH PURGE"
 )
-_PROTOCOLS = frozenset(
-    "NONE HTTP FTP HTTPS COAP COAPS GOPHER WAIS CACHE_OBJECT ICP HTCP URN WHOIS ICY TLS SSL UNKNOWN AUTHORITY_FORM".split()
+_METHODS = frozenset(_KNOWN_METHODS.split())
+_KNOWN_PROTOCOLS = (
+    "NONE HTTP FTP HTTPS COAP COAPS GOPHER WAIS CACHE_OBJECT ICP HTCP URN WHOIS ICY TLS SSL UNKNOWN AUTHORITY_FORM"
 )
+_PROTOCOLS = frozenset(_KNOWN_PROTOCOLS.split())
 
 
 def _predefined() -> list[Acl]:
@@ -367,7 +365,7 @@ def _predefined() -> list[Acl]:
         Acl("all", "src", alternatives=[ALWAYS]),
         Acl("manager", "url_regex", alternatives=of("urls_matching", MANAGER)),
         Acl("localhost", "src", alternatives=of("clients", "127.0.0.1", "::1")),
-        Acl("to_localhost", "dst", alternatives=of("addresses", "127.0.0.0/8", "0.0.0.0", "::1", "::")),
+        Acl("to_localhost", "dst", alternatives=of("addresses", "127.0.0.0/8", "0.0.0.0/32", "::1", "::")),
         Acl("to_linklocal", "dst", alternatives=of("addresses", "169.254.0.0/16", "fe80::/10")),
         Acl("CONNECT", "method", alternatives=of("methods", "CONNECT")),
     ]

@@ -1,8 +1,8 @@
 """What becomes of each directive of Squid 3.5 to 6: one table.
 
-`translated` ones are in `squid`. Of the others each has one fate here: without meaning here (noted); about security and not to be
-expressed (a fault, lenient or not); of effect and not to be expressed (a fault, with lenient a note). A word that is in neither
-is unknown to Squid too.
+Those that are translated are in `squid`. Of the others each has one fate here: without meaning here (noted); about security and
+not to be expressed (a fault, lenient or not); of effect and not to be expressed (a fault, with lenient a note). A word that is
+in neither is unknown to Squid too.
 """
 
 from __future__ import annotations
@@ -106,12 +106,13 @@ FATES: dict[str, Fate] = {
         happy_eyeballs_connect_limit happy_eyeballs_connect_timeout peer_connect_timeout
         persistent_connection_after_error pipeline_prefetch reply_header_max_size request_start_timeout
         retry_on_error server_persistent_connections server_pconn_for_nonretriable ssl_unclean_shutdown
-        sslproxy_session_cache_size sslproxy_session_ttl write_timeout half_closed_clients""",
+        sslproxy_session_cache_size sslproxy_session_ttl write_timeout""",
     ),
+    **_noted("a client that ends its half of the connection still gets what it asked for", "half_closed_clients"),
     **_noted(
         "names are looked up in this proxy's own way; see dns of the native form",
         """dns_multicast_local dns_packet_max dns_testnames fqdncache_size hosts_file ignore_unknown_nameservers
-        ipcache_high ipcache_low check_hostnames allow_underscore""",
+        ipcache_high ipcache_low check_hostnames allow_underscore dns_timeout""",
     ),
     **_noted(
         "no setting here has a bound for the whole life of a connection; timeouts.idle_s ends what is quiet",
@@ -146,9 +147,7 @@ FATES: dict[str, Fate] = {
         """sslproxy_cafile sslproxy_capath sslproxy_cipher sslproxy_client_certificate sslproxy_client_key
         sslproxy_flags sslproxy_options sslproxy_version tls_outgoing_options""",
     ),
-    **_refused(
-        "answers are not judged here, only requests", "http_reply_access reply_header_access", "allow all"
-    ),
+    **_refused("answers are not judged here, only requests", "http_reply_access reply_header_access", "allow all"),
     **_refused("requests are judged once; put it into http_access", "adapted_http_access http_access2", "allow all"),
     **_refused("requests are judged once; put it into http_access", "miss_access", "allow all"),
     **_refused("log_access is access_log with ACLs, which logs here do not ask", "log_access", "allow all"),
@@ -157,9 +156,7 @@ FATES: dict[str, Fate] = {
         """header_access header_replace reply_header_add reply_header_replace request_header_access request_header_add
         request_header_replace""",
     ),
-    **_refused(
-        "the address that a client comes from is the one that counts", "follow_x_forwarded_for", "deny all"
-    ),
+    **_refused("the address that a client comes from is the one that counts", "follow_x_forwarded_for", "deny all"),
     **_refused(
         "needs proxy_protocol on a native listener, with the addresses that may announce clients",
         "proxy_protocol_access",
@@ -190,12 +187,18 @@ FATES: dict[str, Fate] = {
         "where connections leave from is the system's to say (routes, or a proxy per address)",
         "tcp_outgoing_address",
     ),
-    **_refused("the Host of a captured request is what it is judged by, and what is looked up", "host_verify_strict", "off"),
+    **_refused(
+        "the Host of a captured request is what it is judged by, and what is looked up", "host_verify_strict", "off"
+    ),
     **_refused("captured requests are sent where their Host leads", "client_dst_passthru", "on"),
     **_refused("no connection pretends to be its client's", "spoof_client_ip", "deny all"),
     **_refused("what is not HTTP is refused on this port", "on_unsupported_protocol", "respond all", "terminate all"),
-    **_refused("manager pages take no password here; say with http_access who may see them", "cachemgr_passwd", "none all"),
-    **_refused("the values of all directives would be read in another way", "configuration_includes_quoted_values", "off"),
+    **_refused(
+        "manager pages take no password here; say with http_access who may see them", "cachemgr_passwd", "none all"
+    ),
+    **_refused(
+        "the values of all directives would be read in another way", "configuration_includes_quoted_values", "off"
+    ),
     **_refused("FTP is not spoken here", "ftp_port"),
     # --- of effect, and not to be expressed
     **_missed("connections are not counted by client", "client_ip_max_connections", "-1"),

@@ -71,7 +71,9 @@ def _repetition(text: str, at: int, may_repeat: bool) -> tuple[str, int]:
     if piece == "{":
         raise ValueError(rf"expected an interval like {{2,5}} in {shown(text)}; the character itself is \{{")
     if not may_repeat:
-        raise ValueError(f"{shown(piece)} in {shown(text)} repeats nothing, or what is repeated already; write it plainly")
+        raise ValueError(
+            f"{shown(piece)} in {shown(text)} repeats nothing, or what is repeated already; write it plainly"
+        )
     return piece, at + len(piece)
 
 

@@ -2,7 +2,8 @@
 
 Squid's own reader is the measure (`src/cache_cf.cc` and `src/ConfigParser.cc` of Squid 5): a line that begins with `#` is no
 line, even between a line and its continuation; `#` at the front of a word ends the statement; a backslash ends a line that
-goes on in the next; quotes mean something only around the name of a file. What Squid reads in two ways by its version is refused.
+goes on in the next; quotes mean something only around the name of a file. What two versions of Squid read in two ways is
+refused.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ class Lexer:
             text = ""
         if text:
             self._faults.append(
-                Fault(mark(source.number, first), (), "goes on in a next line that never comes; leave out the backslash")
+                Fault(
+                    mark(source.number, first), (), "goes on in a next line that never comes; leave out the backslash"
+                )
             )
 
     def _lines(self, source: Source, longest: int) -> list[str]:
@@ -147,9 +150,9 @@ class Lexer:
             self._faults.append(Fault(mark(source.number, line), (), "expected text, got a NUL byte"))
             return []
         lines = [line.partition("\r")[0] for line in text.split("\n")]
-        for number, line in enumerate(lines, 1):
-            if len(line) > longest:
-                message = f"expected at most {longest} characters in a line, got {len(line)}; Squid reads it as two"
+        for number, text in enumerate(lines, 1):
+            if len(text) > longest:
+                message = f"expected at most {longest} characters in a line, got {len(text)}; Squid reads it as two"
                 self._faults.append(Fault(mark(source.number, number), (), message))
                 return []
         return lines
@@ -238,7 +241,7 @@ class Lexer:
 
 
 def _statement(source: Source, line: int, text: str) -> Statement:
-    name, rest = (text.strip(_BLANKS).split(maxsplit=1) + [""])[:2]
+    name, rest = [*text.strip(_BLANKS).split(maxsplit=1), ""][:2]
     return Statement(mark(source.number, line), line, source, name, rest)
 
 

@@ -45,7 +45,7 @@ class Logs:
 
     def define(self, statement: Statement) -> None:
         """Take one `logformat`."""
-        name, template = (statement.rest.split(maxsplit=1) + ["", ""])[:2]
+        name, template = [*statement.rest.split(maxsplit=1), "", ""][:2]
         if not template:
             self._faults.append(statement.fault("expected a name and a template"))
         elif name in _BUILT_IN:
@@ -68,7 +68,9 @@ class Logs:
         log: dict[str, Any] = {"format": "squid"}
         name, acls = self._options(statement, options)
         if acls:
-            raise ValueError(f"logs only requests of the ACL {shown(acls[0])}, which logs here do not ask; leave it out to log all")
+            raise ValueError(
+                f"logs only requests of the ACL {shown(acls[0])}, which logs here do not ask; leave it out to log all"
+            )
         log |= self._template(statement, name)
         self._logs = [*(self._logs or []), At(statement.mark, log | {"path": _path(place)})]
 
@@ -109,7 +111,9 @@ class Logs:
             return {}
         plain = _REFERER.sub("-", template)
         if plain != template:
-            self._notes.append(statement.fault(f"{name}: the field Referer is not kept until the line is written; `-` stands for it"))
+            self._notes.append(
+                statement.fault(f"{name}: the field Referer is not kept until the line is written; `-` stands for it")
+            )
         return {"template": At(self._places.get(name, statement.mark), plain)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import (
     IPv4Address,
+    IPv4Network,
     IPv6Address,
     IPv6Network,
     ip_address,
@@ -41,12 +42,15 @@ def networks(text: str) -> list[str] | None:
         )
     low = _address(match["low"], text)
     high = low if match["high"] is None else _address(match["high"], text)
-    if low.version != high.version or low > high:
+    if low.version != high.version or int(low) > int(high):
         raise ValueError(f"expected the lower address first in {shown(text)}")
     host_bits = _host_bits(match["mask"], low.version, text)
     first, last = int(low) & ~host_bits, int(high) & ~host_bits | host_bits
-    kind = IPv4Address if low.version == 4 else IPv6Address
-    found = list(summarize_address_range(kind(first), kind(last)))
+    found: list[IPv4Network | IPv6Network] = []
+    if low.version == 4:
+        found += summarize_address_range(IPv4Address(first), IPv4Address(last))
+    else:
+        found += summarize_address_range(IPv6Address(first), IPv6Address(last))
     texts = [str(network.network_address if network.num_addresses == 1 else network) for network in found]
     if any(isinstance(network, IPv6Network) and _MAPPED.subnet_of(network) for network in found):
         # Squid keeps IPv4 addresses as mapped ones, so `::/0` holds them too.

@@ -1,8 +1,8 @@
 """`cache_peer` and who is sent there: parents, and the routes that rules are split by.
 
-Squid asks `always_direct`, then `never_direct`, and for what may neither go only directly nor only by a parent it tries one after
-the other. A rule here has one way, so the third case is refused with what to write instead. Of several parents Squid takes the
-next when one fails; here it is the first that `cache_peer_access` lets a request to.
+Squid asks `always_direct`, then `never_direct`, and for what may neither go only directly nor only by a parent it tries one
+after the other. A rule here has one way, so the third case is refused with what to write instead. Of several parents Squid
+takes the next when one fails; here it is the first that `cache_peer_access` lets a request to.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ MAX_WAYS = 1000
 Line = tuple[bool, Term]
 """One line of an access list: whether it says allow, and when."""
 
-_WITHOUT_MEANING = frozenset(
+_OPTIONS = (
     "proxy-only no-query default background-ping no-digest no-tproxy weight basetime closest-only ttl no-netdb-exchange "
-    "no-delay connect-timeout connect-fail-limit digest-url allow-miss max-conn standby round-robin weighted-round-robin "
-    "carp carp-key userhash sourcehash connection-auth htcp front-end-https".split()
+    "no-delay connect-timeout connect-fail-limit digest-url allow-miss max-conn standby round-robin weighted-round-robin carp "
+    "carp-key userhash sourcehash connection-auth htcp front-end-https"
 )
+_WITHOUT_MEANING = frozenset(_OPTIONS.split())
 _LOGIN = "; put USER:PASSWORD alone into a file that only the proxy may read, and write login=@FILE"
 
 
@@ -56,7 +57,9 @@ def parent(statement: Statement) -> tuple[At, str, list[str]]:
     """The parent of one line in the native form, its name, and notes. Raises ValueError."""
     words = statement.words
     if len(words) < 4:
-        raise ValueError("expected a host, parent, its port and 0, as in cache_peer proxy.example.com parent 3128 0 no-query")
+        raise ValueError(
+            "expected a host, parent, its port and 0, as in cache_peer proxy.example.com parent 3128 0 no-query"
+        )
     host, kind, http_port, _icp_port, *options = words
     if kind != "parent":
         raise ValueError(f"{shown(kind)} shares a cache, and there is none here; expected parent")
@@ -114,5 +117,7 @@ def _cascade(lines: Sequence[Line], allowed: Ways, denied: Ways) -> Ways:
         if term == ALWAYS:
             break
         if len(found) > MAX_WAYS:
-            raise ValueError(f"expected at most {MAX_WAYS} cases of always_direct, never_direct and cache_peer_access together")
+            raise ValueError(
+                f"expected at most {MAX_WAYS} cases of always_direct, never_direct and cache_peer_access together"
+            )
     return found

@@ -26,13 +26,16 @@ _REFUSED = {
     **dict.fromkeys(("ssl-bump", "sslBump", "generate-host-certificates", "tls-generate-host-certificates"), _DECRYPTS),
     "require-proxy-header": "needs proxy_protocol on a native listener, with the addresses that may announce clients",
     **dict.fromkeys(
-        ("capath", "crlfile", "tls-capath", "tls-crlfile"), "is not known here; put all authorities into one clientca file"
+        ("capath", "crlfile", "tls-capath", "tls-crlfile"),
+        "is not known here; put all authorities into one clientca file",
     ),
 }
-_IGNORED = frozenset(
-    "connection-auth no-connection-auth disable-pmtu-discovery tcpkeepalive ignore-cc ipv4 ftp-track-dirs worker-queues".split()
-) | {"dynamic_cert_mem_cache_size", "tls-dh", "dhparams", "tls-no-npn", "tls-default-ca", "tls-context", "sslcontext"}
-_HELD_ANYWAY = frozenset("NO_SSLV2 NO_SSLV3 NO_TLSV1 NO_TLSV1_1 SINGLE_DH_USE SINGLE_ECDH_USE".split())
+_WITHOUT_MEANING = (
+    "connection-auth no-connection-auth disable-pmtu-discovery tcpkeepalive ignore-cc ipv4 ftp-track-dirs worker-queues "
+    "dynamic_cert_mem_cache_size tls-dh dhparams tls-no-npn tls-default-ca tls-context sslcontext"
+)
+_IGNORED = frozenset(_WITHOUT_MEANING.split())
+_HELD_ANYWAY = frozenset({"NO_SSLV2", "NO_SSLV3", "NO_TLSV1", "NO_TLSV1_1", "SINGLE_DH_USE", "SINGLE_ECDH_USE"})
 """What `options=` may ask for: listeners speak TLS 1.2 and 1.3, with keys that are used once."""
 _FILES = {
     "cert": "certificate",
@@ -57,7 +60,7 @@ class Port(NamedTuple):
     listener: At
 
 
-def port(statement: Statement, *, tls: bool) -> tuple[Port | None, list[str]]:
+def port(statement: Statement, *, tls: bool) -> tuple[Port, list[str]]:
     """The listener of one line, and what to note about it. Raises ValueError."""
     words = statement.words
     if not words:
@@ -89,7 +92,9 @@ def port(statement: Statement, *, tls: bool) -> tuple[Port | None, list[str]]:
         listener["tls"] = _tls(files)
     if "transparent" in listener:
         if tls:
-            raise ValueError("TLS that was captured can only be forwarded undecrypted: write a native listener with protocol: sni")
+            raise ValueError(
+                "TLS that was captured can only be forwarded undecrypted: write a native listener with protocol: sni"
+            )
         notes.append("the host of a captured request is looked up; the address that its client dialled is not used")
     else:
         listener["manager"] = True
@@ -116,7 +121,9 @@ def _address_and_port(place: str) -> dict[str, Any]:
         try:
             found["address"] = str(ip_address(address))
         except ValueError:
-            raise ValueError(f"expected an address before the port, got {shown(place)}; names are not looked up here") from None
+            raise ValueError(
+                f"expected an address before the port, got {shown(place)}; names are not looked up here"
+            ) from None
     number = int(match["port"])
     if not 0 < number < 65536:
         raise ValueError(f"expected a port from 1 to 65535, got {shown(place)}")

@@ -1,20 +1,22 @@
 """One squid.conf, and what it includes, into the native form.
 
-Rules keep the order and the line numbers of their `http_access` lines. They are bound to the listeners of the same file, so that
-other files may be merged in; the last of them is what Squid does when no line is for a request: the opposite of the last line.
+Rules keep the order and the line numbers of their `http_access` lines. They are bound to the listeners of the same file, so
+that other files may be merged in; the last of them is what Squid does when no line is for a request: the opposite of the last
+line.
 """
 
 from __future__ import annotations
 
 import os.path
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import Adapted, At, settle
 from egressproxy.config.adapters.squid import peers, values
 from egressproxy.config.adapters.squid.acls import Acls, Unusable
 from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Term, all_of, condition, mentions
-from egressproxy.config.adapters.squid.directives import FATES
+from egressproxy.config.adapters.squid.directives import FATES, Fate
 from egressproxy.config.adapters.squid.lexer import Lexer, Statement
 from egressproxy.config.adapters.squid.logs import Logs
 from egressproxy.config.adapters.squid.ports import Port, port
@@ -27,15 +29,24 @@ if TYPE_CHECKING:
     from egressproxy.config.adapters.adapter import Files, Source
     from egressproxy.config.adapters.squid.peers import Line, Ways
 
-_MANAGER_NOTE = (
+_ADDRESS_NOTE = (
     "Squid has no address guard, so allow rules carry private_addresses: true; metadata addresses stay closed unless a rule "
     "names them"
 )
 _SNI_NOTE = (
-    "Squid looks into no tunnel; here TLS on port 443 must ask for the host that the tunnel was granted for. A native file with "
-    "sni_check: off beside this one lets everything pass"
+    "Squid looks into no tunnel; here TLS on port 443 must ask for the host that the tunnel was granted for. A native file "
+    "with sni_check: off beside this one lets everything pass"
 )
-_ENCODED_NOTE = "Squid compares URLs with %XX decoded; see urls_matching and paths_matching for how they are compared here"
+_ENCODED_NOTE = (
+    "Squid compares URLs with %XX decoded; see urls_matching and paths_matching for how they are compared here"
+)
+
+_GUARDED = frozenset(
+    {"acl", "http_access", "http_port", "https_port", "never_direct", "always_direct", "cache_peer_access"}
+)
+"""Directives that a slip of the pen must not make disappear."""
+_SOUNDS_LIKE_SECURITY = re.compile("access|acl|auth|allow|deny|ssl|tls|cert|secur|user|filter")
+_NO_FATE = Fate("noted", "")
 
 _Access = tuple[Statement, bool, list[tuple[str, bool]]]
 """One line of an access list: whether it says allow, and the ACLs that must all hold."""
@@ -103,13 +114,21 @@ class _Reading:
     def _by_fate(self, statement: Statement) -> None:
         fate = FATES.get(statement.name)
         if fate is None:
-            self._fault(statement, "is no directive of Squid 3.5 to 6", may_pass=True)
+            self._unknown(statement)
         elif " ".join(statement.words) in fate.unless:
             self._note(statement, "says what holds here anyway")
         elif fate.kind == "noted":
             self._note(statement, f"has no meaning here: {fate.reason}")
         else:
             self._fault(statement, f"cannot be expressed: {fate.reason}", may_pass=fate.kind == "missed")
+
+    def _unknown(self, statement: Statement) -> None:
+        """A word that Squid does not know. What looks like one about security is never left out."""
+        close = get_close_matches(statement.name[:60].lower(), [*self._handlers, *FATES], n=1, cutoff=0.75)
+        advice = f"; did you mean {close[0]}?" if close else ""
+        guarded = close and (close[0] in _GUARDED or FATES.get(close[0], _NO_FATE).kind == "refused")
+        sounds = _SOUNDS_LIKE_SECURITY.search(statement.name.lower()) is not None
+        self._fault(statement, f"is no directive of Squid 3.5 to 6{advice}", may_pass=not guarded and not sounds)
 
     def _note(self, statement: Statement, message: str) -> None:
         self.notes.append(statement.fault(message))
@@ -127,7 +146,9 @@ class _Reading:
         label, names = found.label, [each.label for _, each in self._ports]
         if label in names:
             label = f"{label}-{len(names) + 1}"
-            found = found._replace(label=label, listener=At(found.listener.mark, found.listener.value | {"name": label}))
+            found = found._replace(
+                label=label, listener=At(found.listener.mark, found.listener.value | {"name": label})
+            )
         if found.name in self._acls.port_names:
             raise ValueError(f"two ports are called {shown(found.name)}; give one a name=")
         self._acls.port_names[found.name] = label
@@ -219,20 +240,24 @@ class _Reading:
                 self._note(statement, "never holds, so it is left out")
                 continue
             name = _unused(self._rule_name(statement), names)
-            rules += self._allow(statement, name, term, ways) if allow else [self._rule(statement.mark, name, "deny", term)]
+            rules += (
+                self._allow(statement, name, term, ways) if allow else [self._rule(statement.mark, name, "deny", term)]
+            )
         if not lines:
             self.notes.append(Fault(self._first, ("http_access",), "there is none, so everything is refused"))
             return [self._rule(self._first, "http_access-default", "deny", ALWAYS)]
         self._note(lines[0][0], _SNI_NOTE)
         if any(allow for _, allow, _ in lines):
-            self._note(next(statement for statement, allow, _ in lines if allow), _MANAGER_NOTE)
+            self._note(next(statement for statement, allow, _ in lines if allow), _ADDRESS_NOTE)
         last, allows, references = lines[-1]
         if self._term(last, references, again=True) != ALWAYS:
             if allows:
                 rules.append(self._rule(last.mark, "http_access-default", "deny", ALWAYS))
             else:
                 rules += self._allow(last, "http_access-default", ALWAYS, ways)
-                self._note(last, "is the last line and says deny, so whatever no line is for is allowed; end with deny all")
+                self._note(
+                    last, "is the last line and says deny, so whatever no line is for is allowed; end with deny all"
+                )
         return rules
 
     def _allow(self, statement: Statement, name: str, term: Term, ways: Ways) -> list[At]:
@@ -261,8 +286,8 @@ class _Reading:
     def _undecided(self) -> None:
         place = next(iter(self._parents.values())).mark
         message = (
-            "neither always_direct nor never_direct says whether it takes all that is allowed, and Squid would try one way after "
-            "the other; write never_direct allow all, with always_direct allow ACL for what goes out directly"
+            "neither always_direct nor never_direct says whether it takes all that is allowed, and Squid would try one way "
+            "after the other; write never_direct allow all, with always_direct allow ACL for what goes out directly"
         )
         fault = Fault(place, ("cache_peer",), message)
         if fault not in self.faults:

@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 
 def seconds(words: Sequence[str]) -> float:
     """`30 seconds`, `1.5 hours`, or a number of seconds without a unit."""
-    number, unit = (list(words) + ["second"])[:2] if len(words) in (1, 2) else ("", "")
+    number, unit = [*words, "second"][:2] if len(words) in (1, 2) else ("", "")
     factor = next((factor for name, factor in _UNITS_S.items() if unit.lower().startswith(name)), None)
     if factor is None or not _NUMBER.fullmatch(number):
         raise ValueError(f"expected a time like 30 seconds or 1 minute, got {shown(' '.join(words))}")
@@ -41,7 +41,7 @@ def seconds(words: Sequence[str]) -> float:
 
 def size(words: Sequence[str], unit: str) -> int:
     """Bytes of `64 KB`, `1.5 MB`; `unit` counts where none is written."""
-    number, written = (list(words) + [unit])[:2] if len(words) in (1, 2) else ("", "")
+    number, written = [*words, unit][:2] if len(words) in (1, 2) else ("", "")
     factor = next((factor for name, factor in _SIZES.items() if written.upper().startswith(name)), None)
     if factor is None or not _NUMBER.fullmatch(number):
         raise ValueError(f"expected a size like 64 KB, got {shown(' '.join(words))}")
