@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
@@ -162,7 +163,7 @@ def check(configs: _Configs) -> None:
         faults += [loaded.problem(*problem) for problem in error.problems]
     if faults:
         _fail(faults)
-    notes = loaded.noted((*Policy.from_config(config, _never).notes(), *found))
+    notes = loaded.noted((*Policy.from_config(config, _never, time.localtime).notes(), *found))
     _say(note._replace(message=f"note: {note.message}") for note in notes)
     parts = ("listener", len(config.listeners)), ("rule", len(config.rules)), ("service", len(config.services))
     counts = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in parts)
@@ -215,7 +216,7 @@ def explain(
     except ConfigError as error:
         _fail(error.problems)
     intent = intent._replace(listener=config.listeners[0].label)
-    policy = Policy.from_config(config, OwnPorts(_own_places(config)))
+    policy = Policy.from_config(config, OwnPorts(_own_places(config)), time.localtime)
     explanation = policy.explain(intent)
     if resolve and explanation.asks_dns:
         explanation = policy.explain(intent, _resolve(config.dns, explanation.looks_up))

@@ -35,6 +35,7 @@ FLOORS = (
         "watched",
         "identities",
         "originate",
+        "parents",
         "upstreams",
     ),
     ("admission", "pace", "upload", "exchange", "connection"),

@@ -33,7 +33,10 @@ from egressproxy.exchange import Carriage
 from egressproxy.frontends.auto import AutoFrontend
 from egressproxy.frontends.http import HTTP_PORT, HttpFrontend
 from egressproxy.frontends.sni import SniFrontend
+from egressproxy.frontends.tcp import TcpFrontend
+from egressproxy.hostport import parse_authority
 from egressproxy.model import TLS_PORT, Endpoint, Problem
+from egressproxy.parents import parents_of
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.poller import create_poller
 from egressproxy.relay.relay import Relay
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from egressproxy.config.schema import Listener as ListenerSettings
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.policy.policy import Policy
+    from egressproxy.registry import Registry
     from egressproxy.telemetry.record import RecordDraft
 
 logger = logging.getLogger("egressproxy")
@@ -261,6 +265,7 @@ class Worker:
         return Services(
             policy=parts.policy,
             registry=parts.registry if config.services else None,
+            parents=parents_of(config),
             balancer=Balancer(),
             resolver=resolver,
             dialer=dialer,
@@ -289,7 +294,7 @@ class Worker:
         for settings in config.listeners:
             place = (settings.address, settings.port)
             wanted.add(place)
-            entrance = entrance_of(settings, config.limits, parts.contexts.get(place))
+            entrance = entrance_of(settings, config.limits, parts.contexts.get(place), parts.registry)
             if place in self._listeners:
                 self._listeners[place].use(entrance, services)
             else:
@@ -438,9 +443,10 @@ def give_back(building: asyncio.Future[Parts]) -> None:
         building.result().give_back()
 
 
-def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None) -> Entrance:
+def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None, registry: Registry) -> Entrance:
     """How the clients of this listener come in."""
     label, port = settings.label, settings.service_port
+    target = None if settings.target is None else parse_authority(settings.target)
     heads = head_limits(limits)
     frontend: Frontend
     match settings.protocol:
@@ -449,10 +455,13 @@ def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext 
         case "http":
             frontend = HttpFrontend(label, heads, is_proxy=False, by_host=port or HTTP_PORT)
         case "sni":
-            frontend = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
+            frontend = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes, target)
         case "auto":
             sni = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
-            frontend = AutoFrontend(HttpFrontend(label, heads, by_host=HTTP_PORT), sni)
+            http = HttpFrontend(label, heads, by_host=HTTP_PORT)
+            frontend = AutoFrontend(http, sni, TcpFrontend(label, None), registry.takes_unseen)
+        case "tcp":
+            frontend = TcpFrontend(label, target)
     announced = settings.proxy_protocol
     return Entrance(
         label,

@@ -45,6 +45,7 @@ MAX_TEXT_CHARS = 1000
 _REASON_PHRASES = {
     400: "Bad Request",
     403: "Forbidden",
+    404: "Not Found",
     408: "Request Timeout",
     413: "Content Too Large",
     414: "URI Too Long",
