@@ -24,6 +24,7 @@ from egressproxy.errors import (
     EgressError,
     InternalError,
     MalformedProxyHeader,
+    NoRoute,
     PolicyError,
     UpstreamError,
 )
@@ -33,9 +34,11 @@ from egressproxy.parents import go_through
 from egressproxy.policy.networks import parse_client
 from egressproxy.poller import READ
 from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
+from egressproxy.telemetry.manager import page
 from egressproxy.telemetry.record import ExchangeDraft
 from egressproxy.tls import handshake_problem
 from egressproxy.wire.proxy_protocol import parse_proxy_header, proxy_header
+from egressproxy.wire.replies import page_reply
 
 if TYPE_CHECKING:
     import ssl
@@ -170,6 +173,9 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 addresses = await addresses_of(intent.target, services.resolver)
                 verdict = draft.verdict = services.policy.decide(intent, addresses)
             verdict.enforce(intent)
+            if intent.manager is not None:
+                await show_page(client, intent.manager, draft, services)
+                continue  # to the end: the connection is closed behind the page
             route = None if services.registry is None else way_to(intent, verdict, services.registry, services)
             if route is not None:
                 secured = intent.request is not None and route.tls is not None
@@ -341,6 +347,24 @@ async def introduce(upstream: TcpStream, header: bytes) -> None:
         raise ConnectFailed(
             f"{endpoint}: broke at the PROXY protocol header: {error.strerror}", endpoint=endpoint
         ) from error
+
+
+async def show_page(client: Stream, name: str, draft: RecordDraft, services: Services) -> None:
+    """Answer with one of the proxy's own manager pages. Raises NoRoute or ClientGone."""
+    text = page(name, services.telemetry.metrics, services.admission.drafts)
+    if text is None:
+        raise NoRoute(f"there is no manager page {name[:80]!a}; menu lists those that are")
+    head, body = page_reply(text)
+    try:
+        await client.write(head if draft.method == "HEAD" else head + body)
+        client.end_writing()
+    except OSError as error:
+        raise ClientGone("the client left before it had its page") from error
+    exchange = draft.exchange
+    assert exchange is not None  # it is a plain request
+    draft.status, draft.reply_bytes = 200, len(head)
+    exchange.complete, exchange.content_type = True, "text/plain"
+    exchange.bytes_down = 0 if draft.method == "HEAD" else len(body)
 
 
 def way_to(intent: Intent, verdict: Verdict, registry: Registry, services: Services) -> Route | None:

@@ -57,6 +57,7 @@ class Intent(NamedTuple):
     dialled   address and port that a captured client was on its way to
     ech       the ClientHello may hide another name than the one in the target (Encrypted Client Hello)
     path      of a plain request, without its query, as sent; None for a tunnel, whose requests nobody sees
+    manager   the name of one of the proxy's own manager pages, which is asked for
     request   the plain request itself, for whoever forwards it; no decision looks at it
     """
 
@@ -69,6 +70,7 @@ class Intent(NamedTuple):
     ech: bool = False
     path: str | None = None
     request: Request | None = None
+    manager: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

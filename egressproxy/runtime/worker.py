@@ -500,7 +500,7 @@ def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext 
     frontend: Frontend
     match settings.protocol:
         case "http-proxy":
-            frontend = HttpFrontend(label, heads)
+            frontend = HttpFrontend(label, heads, manager=settings.port if settings.manager else None)
         case "http":
             frontend = HttpFrontend(label, heads, is_proxy=False, by_host=port or HTTP_PORT)
         case "sni":

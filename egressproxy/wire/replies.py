@@ -130,6 +130,19 @@ def refusal(
     ).encode("ascii")
 
 
+def page_reply(text: str) -> tuple[bytes, bytes]:
+    """Head and body of a page of the proxy's own, behind which the connection is closed."""
+    body = text.encode()
+    head = (
+        "HTTP/1.1 200 OK\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Cache-Control: no-store\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode("ascii"), body
+
+
 def _cause(error: EgressError, longest: int) -> str:
     """`slug: message`, at most so many characters, everything but printable ASCII written as a Python escape."""
     message = str(error)
