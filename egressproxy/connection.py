@@ -347,7 +347,7 @@ async def locate(intent: Intent, verdict: Verdict, route: Route | None, services
 
 
 async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:
-    """The endpoints that the service names, beginning with the one whose turn it is.
+    """The endpoints that the service names, beginning with the one whose turn it is; those that failed not long ago come last.
 
     Those that are not found, or may not be dialled, are left out. Raises as `locate`, when none is left.
     """
@@ -367,7 +367,7 @@ async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, servi
     if not found:
         assert last is not None  # there is an endpoint
         raise last
-    return found
+    return services.dialer.failed_last(found)
 
 
 def still_talks(client: Stream) -> bool:

@@ -308,7 +308,7 @@ class Exchange:
         return forward, added
 
     def _take(self) -> Upstream | None:
-        """A kept connection for this request."""
+        """A kept connection for this request. Of a service with endpoints the one whose turn it is, so that all have theirs."""
         if self._preface:
             return None
         endpoints = self._endpoints if self._route is None or not self._route.endpoints else self._endpoints[:1]

@@ -781,6 +781,29 @@ def test_an_endpoint_that_cannot_be_asked_is_passed_over(configured: Configure, 
     assert [ask(proxy, f"http://{SITE}/").status for _ in range(2)] == [503, 503]
 
 
+def test_while_one_endpoint_is_down_the_kept_connections_to_the_others_serve_on(configured: Configure) -> None:
+    """It is tried once, and then it comes last."""
+    with RawOrigin(lambda _: [response(b"here")]) as up, RawOrigin(lambda _: [response(b"there")]) as other:
+        proxy = configured(static({"port": free_port()}, {"port": up.port}, {"port": other.port}))
+        with Ends(proxy) as client:
+            answers = Counter(client.ask(request(f"http://{SITE}/")).body for _ in range(12))
+        assert answers == {b"here": 8, b"there": 4}  # whose turn it was hands it to the next
+        assert (len(up.connections), len(other.connections)) == (1, 1)
+
+
+@pytest.mark.parametrize("tls", [None, server_context()], ids=["silent", "of another host"])
+def test_while_tls_with_one_endpoint_fails_the_kept_connections_to_the_others_serve_on(
+    configured: Configure, web: Web, tls: ssl.SSLContext | None
+) -> None:
+    with RawOrigin(None if tls is None else lambda _: [response()], tls=tls) as wrong:
+        settings = {"tls": {"mode": "simple", "ca": web.ca}, "connect_timeout_s": SHORT_S}
+        proxy = configured(static({"port": wrong.port}, {"port": web.tls}, **settings))
+        with Ends(proxy) as client:
+            assert [client.ask(request(f"http://{SITE}/")).status for _ in range(6)] == [200] * 6
+        assert wrong.contacts() == 1
+        assert [record["reused"] for record in proxy.settled().records] == [False, True, True, True, True, True]
+
+
 def test_endpoints_may_be_names_and_have_the_target_port(configured: Configure, web: Web) -> None:
     settings = service(SITE, web.tls, {"mode": "simple", "ca": web.ca}, endpoints=[{"address": BILLING}])
     proxy = configured(settings)
