@@ -25,6 +25,7 @@ from egressproxy.errors import (
     InternalError,
     MalformedProxyHeader,
     PolicyError,
+    TlsRequired,
     UpstreamError,
 )
 from egressproxy.exchange import Exchange
@@ -167,6 +168,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             if route is not None:
                 secured = intent.request is not None and route.tls is not None
                 draft.service, draft.service_port = route.name, route.port if secured else intent.target.port
+                if route.needs_tls and intent.request is not None:
+                    raise TlsRequired(f"{intent.target} is for TLS alone (protocol of this port of {route.name})")
             endpoints = await locate(intent, verdict, route, services)  # resolve; decide, by address
             draft.resolved_at = now()
             if intent.request is not None:

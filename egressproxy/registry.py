@@ -51,6 +51,7 @@ class Route:
     tls         TLS that the proxy speaks with it where the client sends plain HTTP; None: plain HTTP goes out
     timeout_s, connect_timeout_s, idle_timeout_s   None: as the configuration says for all
     has_headers  the service gets header fields that its clients do not see
+    declared_tls  the configuration says that clients speak TLS there
     """
 
     service: int
@@ -64,11 +65,17 @@ class Route:
     connect_timeout_s: float | None
     idle_timeout_s: float | None
     has_headers: bool
+    declared_tls: bool
 
     @property
     def tunnel_port(self) -> int | None:
         """The port that says what a tunnel to it must carry: 443 where TLS is spoken there; None: the one asked for."""
-        return TLS_PORT if self.tls is not None or self.port == TLS_PORT else None
+        return TLS_PORT if self.declared_tls or self.tls is not None or self.port == TLS_PORT else None
+
+    @property
+    def needs_tls(self) -> bool:
+        """TLS is spoken there, and the proxy does not speak it: a plain request has no way to it."""
+        return self.declared_tls and self.tls is None
 
 
 class _Registered(NamedTuple):
@@ -183,4 +190,5 @@ def _route(one: _Registered, host: str, port: int) -> Route:
         connect_timeout_s=service.connect_timeout_s,
         idle_timeout_s=service.idle_timeout_s,
         has_headers=bool(service.set_headers),
+        declared_tls=any(each.number == port and each.protocol in ("TLS", "HTTPS") for each in service.ports),
     )

@@ -502,8 +502,10 @@ class ServicePort(_Settings):
 
     number: Port
     """TCP port that clients ask for."""
-    protocol: Literal["HTTP", "TLS", "HTTPS", "TCP"] = "TLS"
-    """What clients speak there. TLS and HTTPS mean the same: it is never decrypted."""
+    protocol: Literal["HTTP", "TLS", "HTTPS", "TCP"] | None = None
+    """What clients speak there. `TLS` and `HTTPS`, which mean the same: TLS, never decrypted. The inside of a tunnel is checked
+    as on port 443, whatever the port; a plain request is refused (403), unless `tls` has the proxy speak TLS. `HTTP`, `TCP` and
+    absent: anything; port 443 stays checked."""
     target_port: Port | None = None
     """TCP port that is dialled instead. Absent: the same."""
 

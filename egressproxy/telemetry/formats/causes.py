@@ -96,6 +96,7 @@ CAUSES = {
     "rule_denied": Cause(NOTHING, DIRECT, "UH"),
     "address_denied": Cause(NOTHING, _RBAC.format("address_guard"), NOTHING),
     "loop_detected": Cause(NOTHING, DIRECT, NOTHING),
+    "tls_required": Cause("NR", "filter_chain_not_found", "NR"),
     "sni_mismatch": Cause(NOTHING, DIRECT, NOTHING),
     "ech_denied": Cause(NOTHING, DIRECT, NOTHING),
     "announcer_denied": Cause(NOTHING, NOTHING, NOTHING),

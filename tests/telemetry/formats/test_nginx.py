@@ -90,6 +90,7 @@ NGINX_STATUS = {
     "rule_denied": 403,
     "address_denied": 403,
     "loop_detected": 403,
+    "tls_required": 403,
     "sni_mismatch": 403,
     "ech_denied": 403,
     "announcer_denied": 403,
