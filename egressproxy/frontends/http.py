@@ -24,7 +24,7 @@ from egressproxy.errors import (
 )
 from egressproxy.frontends.frontend import is_about_what_is_inside, may_have_changed, receive, send_alert
 from egressproxy.hostport import parse_authority
-from egressproxy.model import OUTBOUND, Intent, Target
+from egressproxy.model import HTTP_PORT, OUTBOUND, Intent, Target
 from egressproxy.wire.replies import ESTABLISHED, refusal
 from egressproxy.wire.request import Request
 from egressproxy.wire.request_fields import request_fields
@@ -34,9 +34,6 @@ from egressproxy.wire.request_target import parse_http_target
 if TYPE_CHECKING:
     from egressproxy.stream import Stream
     from egressproxy.telemetry.record import RecordDraft
-
-HTTP_PORT = 80
-"""RFC 9110 section 4.2.1."""
 
 
 class HttpFrontend:
