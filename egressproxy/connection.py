@@ -331,10 +331,12 @@ async def introduce(upstream: TcpStream, header: bytes) -> None:
 
 
 async def locate(intent: Intent, verdict: Verdict, route: Route | None, services: Services) -> Sequence[Endpoint]:
-    """Where the target is, as far as the policy lets it be dialled.
+    """Where the target is, as far as the policy lets it be dialled; nowhere, for a request that goes no further than here.
 
     Raises what `Resolver.resolve` and `Policy.screen` raise.
     """
+    if intent.request is not None and intent.request.fields.max_forwards == 0:
+        return ()
     host, port, is_address = intent.target
     if route is not None:
         if route.endpoints and not verdict.dials_original:

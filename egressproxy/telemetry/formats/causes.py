@@ -126,6 +126,8 @@ CAUSES = {
     "out_of_descriptors": Cause("UO", _BEFORE.format("overflow"), "UO"),
     "draining": Cause("LR", DIRECT, NOTHING),
     "internal_error": Cause("LR", DIRECT, NOTHING),
+    # the proxy was the last to be asked
+    "answered": Cause(NOTHING, DIRECT, NOTHING),
     # how a relay ended
     "closed": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
     "client_reset": Cause("DC", _LEFT, NOTHING),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Value = Callable[[ConnectionRecord], str]
 
 _STATUS = {
+    "answered": 200,  # by the proxy itself
     "client_gone": 200,
     "hello_timeout": 200,
     "head_timeout": 200,  # who says nothing at all to an auto listener

@@ -116,8 +116,8 @@ def _is_bare(record: ConnectionRecord) -> bool:
 
 
 def _media_type(record: ConnectionRecord, exchange: Exchange) -> str | None:
-    """Of what the client got: the upstream's response, or a page of our own."""
-    if record.status is None or record.status == exchange.upstream_status:
+    """Of what the client got: the upstream's response, or a page of our own; an answer of our own has none."""
+    if record.status is None or record.status == exchange.upstream_status or record.outcome == ANSWERED:
         return exchange.content_type
     return "text/plain" if record.outcome == UpstreamTimeout.slug else CONTENT_TYPE
 
