@@ -26,6 +26,7 @@ from egressproxy.errors import (
     MalformedProxyHeader,
     NoRoute,
     PolicyError,
+    TlsRequired,
     UpstreamError,
 )
 from egressproxy.exchange import Exchange
@@ -180,6 +181,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             if route is not None:
                 secured = intent.request is not None and route.tls is not None
                 draft.service, draft.service_port = route.name, route.port if secured else intent.target.port
+                if route.needs_tls and intent.request is not None:
+                    raise TlsRequired(f"{intent.target} is for TLS alone (protocol of this port of {route.name})")
                 if draft.exchange is not None:
                     draft.exchange.route = route.route
             parent = None if verdict.parent is None else services.parents[verdict.parent]
@@ -385,12 +388,14 @@ async def addresses_of(target: Target, resolver: Resolver) -> Sequence[str]:
 async def locate(
     intent: Intent, verdict: Verdict, route: Route | None, judged: Sequence[str] | None, services: Services
 ) -> Sequence[Endpoint]:
-    """Where the target is, as far as the policy lets it be dialled.
+    """Where the target is, as far as the policy lets it be dialled; nowhere, for a request that goes no further than here.
 
     judged  its addresses, where a rule has asked for them: no others are dialled
 
     Raises what `Resolver.resolve` and `Policy.screen` raise.
     """
+    if intent.request is not None and intent.request.fields.max_forwards == 0:
+        return ()
     target = intent.target
     host, port, is_address = target
     written_down = False
@@ -418,7 +423,7 @@ async def locate_parent(intent: Intent, verdict: Verdict, parent: Parent, servic
 
 
 async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:
-    """The endpoints that the service names, beginning with the one whose turn it is.
+    """The endpoints that the service names, beginning with the one whose turn it is; those that failed not long ago come last.
 
     Those that are not found, or may not be dialled, are left out. Raises as `locate`, when none is left.
     """
@@ -438,7 +443,7 @@ async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, servi
     if not found:
         assert last is not None  # there is an endpoint
         raise last
-    return found
+    return services.dialer.failed_last(found)
 
 
 def still_talks(client: Stream) -> bool:

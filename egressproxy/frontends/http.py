@@ -24,7 +24,7 @@ from egressproxy.errors import (
 )
 from egressproxy.frontends.frontend import is_about_what_is_inside, may_have_changed, receive, send_alert
 from egressproxy.hostport import parse_authority
-from egressproxy.model import OUTBOUND, Intent, Target
+from egressproxy.model import HTTP_PORT, OUTBOUND, Intent, Target
 from egressproxy.wire.replies import ESTABLISHED, refusal
 from egressproxy.wire.request import Request
 from egressproxy.wire.request_fields import request_fields
@@ -39,8 +39,6 @@ MANAGER_PATH = "/squid-internal-mgr/"
 """Where Squid has its manager pages."""
 OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """How the host of the proxy is called by who is on it."""
-HTTP_PORT = 80
-"""RFC 9110 section 4.2.1."""
 
 
 class HttpFrontend:
