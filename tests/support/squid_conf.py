@@ -44,7 +44,11 @@ class Folder:
 
 
 def adapted(
-    text: str | bytes, files: dict[str, str | bytes] | None = None, *, lenient: bool = False, writable: Sequence[str] = ()
+    text: str | bytes,
+    files: dict[str, str | bytes] | None = None,
+    *,
+    lenient: bool = False,
+    writable: Sequence[str] = (),
 ) -> tuple[Adapted, Folder]:
     """What becomes of a squid.conf that stands beside these files."""
     folder = Folder({MAIN: text, **(files or {})}, writable)

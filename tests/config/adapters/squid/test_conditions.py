@@ -64,7 +64,9 @@ def test_what_is_asked_is_found_however_deep() -> None:
     assert not mentions(all_of([A, opposite(B)]), "ports")
 
 
-LEAVES = st.builds(lambda key: Is(key, ("x",)), st.sampled_from(["k0", "k1", "k2", "k3"])) | st.sampled_from([ALWAYS, NEVER])
+LEAVES = st.builds(lambda key: Is(key, ("x",)), st.sampled_from(["k0", "k1", "k2", "k3"])) | st.sampled_from(
+    [ALWAYS, NEVER]
+)
 TREES = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
@@ -87,7 +89,7 @@ def made(tree: Any) -> Term:
 
 def meant(tree: Any, facts: frozenset[str]) -> bool:
     """What a tree says, by the plain rules of logic."""
-    if tree == ALWAYS or tree == NEVER:
+    if tree in (ALWAYS, NEVER):
         return bool(tree == ALWAYS)
     if isinstance(tree, Is):
         return tree.key in facts

@@ -57,7 +57,27 @@ def test_what_was_probably_not_meant_so_is_refused(posix: str, reason: str) -> N
 
 
 PIECES = st.sampled_from(
-    ["a", "b", "ab", ".", "[ab]", "[^a]", "[]b]", r"[\a]", "[[:alpha:]]", "(a|b)", "(ab)", "a*", "b+", "a?", "b{2}", "^", "$", r"\.", "|"]
+    [
+        r"a",
+        r"b",
+        r"ab",
+        r".",
+        r"[ab]",
+        r"[^a]",
+        r"[]b]",
+        r"[\a]",
+        r"[[:alpha:]]",
+        r"(a|b)",
+        r"(ab)",
+        r"a*",
+        r"b+",
+        r"a?",
+        r"b{2}",
+        r"^",
+        r"$",
+        r"\.",
+        r"|",
+    ]
 )
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from egressproxy.config.faults import Fault
 
 
-
 def statements(text: str, **files: str) -> list[tuple[int, str, str]]:
     """Line, name and rest of each statement. Nothing is wrong."""
     found: list[Fault] = []
@@ -64,7 +63,9 @@ def test_branches(text: str, expected: list[str]) -> None:
 
 
 def test_included_files_stand_in_the_place_of_the_line() -> None:
-    found = statements("via 1\ninclude a.conf\ninclude /etc/squid/b*.conf\nvia 5\n", a="via 2\n", b2="via 4\n", b1="via 3\n")
+    found = statements(
+        "via 1\ninclude a.conf\ninclude /etc/squid/b*.conf\nvia 5\n", a="via 2\n", b2="via 4\n", b1="via 3\n"
+    )
     assert [rest for _, _, rest in found] == ["1", "2", "3", "4", "5"]
 
 
@@ -86,7 +87,11 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
             {},
             [f"2: expected at most {MAX_LINE} characters in a line, got {MAX_LINE + 1}; Squid reads it as two"],
         ),
-        ("include a.conf\n", {"/etc/squid/a.conf": "via on\nvia x\n"}, ["/etc/squid/a.conf:2: via: expected on or off, got 'x'"]),
+        (
+            "include a.conf\n",
+            {"/etc/squid/a.conf": "via on\nvia x\n"},
+            ["/etc/squid/a.conf:2: via: expected on or off, got 'x'"],
+        ),
         ('acl a dstdomain "no"\n', {}, ["1: acl: '/etc/squid/no' cannot be read: No such file or directory"]),
         (
             'acl a dstdomain "f" x.example\n',
