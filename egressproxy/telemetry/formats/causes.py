@@ -98,6 +98,7 @@ CAUSES = {
     "host_unknown": Cause("UH", "no_healthy_upstream", "UH"),
     "address_denied": Cause(NOTHING, _RBAC.format("address_guard"), NOTHING),
     "loop_detected": Cause(NOTHING, DIRECT, NOTHING),
+    "tls_required": Cause("NR", "filter_chain_not_found", "NR"),
     "sni_mismatch": Cause(NOTHING, DIRECT, NOTHING),
     "ech_denied": Cause(NOTHING, DIRECT, NOTHING),
     "announcer_denied": Cause(NOTHING, NOTHING, NOTHING),
@@ -128,6 +129,8 @@ CAUSES = {
     "out_of_descriptors": Cause("UO", _BEFORE.format("overflow"), "UO"),
     "draining": Cause("LR", DIRECT, NOTHING),
     "internal_error": Cause("LR", DIRECT, NOTHING),
+    # the proxy was the last to be asked
+    "answered": Cause(NOTHING, DIRECT, NOTHING),
     # how a relay ended
     "closed": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
     "client_reset": Cause("DC", _LEFT, NOTHING),
@@ -135,6 +138,7 @@ CAUSES = {
     "idle_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "half_close_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "drained": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
+    "policy_changed": Cause("LR", VIA_UPSTREAM, NOTHING),
     "cut": Cause("LR", VIA_UPSTREAM, NOTHING),
 }
 """By outcome. URX behind another flag says that there was no other attempt: of TCP. Of a request it would stand in front, and
