@@ -258,8 +258,37 @@ def test_two_servers_on_one_port_are_refused(tmp_path):
 @given(
     st.lists(
         st.sampled_from(
-            "stream server upstream map listen 8443 proxy_pass $to 127.0.0.1:1 ssl_preread on off resolver deny allow all "
-            "hostnames default ~a *.b include log_format access_log l ' { } ; \n".split(" ")
+            [
+                "stream",
+                "server",
+                "upstream",
+                "map",
+                "listen",
+                "8443",
+                "proxy_pass",
+                "$to",
+                "127.0.0.1:1",
+                "ssl_preread",
+                "on",
+                "off",
+                "resolver",
+                "deny",
+                "allow",
+                "all",
+                "hostnames",
+                "default",
+                "~a",
+                "*.b",
+                "include",
+                "log_format",
+                "access_log",
+                "l",
+                "'",
+                "{",
+                "}",
+                ";",
+                "\n",
+            ]
         ),
         max_size=40,
     )
