@@ -168,7 +168,8 @@ def _registered(config: Config) -> Iterator[_Registered]:
     for index, service in enumerate(config.services):
         ports = {port.number: port.target_port or port.number for port in service.ports}
         endpoints = tuple(endpoint_of(one.address, one.port, one.weight) for one in service.endpoints)
-        yield _Registered(index, service, ports, endpoints, dict.fromkeys(service.aliases, service.hosts[0].host))
+        real = service.hosts[0].host if service.hosts else ""  # who has aliases has one host
+        yield _Registered(index, service, ports, endpoints, dict.fromkeys(service.aliases, real))
 
 
 def _enter(table: _Table, host: str, one: _Registered) -> None:

@@ -135,6 +135,7 @@ CAUSES = {
     "idle_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "half_close_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "drained": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
+    "policy_changed": Cause("LR", VIA_UPSTREAM, NOTHING),
     "cut": Cause("LR", VIA_UPSTREAM, NOTHING),
 }
 """By outcome. URX behind another flag says that there was no other attempt: of TCP. Of a request it would stand in front, and
