@@ -24,7 +24,7 @@ from egressproxy.runtime import watch as watch_module
 from egressproxy.runtime.watch import Watch
 
 PROMPT_S = 10.0
-"""How soon a change is told, on a machine that is busy with other things. What users are promised is told by e2e/test_live.py."""
+"""How soon a change is told, on a busy machine. What users are promised is told by e2e/test_live.py."""
 QUIET_S = 1.5
 """How long nothing may be told where there is nothing to tell."""
 
