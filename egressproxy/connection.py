@@ -24,7 +24,9 @@ from egressproxy.errors import (
     EgressError,
     InternalError,
     MalformedProxyHeader,
+    NoRoute,
     PolicyError,
+    TlsRequired,
     UpstreamError,
 )
 from egressproxy.exchange import Exchange
@@ -33,9 +35,11 @@ from egressproxy.parents import go_through
 from egressproxy.policy.networks import parse_client
 from egressproxy.poller import READ
 from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
+from egressproxy.telemetry.manager import page
 from egressproxy.telemetry.record import ExchangeDraft
 from egressproxy.tls import handshake_problem
 from egressproxy.wire.proxy_protocol import parse_proxy_header, proxy_header
+from egressproxy.wire.replies import page_reply
 
 if TYPE_CHECKING:
     import ssl
@@ -170,10 +174,15 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 addresses = await addresses_of(intent.target, services.resolver)
                 verdict = draft.verdict = services.policy.decide(intent, addresses)
             verdict.enforce(intent)
+            if intent.manager is not None:
+                await show_page(client, intent.manager, draft, services)
+                continue  # to the end: the connection is closed behind the page
             route = None if services.registry is None else way_to(intent, verdict, services.registry, services)
             if route is not None:
                 secured = intent.request is not None and route.tls is not None
                 draft.service, draft.service_port = route.name, route.port if secured else intent.target.port
+                if route.needs_tls and intent.request is not None:
+                    raise TlsRequired(f"{intent.target} is for TLS alone (protocol of this port of {route.name})")
                 if draft.exchange is not None:
                     draft.exchange.route = route.route
             parent = None if verdict.parent is None else services.parents[verdict.parent]
@@ -343,6 +352,24 @@ async def introduce(upstream: TcpStream, header: bytes) -> None:
         ) from error
 
 
+async def show_page(client: Stream, name: str, draft: RecordDraft, services: Services) -> None:
+    """Answer with one of the proxy's own manager pages. Raises NoRoute or ClientGone."""
+    text = page(name, services.telemetry.metrics, services.admission.drafts)
+    if text is None:
+        raise NoRoute(f"there is no manager page {name[:80]!a}; menu lists those that are")
+    head, body = page_reply(text)
+    try:
+        await client.write(head if draft.method == "HEAD" else head + body)
+        client.end_writing()
+    except OSError as error:
+        raise ClientGone("the client left before it had its page") from error
+    exchange = draft.exchange
+    assert exchange is not None  # it is a plain request
+    draft.status, draft.reply_bytes = 200, len(head)
+    exchange.complete, exchange.content_type = True, "text/plain"
+    exchange.bytes_down = 0 if draft.method == "HEAD" else len(body)
+
+
 def way_to(intent: Intent, verdict: Verdict, registry: Registry, services: Services) -> Route | None:
     """How the target is reached: as a route says that sends it, or as the service that it names. Raises as `Policy.route`."""
     host, port, _ = intent.target
@@ -361,12 +388,14 @@ async def addresses_of(target: Target, resolver: Resolver) -> Sequence[str]:
 async def locate(
     intent: Intent, verdict: Verdict, route: Route | None, judged: Sequence[str] | None, services: Services
 ) -> Sequence[Endpoint]:
-    """Where the target is, as far as the policy lets it be dialled.
+    """Where the target is, as far as the policy lets it be dialled; nowhere, for a request that goes no further than here.
 
     judged  its addresses, where a rule has asked for them: no others are dialled
 
     Raises what `Resolver.resolve` and `Policy.screen` raise.
     """
+    if intent.request is not None and intent.request.fields.max_forwards == 0:
+        return ()
     target = intent.target
     host, port, is_address = target
     written_down = False
@@ -394,7 +423,7 @@ async def locate_parent(intent: Intent, verdict: Verdict, parent: Parent, servic
 
 
 async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:
-    """The endpoints that the service names, beginning with the one whose turn it is.
+    """The endpoints that the service names, beginning with the one whose turn it is; those that failed not long ago come last.
 
     Those that are not found, or may not be dialled, are left out. Raises as `locate`, when none is left.
     """
@@ -414,7 +443,7 @@ async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, servi
     if not found:
         assert last is not None  # there is an endpoint
         raise last
-    return found
+    return services.dialer.failed_last(found)
 
 
 def still_talks(client: Stream) -> bool:

@@ -27,6 +27,8 @@ _REFUSALS: dict[Refusal, type[EgressError]] = {
 
 OUTBOUND = "outbound"
 """Name of the rule where no rule decides: what the setting of that name says."""
+HTTP_PORT = 80
+"""RFC 9110 section 4.2.1."""
 TLS_PORT = 443
 """Where a tunnel is expected to carry TLS, and an `sni` listener forwards to, unless the configuration says otherwise."""
 
@@ -57,6 +59,7 @@ class Intent(NamedTuple):
     dialled   address and port that a captured client was on its way to
     ech       the ClientHello may hide another name than the one in the target (Encrypted Client Hello)
     path      of a plain request, without its query, as sent; None for a tunnel, whose requests nobody sees
+    manager   the name of one of the proxy's own manager pages, which is asked for
     request   the plain request itself, for whoever forwards it; no decision looks at it
     """
 
@@ -69,6 +72,7 @@ class Intent(NamedTuple):
     ech: bool = False
     path: str | None = None
     request: Request | None = None
+    manager: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ def test_a_heavy_endpoint_is_not_asked_in_one_go():
 
 def test_the_others_follow_in_order():
     endpoints = tuple(RouteEndpoint(f"192.0.2.{number}", True, None, 1) for number in range(3))
-    route = Route(0, "a", "a", 80, "static", endpoints, None, None, None, None, False)
+    route = Route(0, "a", "a", 80, "static", endpoints, None, None, None, None, False, False)
     balancer = Balancer()
     assert [list(balancer.in_turn(route)) for _ in range(4)] == [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
 

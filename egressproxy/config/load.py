@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from egressproxy.config.adapters import nginx, squid
 from egressproxy.config.adapters.adapter import Adapted, FileUnreadable, Source
 from egressproxy.config.adapters.istio import istio
+from egressproxy.config.adapters.nginx import nginx
+from egressproxy.config.adapters.squid import squid
 from egressproxy.config.faults import MAX_FAULTS, Fault, path_text, shown
 from egressproxy.config.native import REFUSED, Places, compose, kind_of, mark, unmark
 from egressproxy.config.schema import Config, built_in
@@ -250,6 +251,10 @@ class _Reading:
     def matching(self, pattern: str) -> list[str]:
         """Names of the files that match a shell pattern, in order."""
         return self._snapshot.matching(pattern)
+
+    def may_write(self, name: str) -> bool:
+        """Whether this user could append to a file of that name."""
+        return os.access(name if os.path.lexists(name) else os.path.dirname(name), os.W_OK)
 
     def _number(self, name: str) -> int:
         """The mark of a new file or folder as a whole."""

@@ -182,6 +182,56 @@ def test_what_is_no_target_for_a_listener_is_refused(
 
 
 @pytest.mark.usefixtures("new_lines_only")
+@pytest.mark.parametrize("url", ["/", "", "/x"])
+def test_an_options_that_may_go_no_further_is_answered_here(proxy: Proxy, origin: RawOrigin, url: str) -> None:
+    with Ends(proxy) as client:
+        for _ in range(2):
+            reply = client.ask(request(origin.url(url), "Max-Forwards: 0", method="OPTIONS"))
+            assert (reply.status, reply.body, reply.get("content-length")) == (200, b"", "0")
+            assert "OPTIONS" in (reply.get("allow") or "")
+        with_body = request(origin.url(url), "Max-Forwards: 0", method="OPTIONS", body=b"?" * 10)
+        assert client.ask(with_body).get("connection") == "close"
+        assert client.to_the_end() == b""
+    assert origin.contacts() == 0
+    records = proxy.settled().records
+    assert [(each["status"], each["outcome"], each["upstream"]) for each in records] == [(200, "answered", None)] * 3
+
+
+@pytest.mark.usefixtures("new_lines_only")
+def test_a_trace_that_may_go_no_further_is_not_echoed(proxy: Proxy, origin: RawOrigin) -> None:
+    with Ends(proxy) as client:
+        reply = client.ask(request(origin.url(), "Max-Forwards: 0", "Authorization: secret", method="TRACE"))
+        assert (reply.status, reply.slug) == (501, "method_not_implemented")
+        assert b"secret" not in client.received
+    assert origin.contacts() == 0
+    assert outcomes(proxy) == [(501, "method_not_implemented")]
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "goes_on"),
+    [("OPTIONS", "1", "0"), ("TRACE", "10", "9"), ("GET", "0", "0"), ("POST", "1", "1"), ("DELETE", "none", "none")],
+)
+def test_max_forwards_is_counted_down_for_trace_and_options_alone(
+    proxy: Proxy, client: Ends, origin: RawOrigin, method: str, value: str, goes_on: str
+) -> None:
+    client.send(request(origin.url(), f"Max-Forwards: {value}", method=method))
+    assert origin.take().request().get("max-forwards") == goes_on
+
+
+def test_a_max_forwards_that_is_no_number_is_400(proxy: Proxy, client: Ends, origin: RawOrigin) -> None:
+    reply = client.ask(request(origin.url(), "Max-Forwards: -1", method="OPTIONS"))
+    assert (reply.status, reply.slug) == (400, "malformed_request")
+    assert origin.contacts() == 0
+
+
+def test_who_may_not_go_there_is_not_answered_in_its_place(configured: Callable[..., Proxy]) -> None:
+    proxy = configured(outbound="registry_only", rules=[{"action": "deny"}])
+    with Ends(proxy) as client:
+        asked = client.ask(request("http://a.test/", "Max-Forwards: 0", method="OPTIONS"))
+        assert (asked.status, asked.slug) == (403, "rule_denied")
+
+
+@pytest.mark.usefixtures("new_lines_only")
 def test_connect_is_not_for_a_listener_that_goes_by_host(proxy: Proxy, origin: RawOrigin) -> None:
     with web(proxy) as client:
         reply = client.ask(connect_head(origin.target))
