@@ -146,7 +146,6 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "runtime/worker.py": "told by tests/e2e/test_life.py",
     "runtime/supervisor.py": "told by tests/e2e/test_life.py",
     "runtime/parts.py": "told by tests/e2e/test_life.py",
-    "runtime/rejudge.py": "told by tests/e2e/test_live.py",
 }
 
 
