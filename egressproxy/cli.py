@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from egressproxy.config.faults import Finding
-    from egressproxy.config.schema import Config, Dns
+    from egressproxy.config.schema import CaptureRanges, Config, Dns
     from egressproxy.model import Intent
     from egressproxy.redirect import Mode
 
@@ -46,7 +47,8 @@ app = typer.Typer(
       egressproxy run
       HTTPS_PROXY=http://127.0.0.1:3128 curl https://example.com/
 
-    A CONFIG is a YAML file, or a folder of them; several are merged in order.""",
+    A CONFIG is a file or a folder of files: the proxy's own YAML, a squid.conf, an nginx.conf, or Istio and Kubernetes
+    objects, told apart by content; squid:PATH, nginx:PATH and istio:PATH force one. Several are merged in order.""",
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     # Boxes and colours are for people: a pipe, a log or a test gets plain text.
@@ -54,11 +56,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_FORMATS = (
+    "Files or folders, merged in order: YAML, squid.conf, nginx.conf, Istio or Kubernetes objects. They are told apart by "
+    "content; squid:PATH, nginx:PATH and istio:PATH force one."
+)
 _OptionalConfigs = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="CONFIG", help="YAML files or folders, merged in order. Default: the safe built-in one."),
+    list[str] | None, typer.Argument(metavar="CONFIG", help=f"{_FORMATS} Default: the safe built-in one.")
 ]
-_Configs = Annotated[list[str], typer.Argument(metavar="CONFIG", help="YAML files or folders, merged in order.")]
+_Configs = Annotated[list[str], typer.Argument(metavar="CONFIG", help=_FORMATS)]
+_Lenient = Annotated[
+    bool,
+    typer.Option(
+        "--lenient",
+        help="Leave out, with a note, directives of other programs that are not known here, unless they are about security.",
+    ),
+]
 
 
 def main() -> None:
@@ -97,17 +109,25 @@ def _whole(
 
 
 @app.command()
-def run(configs: _OptionalConfigs = None) -> None:
+def run(
+    configs: _OptionalConfigs = None,
+    lenient: _Lenient = False,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Put changes of the CONFIGs into force as they are made.")
+    ] = True,
+) -> None:
     """Start the proxy; it stays in the foreground.
 
-    SIGTERM lets open tunnels finish, up to timeouts.drain_s, and ends. SIGHUP reads the CONFIGs again and keeps the old
-    ones if the new are wrong. SIGUSR1 opens the log files again.
+    A change of the CONFIGs, or of a file that they include, is in force within two seconds; if it is wrong, the old ones
+    stay. SIGHUP reads them again at once. SIGTERM lets open tunnels finish, up to timeouts.drain_s, and ends. SIGUSR1 opens
+    the log files again.
 
     \b
     Examples:
       egressproxy run
       egressproxy run /etc/egressproxy/
-      egressproxy run listeners.yaml allowlist.yaml
+      egressproxy run listeners.yaml istio:/etc/istio-config/
+      egressproxy run squid:/etc/squid/proxy.conf
     """
     from egressproxy.config.load import load
     from egressproxy.runtime.sockets import BindError
@@ -115,7 +135,7 @@ def run(configs: _OptionalConfigs = None) -> None:
     from egressproxy.tls import TlsSettingsError
 
     try:
-        code = serve(partial(load, tuple(configs or ())))
+        code = serve(partial(load, tuple(configs or ()), lenient=lenient), watches=watch)
     except ConfigError as error:
         _fail(error.problems)
     except (BindError, TlsSettingsError) as error:
@@ -127,10 +147,10 @@ def run(configs: _OptionalConfigs = None) -> None:
 
 
 @app.command()
-def check(configs: _Configs) -> None:
+def check(configs: _Configs, lenient: _Lenient = False) -> None:
     """Say what is wrong with CONFIGs, all at once.
 
-    Each problem is a line FILE:LINE: message.
+    Each problem is a line FILE:LINE: message, with the setting or directive in front of the message where it is about one.
 
     Exits 0 if they may be used, 1 if not. Notes are about what is right and perhaps not meant.
 
@@ -144,7 +164,7 @@ def check(configs: _Configs) -> None:
     from egressproxy.tls import TlsSettingsError, listener_context
 
     try:
-        loaded = load(configs)
+        loaded = load(configs, lenient=lenient)
     except ConfigError as error:
         _fail(error.problems)
     config = loaded.config
@@ -162,7 +182,7 @@ def check(configs: _Configs) -> None:
         faults += [loaded.problem(*problem) for problem in error.problems]
     if faults:
         _fail(faults)
-    notes = loaded.noted((*Policy.from_config(config, _never).notes(), *found))
+    notes = loaded.noted((*Policy.from_config(config, _never, time.localtime).notes(), *found))
     _say(note._replace(message=f"note: {note.message}") for note in notes)
     parts = ("listener", len(config.listeners)), ("rule", len(config.rules)), ("service", len(config.services))
     counts = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in parts)
@@ -188,6 +208,7 @@ def explain(
     ] = None,
     resolve: Annotated[bool, typer.Option("--resolve", help="Ask DNS, if run would, and judge the addresses.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    lenient: _Lenient = False,
 ) -> None:
     """Say which rule decides about a target, why, and how it is reached. Nothing is connected to.
 
@@ -211,11 +232,11 @@ def explain(
     from egressproxy.runtime.sockets import OwnPorts
 
     try:
-        config = load(configs or ()).config
+        config = load(configs or (), lenient=lenient).config
     except ConfigError as error:
         _fail(error.problems)
     intent = intent._replace(listener=config.listeners[0].label)
-    policy = Policy.from_config(config, OwnPorts(_own_places(config)))
+    policy = Policy.from_config(config, OwnPorts(_own_places(config)), time.localtime)
     explanation = policy.explain(intent)
     if resolve and explanation.asks_dns:
         explanation = policy.explain(intent, _resolve(config.dns, explanation.looks_up))
@@ -277,13 +298,43 @@ def _resolve(settings: Dns, hosts: Iterable[str]) -> tuple[str, ...]:
         _fail([f"allowed by name, and not found: {error}"])
 
 
+# --- convert ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def convert(configs: _Configs, lenient: _Lenient = False) -> None:
+    """Print CONFIGs of any format as one file in the proxy's own YAML, which means the same.
+
+    Defaults are left out. Comments say where each part comes from. What CONFIGs say that has no meaning here is noted on
+    standard error.
+
+    \b
+    Example:
+      egressproxy convert /etc/squid/proxy.conf > egressproxy.yaml
+    """
+    from egressproxy.config.load import load
+    from egressproxy.config.native_text import native_lines
+
+    try:
+        loaded = load(configs, lenient=lenient)
+    except ConfigError as error:
+        _fail(error.problems)
+    for note in loaded.notes:
+        typer.echo(f"{note._replace(message=f'note: {note.message}')}", err=True)
+    if loaded.config.secrets.inline:
+        typer.echo(
+            "warning: secrets.inline is printed as it is, private keys included: keep the output to yourself", err=True
+        )
+    _say(native_lines(loaded.config, loaded.locate))
+
+
 # --- redirect -----------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def redirect(
     configs: Annotated[
-        list[str] | None, typer.Argument(metavar="CONFIG", help="YAML files or folders that have the listener.")
+        list[str] | None, typer.Argument(metavar="CONFIG", help=f"Where the listener is. {_FORMATS}")
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port of the transparent listener. Default: the one in CONFIG.")
@@ -302,20 +353,29 @@ def redirect(
         str | None,
         typer.Option(
             metavar="PORTS",
-            help="Ports to capture, like 443,8000-8100. Default: 443; for a listener with protocol http 80, with auto both.",
+            help="Ports to capture, like 443,8000-8100. Default: 443; for a listener with protocol http 80, "
+            "with auto both, with tcp all.",
         ),
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="CIDR", help="Capture only what goes to these networks. May be repeated."),
+        typer.Option(
+            metavar="CIDR",
+            help="Capture only what goes to these networks. May be repeated. Default: capture.include in CONFIG, or all.",
+        ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="CIDR", help="Leave alone what goes to these. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR",
+            help="Leave alone what goes to these. May be repeated. Default: capture.exclude in CONFIG, or none.",
+        ),
     ] = None,
     own: Annotated[bool, typer.Option("--own/--no-own", help="Capture programs on this host.")] = True,
     routed: Annotated[bool, typer.Option("--routed/--no-routed", help="Capture what is routed through it.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Put the rules in place, in this network namespace.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove them; nothing else is needed.")] = False,
+    lenient: _Lenient = False,
 ) -> None:
     """Print nftables rules that bring programs' connections to a transparent listener, or apply or remove them.
 
@@ -341,7 +401,7 @@ def redirect(
             nftables.remove()
             _say(["nothing is captured any more"])
             return
-        place, way, usual_ports = _transparent(configs, port, mode)
+        place, way, usual_ports, ranges = _transparent(configs, port, mode, lenient)
         capture = Capture(
             place,
             way,
@@ -349,8 +409,8 @@ def redirect(
             routed,
             None if user is None else _uid(user),
             _read("--ports", parse_ports, ports or usual_ports),
-            _read("--include", parse_networks, include or ()),
-            _read("--exclude", parse_networks, exclude or ()),
+            _read("--include", parse_networks, map(str, ranges.include) if include is None else include),
+            _read("--exclude", parse_networks, map(str, ranges.exclude) if exclude is None else exclude),
         )
         if wrong := faults(capture):
             _fail(wrong, MISUSED)
@@ -363,16 +423,20 @@ def redirect(
     _say([str(capture), *(f"note: {note}" for note in (*notes(capture), *found))])
 
 
-_CAPTURED_PORTS = {"sni": "443", "http": "80", "auto": "80,443"}
+_CAPTURED_PORTS = {"sni": "443", "http": "80", "auto": "80,443", "tcp": "1-65535"}
 """What is captured for a listener of this protocol, unless the user says otherwise."""
 
 
-def _transparent(configs: list[str] | None, port: int | None, mode: str | None) -> tuple[int, Mode, str]:
-    """Port and mode of the listener to capture for, as asked for or as CONFIGs say; and the ports that it is usually for.
+def _transparent(
+    configs: list[str] | None, port: int | None, mode: str | None, lenient: bool
+) -> tuple[int, Mode, str, CaptureRanges]:
+    """Port and mode of the listener to capture for, as asked for or as CONFIGs say; the ports that it is usually for; and what
+    CONFIGs say of destinations.
 
     Ends the process on anything else.
     """
     from egressproxy.config.load import load
+    from egressproxy.config.schema import CaptureRanges
 
     modes: dict[str | None, Mode] = {None: "redirect", "redirect": "redirect", "tproxy": "tproxy"}
     if mode not in modes:
@@ -380,14 +444,14 @@ def _transparent(configs: list[str] | None, port: int | None, mode: str | None) 
     if not configs:
         if port is None:
             _fail(["--port: expected the port of the transparent listener, or a CONFIG that has one"], MISUSED)
-        return port, modes[mode], _CAPTURED_PORTS["sni"]
+        return port, modes[mode], _CAPTURED_PORTS["sni"], CaptureRanges()
     try:
-        listeners = load(configs).config.listeners
+        config = load(configs, lenient=lenient).config
     except ConfigError as error:
         _fail(error.problems)
     found = {
         listener.port: (listener.transparent, _CAPTURED_PORTS[listener.protocol])
-        for listener in listeners
+        for listener in config.listeners
         if listener.transparent is not None
     }
     if port is None and len(found) > 1:
@@ -399,7 +463,7 @@ def _transparent(configs: list[str] | None, port: int | None, mode: str | None) 
     way, usual_ports = found[place]
     if mode not in (None, way):
         _fail([f"--mode: the listener on port {place} has transparent: {way}, got {mode}"], MISUSED)
-    return place, way, usual_ports
+    return place, way, usual_ports, config.capture
 
 
 def _uid(user: str) -> int:

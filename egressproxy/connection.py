@@ -24,17 +24,21 @@ from egressproxy.errors import (
     EgressError,
     InternalError,
     MalformedProxyHeader,
+    NoRoute,
     PolicyError,
     UpstreamError,
 )
 from egressproxy.exchange import Exchange
-from egressproxy.model import Endpoint
+from egressproxy.model import Endpoint, Target
+from egressproxy.parents import go_through
 from egressproxy.policy.networks import parse_client
 from egressproxy.poller import READ
 from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
+from egressproxy.telemetry.manager import page
 from egressproxy.telemetry.record import ExchangeDraft
 from egressproxy.tls import handshake_problem
 from egressproxy.wire.proxy_protocol import parse_proxy_header, proxy_header
+from egressproxy.wire.replies import page_reply
 
 if TYPE_CHECKING:
     import ssl
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from egressproxy.exchange import Carriage
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.model import Intent, Verdict
+    from egressproxy.parents import Parent
     from egressproxy.policy.networks import NetworkSet
     from egressproxy.policy.policy import Policy
     from egressproxy.registry import Registry, Route
@@ -89,10 +94,12 @@ class Services:
     """What a connection is served with: one whole configuration, put to work. A reload makes another one.
 
     registry  None where no service is registered
+    parents   by their index in the configuration
     """
 
     policy: Policy
     registry: Registry | None
+    parents: Sequence[Parent]
     balancer: Balancer
     resolver: Resolver
     dialer: Dialer
@@ -161,27 +168,42 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 draft.may_go_on = fields.keep_alive and not (fields.length or fields.chunked)
                 draft.exchange.user_agent, draft.exchange.request_id = fields.user_agent, fields.request_id
             verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
+            addresses = None
+            if verdict.needs_addresses:  # a rule asks for them: they are looked up before it is decided
+                addresses = await addresses_of(intent.target, services.resolver)
+                verdict = draft.verdict = services.policy.decide(intent, addresses)
             verdict.enforce(intent)
-            registry = services.registry
-            route = None if registry is None else registry.find(intent.target.host, intent.target.port)
+            if intent.manager is not None:
+                await show_page(client, intent.manager, draft, services)
+                continue  # to the end: the connection is closed behind the page
+            route = None if services.registry is None else way_to(intent, verdict, services.registry, services)
             if route is not None:
                 secured = intent.request is not None and route.tls is not None
                 draft.service, draft.service_port = route.name, route.port if secured else intent.target.port
-            endpoints = await locate(intent, verdict, route, services)  # resolve; decide, by address
+                if draft.exchange is not None:
+                    draft.exchange.route = route.route
+            parent = None if verdict.parent is None else services.parents[verdict.parent]
+            if parent is None:
+                endpoints = await locate(intent, verdict, route, addresses, services)  # resolve; decide, by address
+            else:
+                draft.parent = parent.name
+                endpoints = await locate_parent(intent, verdict, parent, services)
             draft.resolved_at = now()
             if intent.request is not None:
                 preface = (
                     b"" if not verdict.proxy_protocol else introduction(tcp, draft.dialled or announced_for, verdict)
                 )
-                exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface)
+                exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface, parent)
                 goes_on = await exchange.run()  # dial, or a connection that was kept; there and back
                 if not goes_on and draft.relay is None and not exchange.reads_client and still_talks(client):
                     await linger(client, services.linger_deadlines)
             else:
-                connect_s = None if route is None else route.connect_timeout_s
-                upstream = await services.dialer.dial(  # dial
-                    endpoints, services.carriage.upstreams.connect_deadlines(connect_s)
+                connect_deadlines = services.carriage.upstreams.connect_deadlines(
+                    None if route is None else route.connect_timeout_s
                 )
+                upstream = await services.dialer.dial(endpoints, connect_deadlines)  # dial
+                if parent is not None:
+                    await go_through(parent, upstream, intent.target, connect_deadlines)
                 draft.connected_at = now()
                 draft.upstream = Endpoint(upstream.address, upstream.port)
                 draft.connected = True
@@ -327,23 +349,72 @@ async def introduce(upstream: TcpStream, header: bytes) -> None:
         ) from error
 
 
-async def locate(intent: Intent, verdict: Verdict, route: Route | None, services: Services) -> Sequence[Endpoint]:
+async def show_page(client: Stream, name: str, draft: RecordDraft, services: Services) -> None:
+    """Answer with one of the proxy's own manager pages. Raises NoRoute or ClientGone."""
+    text = page(name, services.telemetry.metrics, services.admission.drafts)
+    if text is None:
+        raise NoRoute(f"there is no manager page {name[:80]!a}; menu lists those that are")
+    head, body = page_reply(text)
+    try:
+        await client.write(head if draft.method == "HEAD" else head + body)
+        client.end_writing()
+    except OSError as error:
+        raise ClientGone("the client left before it had its page") from error
+    exchange = draft.exchange
+    assert exchange is not None  # it is a plain request
+    draft.status, draft.reply_bytes = 200, len(head)
+    exchange.complete, exchange.content_type = True, "text/plain"
+    exchange.bytes_down = 0 if draft.method == "HEAD" else len(body)
+
+
+def way_to(intent: Intent, verdict: Verdict, registry: Registry, services: Services) -> Route | None:
+    """How the target is reached: as a route says that sends it, or as the service that it names. Raises as `Policy.route`."""
+    host, port, _ = intent.target
+    number = services.policy.route(intent, verdict)
+    if number is None:
+        return registry.find(host, port)
+    return registry.routed(number, services.balancer.turn(number, registry.weights[number]), host, port)
+
+
+async def addresses_of(target: Target, resolver: Resolver) -> Sequence[str]:
+    """What the target's host stands for. Raises what `Resolver.resolve` raises."""
+    host, _, is_address = target
+    return (host,) if is_address else resolver.cached(host) or await resolver.resolve(host)
+
+
+async def locate(
+    intent: Intent, verdict: Verdict, route: Route | None, judged: Sequence[str] | None, services: Services
+) -> Sequence[Endpoint]:
     """Where the target is, as far as the policy lets it be dialled.
+
+    judged  its addresses, where a rule has asked for them: no others are dialled
 
     Raises what `Resolver.resolve` and `Policy.screen` raise.
     """
-    host, port, is_address = intent.target
+    target = intent.target
+    host, port, is_address = target
+    written_down = False
     if route is not None:
         if route.endpoints and not verdict.dials_original:
             return await locate_endpoints(intent, verdict, route, services)
-        host, port = route.host, route.port
+        if route.host != host:
+            host, is_address = route.host, False
+        port, written_down = route.port, route.by_address
     if verdict.dials_original and intent.dialled is not None:
-        addresses: tuple[str, ...] = (intent.dialled[0],)
+        addresses: Sequence[str] = (intent.dialled[0],)
     elif is_address:
         addresses = (host,)
+    elif judged is not None and host == target.host:
+        addresses = judged
     else:
         addresses = services.resolver.cached(host) or await services.resolver.resolve(host)
-    return services.policy.screen(intent, verdict, addresses, port)
+    return services.policy.screen(intent, verdict, addresses, port, written_down)
+
+
+async def locate_parent(intent: Intent, verdict: Verdict, parent: Parent, services: Services) -> Sequence[Endpoint]:
+    """Where the parent is. Raises what `Resolver.resolve` raises, and LoopDetected where it is this proxy."""
+    addresses = await addresses_of(Target(parent.host, parent.port, parent.is_address), services.resolver)
+    return services.policy.screen(intent, verdict, addresses, parent.port, written_down=True)
 
 
 async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:

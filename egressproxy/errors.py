@@ -7,10 +7,11 @@
         - HelloError, of the first TLS message: NotTls 400, MalformedHello 400, HelloTooLarge 400, SniMissing 400,
           HelloTimeout 408
     - PolicyError: understood, and refused
-        - RuleDenied 403, AddressDenied 403, LoopDetected 508, SniMismatch 403, EchDenied 403, AnnouncerDenied
+        - RuleDenied 403, NoRoute 404, HostUnknown, AddressDenied 403, LoopDetected 508, SniMismatch 403, EchDenied 403,
+          AnnouncerDenied
     - UpstreamError: allowed, and could not be reached
         - NameNotFound 503, ResolverFailed 503, ResolverTimeout 504, ConnectRefused 503, ConnectFailed 503,
-          ConnectTimeout 504, NoEndpoint 503
+          ConnectTimeout 504, NoEndpoint 503, ParentRefused 502
         - UpstreamTlsError 503, of the TLS that the proxy itself speaks: TlsFailed, TlsExpired, TlsWrongHost, TlsUnknownCa,
           TlsClientCertificateRequired, TlsVersion, TlsTimeout 504, CredentialMissing
         - UpstreamProtocolError 502, UpstreamClosed 502, UpstreamTimeout 504, UpstreamSilent 504
@@ -208,6 +209,22 @@ class RuleDenied(PolicyError):
     slug = "rule_denied"
 
 
+class NoRoute(PolicyError):
+    """A gateway has no route for the host, or none for this path."""
+
+    slug = "no_route"
+    status = 404
+    proxy_status = "destination_not_found"
+    alert = TlsAlert.UNRECOGNIZED_NAME
+
+
+class HostUnknown(PolicyError):
+    """Nothing is registered there, and whoever asks is told nothing."""
+
+    slug = "host_unknown"
+    status = None
+
+
 class AddressDenied(PolicyError):
     """The target's addresses all lie in ranges that the address guard keeps closed."""
 
@@ -306,6 +323,14 @@ class NoEndpoint(UpstreamError):
 
     slug = "no_endpoint"
     proxy_status = "destination_unavailable"
+
+
+class ParentRefused(UpstreamError):
+    """A parent proxy answered the CONNECT with something else than success."""
+
+    slug = "parent_refused"
+    status = 502
+    proxy_status = "http_request_denied"
 
 
 class UpstreamTlsError(UpstreamError):

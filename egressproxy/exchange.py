@@ -43,6 +43,7 @@ from egressproxy.pace import Pace
 from egressproxy.poller import READ
 from egressproxy.stream import StreamExpired, TcpStream, TlsStream
 from egressproxy.upload import Upload
+from egressproxy.upstreams import Through
 from egressproxy.wire.body import Body, ChunkedBody, ClosedBody, LengthBody, as_chunk, last_chunk
 from egressproxy.wire.forwarding import has_passed, request_head, response_head, via, without
 from egressproxy.wire.response_head import (
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from egressproxy.deadlines import DeadlineQueue, DeadlineQueues, Expires
     from egressproxy.identities import Identities
     from egressproxy.model import Endpoint, Intent
+    from egressproxy.parents import Parent
     from egressproxy.registry import Route
     from egressproxy.relay.relay import Relay
     from egressproxy.stories import Stories
@@ -142,6 +144,7 @@ class Exchange:
         "_request",
         "_route",
         "_telling",
+        "_through",
         "_timed",
         "_upload",
         "_upstream",
@@ -158,12 +161,14 @@ class Exchange:
         endpoints: Sequence[Endpoint],
         draft: RecordDraft,
         preface: bytes = b"",
+        parent: Parent | None = None,
     ) -> None:
         """Notes what it finds in `draft`, and in its exchange.
 
         client_tcp  below the client's TLS, where it speaks that
         endpoints   judged, by name and by address
         preface     what every connection to the upstream begins with: then it is for this request only
+        parent      whose the endpoints are: it is asked to connect to the target
 
         Raises CredentialMissing.
         """
@@ -178,6 +183,7 @@ class Exchange:
         self._endpoints = endpoints
         self._draft = draft
         self._preface = preface
+        self._through = None if parent is None else Through(parent, intent.target)
         self._request: Request = request
         self._exchange: ExchangeDraft = exchange
         self._failure: EgressError | None = None
@@ -312,7 +318,7 @@ class Exchange:
         if self._preface:
             return None
         endpoints = self._endpoints if self._route is None or not self._route.endpoints else self._endpoints[:1]
-        upstream = self._carriage.upstreams.take(self._host, endpoints, self._identity)
+        upstream = self._carriage.upstreams.take(self._host, endpoints, self._identity, self._through)
         if upstream is not None:
             self._use(upstream)
         return upstream
@@ -325,7 +331,13 @@ class Exchange:
             connect_s = min(connect_s or upstreams.connect_s, route.timeout_s)
         try:
             upstream = await upstreams.make(
-                self._host, self._endpoints, self._identity, connect_s, self._preface, self._is_making
+                self._host,
+                self._endpoints,
+                self._identity,
+                connect_s,
+                self._preface,
+                self._is_making,
+                self._through,
             )
         except UpstreamError:
             if self._failure is None:

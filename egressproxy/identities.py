@@ -231,7 +231,7 @@ class Identities:
         unverified: list[str] = []
         noted: set[object] = set()
         for index, service in enumerate(config.services):
-            name = str(service.hosts[0])
+            name = service.label
             self._names.append(name)
             tls = service.tls
             if tls is None or tls.mode == "disable":

@@ -10,10 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from egressproxy.errors import EchDenied, RuleDenied
+from egressproxy.errors import EchDenied, HostUnknown, NoEndpoint, NoRoute, RuleDenied
 
 if TYPE_CHECKING:
+    from egressproxy.errors import EgressError
     from egressproxy.wire.request import Request
+
+Refusal = Literal["not_found", "unknown", "unavailable", "close"]
+"""How a route refuses."""
+_REFUSALS: dict[Refusal, type[EgressError]] = {
+    "not_found": NoRoute,
+    "unknown": RuleDenied,
+    "unavailable": NoEndpoint,
+    "close": HostUnknown,
+}
 
 OUTBOUND = "outbound"
 """Name of the rule where no rule decides: what the setting of that name says."""
@@ -47,6 +57,7 @@ class Intent(NamedTuple):
     dialled   address and port that a captured client was on its way to
     ech       the ClientHello may hide another name than the one in the target (Encrypted Client Hello)
     path      of a plain request, without its query, as sent; None for a tunnel, whose requests nobody sees
+    manager   the name of one of the proxy's own manager pages, which is asked for
     request   the plain request itself, for whoever forwards it; no decision looks at it
     """
 
@@ -59,6 +70,7 @@ class Intent(NamedTuple):
     ech: bool = False
     path: str | None = None
     request: Request | None = None
+    manager: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,10 @@ class Verdict:
     ech                a ClientHello with Encrypted Client Hello may pass, judged by its outer name
     proxy_protocol     version of the PROXY protocol header that the upstream gets; 0: none
     dials_original     a captured connection goes on to the address it was on its way to, whatever the name stands for
+    route              index in `config.routes`, where a route decided
+    refusal            how that route refuses
+    parent             index in `config.parents` of the proxy that it is sent through
+    needs_addresses    nothing is decided yet: a rule that comes first asks for the target's addresses
     """
 
     allowed: bool
@@ -94,15 +110,20 @@ class Verdict:
     proxy_protocol: Literal[0, 1, 2] = 0
     dials_original: bool = False
     by_default: str = "enforce"
+    route: int | None = None
+    refusal: Refusal | None = None
+    parent: int | None = None
+    needs_addresses: bool = False
 
     def check_on(self, port: int) -> str:
         """`enforce`, `report` or `off` for a tunnel to this port."""
         return self.sni_check or (self.by_default if port == TLS_PORT else "off")
 
     def enforce(self, intent: Intent) -> None:
-        """Raise RuleDenied unless allowed, EchDenied for a hidden name that is not."""
+        """Raise RuleDenied unless allowed, or what the route means that refuses; EchDenied for a hidden name that is not."""
         if not self.allowed:
-            raise RuleDenied(f"{self.reason}: {intent.target}")
+            kind = RuleDenied if self.refusal is None else _REFUSALS[self.refusal]
+            raise kind(f"{self.reason}: {intent.target}")
         if intent.ech and not self.ech:
             raise EchDenied(f"the ClientHello for {intent.target} may hide another name, and ech is deny ({self.rule})")
 
@@ -125,7 +146,7 @@ class Transfer(NamedTuple):
     bytes_down  upstream to client, payload only
     closed_by   who ended it first: `client`, `upstream` or `proxy`
     end         a slug: `closed` (in order, or reset behind one's own orderly end), `client_reset`, `upstream_reset`,
-                `idle_timeout`, `half_close_timeout`, `drained`, `cut`
+                `idle_timeout`, `half_close_timeout`, `drained`, `cut`, `policy_changed` (a reload refuses it)
     """
 
     bytes_up: int
@@ -229,6 +250,9 @@ class ConnectionRecord(NamedTuple):
     reply_body_bytes: int = 0  # of `reply_bytes`, those behind the head
     service: str | None = None  # the registered service that says how the target is reached, by its first host
     service_port: int | None = None  # the port that this service is known by; None: the one that was dialled
+    parent: str | None = (
+        None  # the parent proxy that was asked to connect to the target; `upstream` is then its address
+    )
 
 
 class Problem(NamedTuple):

@@ -9,15 +9,16 @@ Nothing is looked up, dialled or judged here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.hostport import HostPattern
 from egressproxy.model import TLS_PORT
+from egressproxy.policy.networks import NetworkSet, parse_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from egressproxy.config.schema import Config, Service, UpstreamTls
 
@@ -44,13 +45,15 @@ class Route:
     """How one registered host is reached on one port.
 
     service     index into `config.services`
-    name        the service's first host, for logs
+    name        the service's, or its first host, for logs
     host        the name to resolve and to verify: for an alias the host that it stands for, else the one asked for
     port        the port to dial, unless an endpoint has its own
     endpoints   where not empty, they are asked in place of `host`; addresses where `resolution` is static
     tls         TLS that the proxy speaks with it where the client sends plain HTTP; None: plain HTTP goes out
     timeout_s, connect_timeout_s, idle_timeout_s   None: as the configuration says for all
     has_headers  the service gets header fields that its clients do not see
+    route       name of the route that leads here, empty for one without; None: the service was asked for by its own name
+    by_address  the service was asked for by an address that the configuration names
     """
 
     service: int
@@ -64,6 +67,8 @@ class Route:
     connect_timeout_s: float | None
     idle_timeout_s: float | None
     has_headers: bool
+    route: str | None = None
+    by_address: bool = False
 
     @property
     def tunnel_port(self) -> int | None:
@@ -81,38 +86,48 @@ class _Registered(NamedTuple):
     hosts: Mapping[str, str]
 
 
+_KnownBy = list[tuple[NetworkSet, "_Registered"]]
 _Table = dict[str, "_Registered | list[_Registered]"]  # a list, in file order, only where several have the host
 
 
 class Registry:
-    """The routes of one configuration. Made by `from_config`, immutable but for a bounded cache."""
+    """The services of one configuration, and where its routes lead. Made by `from_config`, immutable but for bounded caches.
 
-    __slots__ = ("_find", "_shared")
+    weights  for each of `config.routes` those of its destinations, in order
+    """
 
-    def __init__(
-        self, find: Callable[[str, int], Route | None], shared: Sequence[tuple[str, list[_Registered]]]
-    ) -> None:
-        """See `from_config`. `shared`: hosts that several services have, with these in file order."""
-        self._find = find
-        self._shared = shared
+    __slots__ = ("_find", "_known_by", "_routed", "_shared", "weights")
 
-    @classmethod
-    def from_config(cls, config: Config) -> Registry:
-        """The routes that `services` describe. A hundred thousand services take about a second."""
+    def __init__(self, config: Config) -> None:
+        """See `from_config`."""
         exact: _Table = {}
         suffixes: _Table = {}
         depth = 0  # labels in the longest suffix
+        known_by: list[tuple[NetworkSet, _Registered]] = []
+        services: dict[str, _Registered] = {}
         for one in _registered(config):
+            services.setdefault(one.service.label, one)
             for kind, host in one.service.hosts:
                 _enter(exact if kind == "exact" else suffixes, host, one)
                 if kind == "suffix":
                     depth = max(depth, host.count(".") + 1)
             for alias in one.service.aliases:
                 _enter(exact, alias, one)
-        shared = [(host, found) for host, found in exact.items() if isinstance(found, list)]
-        shared += [(f"*.{host}", found) for host, found in suffixes.items() if isinstance(found, list)]
-        # It refers to the tables alone, not to this object: see HostIndex.finder.
-        return cls(lru_cache(_CACHE)(partial(_find, exact, suffixes, depth)), shared)
+            if one.service.addresses:
+                known_by.append((NetworkSet(one.service.addresses), one))
+        # Hosts that several services have, with these in file order.
+        self._shared = [(host, found) for host, found in exact.items() if isinstance(found, list)]
+        self._shared += [(f"*.{host}", found) for host, found in suffixes.items() if isinstance(found, list)]
+        self._known_by = known_by
+        self.weights = [[each.weight for each in route.to] for route in config.routes]
+        # They refer to the tables alone, not to this object: see HostIndex.finder.
+        self._find = lru_cache(_CACHE)(partial(_find, exact, suffixes, depth, known_by))
+        self._routed = lru_cache(_CACHE)(partial(_routed, config, services))
+
+    @classmethod
+    def from_config(cls, config: Config) -> Registry:
+        """What `services` and `routes` describe. A hundred thousand services take about a second."""
+        return cls(config)
 
     def find(self, host: str, port: int) -> Route | None:
         """How a canonical host is reached on a port; None where no service has both. Runs once per connection or request.
@@ -121,6 +136,18 @@ class Registry:
         that comes first in the configuration. Takes the same time however many services there are.
         """
         return self._find(host, port)
+
+    def routed(self, route: int, turn: int, host: str, port: int) -> Route:
+        """How a host is reached that a route sends to a service.
+
+        route  index in `config.routes`, of one that leads somewhere
+        turn   index of the destination whose turn it is
+        """
+        return self._routed(route, turn, host, port)
+
+    def takes_unseen(self, address: str, port: int) -> bool:
+        """Whether a service is known by this address, and is reached there whatever the client says."""
+        return _known_by(self._known_by, address, port) is not None
 
     def hidden(self) -> Iterator[tuple[int, str, int, int]]:
         """Services that are not asked for a host on a port: their index, host, port, and the index of the one that is."""
@@ -141,7 +168,8 @@ def _registered(config: Config) -> Iterator[_Registered]:
     for index, service in enumerate(config.services):
         ports = {port.number: port.target_port or port.number for port in service.ports}
         endpoints = tuple(endpoint_of(one.address, one.port, one.weight) for one in service.endpoints)
-        yield _Registered(index, service, ports, endpoints, dict.fromkeys(service.aliases, service.hosts[0].host))
+        real = service.hosts[0].host if service.hosts else ""  # who has aliases has one host
+        yield _Registered(index, service, ports, endpoints, dict.fromkeys(service.aliases, real))
 
 
 def _enter(table: _Table, host: str, one: _Registered) -> None:
@@ -152,7 +180,7 @@ def _enter(table: _Table, host: str, one: _Registered) -> None:
         table[host] = [found, one]
 
 
-def _find(exact: _Table, suffixes: _Table, depth: int, host: str, port: int) -> Route | None:
+def _find(exact: _Table, suffixes: _Table, depth: int, known_by: _KnownBy, host: str, port: int) -> Route | None:
     if host in exact and (found := _with_port(exact[host], port)) is not None:
         return _route(found, host, port)
     # From the longest suffix to the shortest. An address has none: see hostnames._find.
@@ -161,7 +189,33 @@ def _find(exact: _Table, suffixes: _Table, depth: int, host: str, port: int) -> 
         group = suffixes.get(".".join(labels[first:]))
         if group is not None and (found := _with_port(group, port)) is not None:
             return _route(found, host, port)
-    return None
+    known = _known_by(known_by, host, port) if known_by and HostPattern("exact", host).is_address else None
+    if known is None:
+        return None
+    return replace(
+        _route(known, host if known.service.resolution == "none" else _host_of(known, host), port), by_address=True
+    )
+
+
+def _known_by(services: _KnownBy, address: str, port: int) -> _Registered | None:
+    subject = parse_client(address)
+    return next((one for networks, one in services if port in one.ports and subject in networks), None)
+
+
+def _routed(config: Config, services: Mapping[str, _Registered], number: int, turn: int, host: str, port: int) -> Route:
+    settings = config.routes[number]
+    destination = settings.to[turn]
+    one = services[destination.service]
+    only = next(iter(one.ports)) if len(one.ports) == 1 else None
+    found = _route(one, _host_of(one, host), destination.port or (port if port in one.ports else only) or port)
+    timeout_s = settings.timeout_s or found.timeout_s
+    return replace(found, timeout_s=timeout_s, route=settings.name or "")
+
+
+def _host_of(one: _Registered, host: str) -> str:
+    """The name to look up and to verify, of a service that a route leads to: its own, where it has just one."""
+    hosts = one.service.hosts
+    return hosts[0].host if len(hosts) == 1 and hosts[0].kind == "exact" else host
 
 
 def _with_port(group: _Registered | Sequence[_Registered], port: int) -> _Registered | None:
@@ -173,9 +227,9 @@ def _route(one: _Registered, host: str, port: int) -> Route:
     service = one.service
     return Route(
         service=one.position,
-        name=str(service.hosts[0]),
+        name=service.label,
         host=one.hosts.get(host, host),
-        port=one.ports[port],
+        port=one.ports.get(port, port),
         resolution=service.resolution,
         endpoints=one.endpoints,
         tls=None if service.tls is None or service.tls.mode == "disable" else service.tls,

@@ -12,11 +12,12 @@ is taken is found out by whoever takes it: `used` says that it is worth another 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
 from egressproxy.errors import ConnectFailed, UpstreamTlsError
 from egressproxy.originate import keep_session, originate, tls_version
+from egressproxy.parents import Parent, go_through
 from egressproxy.stream import TcpStream, TlsStream
 
 if TYPE_CHECKING:
@@ -27,11 +28,23 @@ if TYPE_CHECKING:
     from egressproxy.deadlines import Expires
     from egressproxy.dial import Dialer
     from egressproxy.identities import UpstreamIdentity
-    from egressproxy.model import Endpoint
+    from egressproxy.model import Endpoint, Target
     from egressproxy.registry import Route
 
 _now = time.monotonic
 _Key = tuple[str, "Endpoint", "UpstreamIdentity | None"]
+
+
+class Through(NamedTuple):
+    """A parent that a connection goes through, and what it leads to."""
+
+    parent: Parent
+    target: Target
+
+
+def _known_as(host: str, through: Through | None) -> str:
+    """The first part of a key: where the parent is the endpoint, it tells the port as well."""
+    return host if through is None else f"{host} as {through.target} by {through.parent.name}"
 
 
 class Upstream:
@@ -131,12 +144,20 @@ class Upstreams:
         """For connections that have this time; None: the usual."""
         return self._dialer.whole if connect_s is None else self._connect_deadlines.of(connect_s)
 
-    def take(self, host: str, endpoints: Sequence[Endpoint], identity: UpstreamIdentity | None) -> Upstream | None:
+    def take(
+        self,
+        host: str,
+        endpoints: Sequence[Endpoint],
+        identity: UpstreamIdentity | None,
+        through: Through | None = None,
+    ) -> Upstream | None:
         """A kept connection to one of the endpoints. Hot: once per request.
 
         One that has something to say is none, even if the poller has not told of it yet: an answer that is there before its
         request is somebody else's, and each one after it would be too.
         """
+        if through is not None:
+            host = _known_as(host, through)
         for endpoint in endpoints:
             key = (host, endpoint, identity)
             while (kept := self._kept.get(key)) is not None:
@@ -159,14 +180,16 @@ class Upstreams:
         connect_s: float | None,
         preface: bytes = b"",
         begun: Callable[[Expires], None] | None = None,
+        through: Through | None = None,
     ) -> Upstream:
         """A new connection to one of the endpoints, the next one where TLS fails too.
 
         connect_s  for the connection, and once more for TLS; None: the usual
         preface    what is sent before anything else
         begun      called with each step that is under way: to let that expire is to let its time be over
+        through    a parent, whose the endpoints are, and the target that it is to connect to
 
-        Raises what `Dialer.dial` and `originate` raise, of the last endpoint.
+        Raises what `Dialer.dial`, `originate` and `Parent.open` raise, of the last endpoint.
         """
         whole = self.connect_deadlines(connect_s)
         while True:
@@ -180,6 +203,8 @@ class Upstreams:
             try:
                 if preface:
                     await tcp.write(preface)
+                if through is not None:
+                    await go_through(through.parent, tcp, through.target, whole)
                 if identity is not None:
                     stream = await originate(tcp, identity, host, endpoint, whole)
                     tls = tls_version(stream)
@@ -200,7 +225,7 @@ class Upstreams:
                 raise
             else:
                 self.outcomes["made"] += 1
-                return Upstream(self, (host, endpoint, identity), tcp, stream, tls)
+                return Upstream(self, (_known_as(host, through), endpoint, identity), tcp, stream, tls)
 
     def _abandon(self, tcp: TcpStream) -> None:
         self._own_connections.discard(tcp)
@@ -279,10 +304,20 @@ class Turns:
 
 
 class Balancer:
-    """The turns of all services of one configuration."""
+    """The turns of all services and routes of one configuration."""
 
     def __init__(self) -> None:
         self._turns: dict[int, Turns] = {}
+        self._of_routes: dict[int, Turns] = {}
+
+    def turn(self, route: int, weights: Sequence[int]) -> int:
+        """Index of the destination whose turn it is, of the route with this index in the configuration."""
+        if len(weights) == 1:
+            return 0
+        turns = self._of_routes.get(route)
+        if turns is None:
+            turns = self._of_routes[route] = Turns(weights)
+        return turns.next()
 
     def in_turn(self, route: Route) -> Sequence[int]:
         """Indices of the route's endpoints, beginning with the one whose turn it is; the others follow in order."""

@@ -35,6 +35,7 @@ FLOORS = (
         "watched",
         "identities",
         "originate",
+        "parents",
         "upstreams",
     ),
     ("admission", "pace", "upload", "exchange", "connection"),
@@ -57,7 +58,8 @@ WORLD = {
     "random",
 }
 MAY_SEE_THE_WORLD = {
-    "config/load.py": {"os"},  # reads the files
+    "config/load.py": {"os"},  # makes names of files absolute
+    "config/snapshot.py": {"os", "time"},  # reads the files, and tells whether they changed
     "config/schema.py": {"pathlib"},  # names them
 }
 
@@ -144,6 +146,7 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "runtime/worker.py": "told by tests/e2e/test_life.py",
     "runtime/supervisor.py": "told by tests/e2e/test_life.py",
     "runtime/parts.py": "told by tests/e2e/test_life.py",
+    "runtime/rejudge.py": "told by tests/e2e/test_live.py",
 }
 
 

@@ -204,3 +204,71 @@ def test_routes_are_equal_with_any_number_of_services(count):
     assert found_by(known, "api.example") == count + 1
     assert found_by(known, f"h{count - 1}.test") == count - 1
     assert found_by(known, "example") is None
+
+
+# --- routes, names, addresses -------------------------------------------------------------------------------------
+
+WIKI = {"name": "outbound|443||www.wikipedia.org", "hosts": ["www.wikipedia.org"], "ports": [{"number": 443}]}
+
+
+def routed(host, port, turn=0, *, services, **route):
+    config = Config.model_validate({"listeners": LISTENERS, "services": services, "routes": [route]})
+    return Registry.from_config(config).routed(0, turn, host, port)
+
+
+def test_a_route_leads_to_the_one_name_of_its_service():
+    route = routed("de.wikipedia.org", 443, services=[WIKI], to=[{"service": WIKI["name"]}], timeout_s=3, name="all")
+    assert (route.host, route.port, route.name) == ("www.wikipedia.org", 443, WIKI["name"])
+    assert (route.timeout_s, route.route) == (3, "all")
+
+
+def test_a_service_with_a_wildcard_is_reached_by_the_name_that_was_asked_for():
+    several = {"name": "all", "hosts": ["*.wikipedia.org"], "ports": [{"number": 443}]}
+    assert routed("de.wikipedia.org", 443, services=[several], to=[{"service": "all"}]).host == "de.wikipedia.org"
+
+
+def test_a_destination_says_which_port_of_the_service():
+    ports = [{"number": 80, "protocol": "HTTP"}, {"number": 443, "target_port": 8443}]
+    both = {"name": "both", "hosts": ["a.example"], "ports": ports}
+    assert routed("a.example", 80, services=[both], to=[{"service": "both", "port": 443}]).port == 8443
+    assert routed("a.example", 443, services=[both], to=[{"service": "both"}]).port == 8443
+    assert routed("a.example", 9, services=[both], to=[{"service": "both"}]).port == 9
+    only = {"name": "only", "hosts": ["a.example"], "ports": [{"number": 443}]}
+    assert routed("a.example", 80, services=[only], to=[{"service": "only"}]).port == 443
+
+
+def test_destinations_take_turns_and_have_their_weights():
+    services = [
+        WIKI,
+        {"name": "other", "endpoints": [{"address": "192.0.2.7"}], "resolution": "static", "ports": PLAIN},
+    ]
+    to = [{"service": "other", "weight": 9}, {"service": WIKI["name"]}]
+    assert routed("x.example", 80, services=services, to=to).endpoints[0].host == "192.0.2.7"
+    assert routed("x.example", 80, 1, services=services, to=to).host == "www.wikipedia.org"
+    config = Config.model_validate({"listeners": LISTENERS, "services": services, "routes": [{"to": to}]})
+    assert Registry.from_config(config).weights == [[9, 1]]
+
+
+def test_a_service_is_known_by_its_addresses_on_its_ports():
+    known = registry(
+        service("a.example"),
+        {"hosts": ["proxy.example"], "addresses": ["172.30.0.0/16"], "ports": [{"number": 3128}], "resolution": "none"},
+        {
+            "hosts": ["w.svc.local"],
+            "addresses": ["10.96.0.9"],
+            "ports": [{"number": 443}],
+            "resolution": "static",
+            "endpoints": [{"address": "192.0.2.1"}],
+        },
+    )
+    route = known.find("172.30.109.95", 3128)
+    assert route is not None
+    assert (route.host, route.name, route.by_address) == ("172.30.109.95", "proxy.example", True)
+    assert known.find("172.31.0.1", 3128) is None
+    assert known.find("172.30.109.95", 443) is None
+    static = known.find("10.96.0.9", 443)
+    assert static is not None
+    assert [each.host for each in static.endpoints] == ["192.0.2.1"]
+    assert known.takes_unseen("10.96.0.9", 443)
+    assert not known.takes_unseen("10.96.0.9", 80)
+    assert not known.takes_unseen("10.96.0.8", 443)

@@ -1,4 +1,4 @@
-"""Configuration files to one Config: the only module of the package that opens files.
+"""Configuration files to one Config. What it reads it reads through a `Snapshot`, as one consistent set.
 
 A CONFIG is native YAML, a squid.conf, an nginx.conf, or Istio and Kubernetes objects, told apart by content; `squid:PATH`,
 `nginx:PATH` and `istio:PATH` force one. All become native data (`adapters`) before they are merged and validated. Istio's
@@ -9,27 +9,29 @@ that has one value here and another there is an error that names both places. A 
 and `*.conf` in it, in the order of their names; hidden files are left out, and with them the links by which Kubernetes swaps
 a ConfigMap. A relative path in a file starts from the folder that the file stands in.
 
-Nothing is half used: either the whole is right, or ConfigError tells everything that is wrong with it.
+Nothing is half used: either the whole is right, or ConfigError tells everything that is wrong with it. And nothing is mixed:
+where a file or a folder changed before the last of them was read, all are read again.
 """
 
 # os.path answers False where pathlib raises: a name too long, a folder that may not be searched.
-# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH117, PTH118, PTH120, PTH123, PTH207, PTH208
+# ruff: noqa: PTH100, PTH112, PTH113, PTH118, PTH120
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from glob import glob
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from egressproxy.config.adapters import nginx, squid
 from egressproxy.config.adapters.adapter import Adapted, FileUnreadable, Source
 from egressproxy.config.adapters.istio import istio
+from egressproxy.config.adapters.nginx import nginx
+from egressproxy.config.adapters.squid import squid
 from egressproxy.config.faults import MAX_FAULTS, Fault, path_text, shown
 from egressproxy.config.native import REFUSED, Places, compose, kind_of, mark, unmark
 from egressproxy.config.schema import Config, built_in
+from egressproxy.config.snapshot import Snapshot, is_whole_line_end, printable
 from egressproxy.config.translate import faults_of, place_of
 from egressproxy.errors import ConfigError
 from egressproxy.model import Problem
@@ -42,11 +44,8 @@ if TYPE_CHECKING:
 
 _Holds = Literal["file", "folder", "log"]
 
-# A million hosts take 30 MB. What is larger than this is not a configuration; reading stops there.
-MAX_FILE_BYTES = 64 * 1024 * 1024
-
-# Times that a folder is read again because Kubernetes swapped its files meanwhile.
-_SWAP_TRIES = 3
+# Times that all is read because something changed meanwhile. Reading takes milliseconds, so each is another chance.
+_READ_TRIES = 5
 
 # Problems told; who has more has given the wrong file, and its content should not fill the terminal.
 _MAX_TOLD = 50
@@ -77,12 +76,14 @@ class Loaded:
 
     notes    what is worth knowing about it, in file order
     sources  the files it came from, as they were opened; none for the built-in default
+    snapshot what was seen of the file system
     locate   file and line of a setting, or of the nearest thing around it that is written somewhere
     """
 
     config: Config
     notes: tuple[Problem, ...]
     sources: tuple[str, ...]
+    snapshot: Snapshot = field(default_factory=Snapshot, repr=False, compare=False)
     locate: Callable[[Way], tuple[str, int | None]] = field(default=_nowhere, repr=False, compare=False)
 
     def problem(self, way: Way, message: str) -> Problem:
@@ -95,19 +96,18 @@ class Loaded:
         return (*self.notes, *(self.problem(way, message) for way, message in findings))
 
 
-def load(paths: Sequence[str], *, lenient: bool = False) -> Loaded:
+def load(paths: Sequence[str], snapshot: Snapshot | None = None, *, lenient: bool = False) -> Loaded:
     """The configuration in these files and folders; without any, the built-in default.
 
-    lenient  directives of other programs that are not known here are noted and left out, unless they are about security
+    snapshot  is filled with what was seen of the file system, also where the configuration is refused
+    lenient   directives of other programs that are not known here are noted and left out, unless they are about security
 
     Raises ConfigError with all problems, in file order.
     """
+    snapshot = Snapshot() if snapshot is None else snapshot
     if not paths:
-        return Loaded(config=Config.model_validate(built_in()), notes=(), sources=())
-    reading = _Reading(lenient)
-    for path in paths:
-        reading.take(path)
-    reading.take_istio()
+        return Loaded(config=Config.model_validate(built_in()), notes=(), sources=(), snapshot=snapshot)
+    reading = _read(paths, snapshot, lenient)
     config = reading.validate()
     if config is None or reading.faults:
         raise ConfigError(reading.problems(reading.faults))
@@ -116,14 +116,31 @@ def load(paths: Sequence[str], *, lenient: bool = False) -> Loaded:
         config=config,
         notes=reading.problems(reading.notes),
         sources=tuple(reading.opened),
+        snapshot=snapshot,
         locate=reading.locator(),
     )
+
+
+def _read(paths: Sequence[str], snapshot: Snapshot, lenient: bool) -> _Reading:
+    """Read all, as often as it takes until nothing changed meanwhile. Raises ConfigError where that takes too often."""
+    changed = None
+    for _ in range(_READ_TRIES):
+        snapshot.clear()
+        reading = _Reading(snapshot, lenient)
+        for path in paths:
+            reading.take(path)
+        reading.take_istio()
+        changed = snapshot.changed()
+        if changed is None:
+            return reading
+    raise ConfigError([Problem(printable(str(changed)), None, "", "changed each time it was read; load it again")])
 
 
 class _Reading:
     """One load: what was read and merged so far, and what was found. Every file or folder has a number, its place."""
 
-    def __init__(self, lenient: bool) -> None:
+    def __init__(self, snapshot: Snapshot, lenient: bool) -> None:
+        self._snapshot = snapshot
         self._lenient = lenient
         self._istio: list[Source] = []
         self.faults: list[Fault] = []
@@ -147,7 +164,7 @@ class _Reading:
         elif os.path.isdir(path):
             self._take_folder(path, forced)
         else:
-            self._take_content(path, self._content(path), forced)
+            self._take_content(path, self._snapshot.read(path), forced)
 
     def take_istio(self) -> None:
         """Translate the objects of all files, which speak of each other, and merge them in."""
@@ -159,45 +176,24 @@ class _Reading:
             self._take_adapted(adapted, self._istio[0].name)
 
     def _take_folder(self, folder: str, forced: Kind | None) -> None:
-        for _ in range(_SWAP_TRIES):
-            before = _swap_link(folder)
-            try:
-                names = sorted(os.listdir(folder))
-            except OSError as error:
-                self._fail(folder, f"cannot be read: {error.strerror}")
-                return
-            visible = [
-                name for name in names if not name.startswith(".") and not os.path.isdir(os.path.join(folder, name))
-            ]
-            files = [os.path.join(folder, name) for name in visible if name.endswith(_SUFFIXES)]
-            contents = [(file, self._content(file)) for file in files]
-            if _swap_link(folder) == before:
-                break
-        else:
-            self._fail(folder, "changed each time it was read; load it again")
+        names = self._snapshot.names(folder)
+        if isinstance(names, str):
+            self._fail(folder, names)
             return
-        for name in visible:
-            if not name.endswith(_SUFFIXES):
+        files = []
+        for name in names:
+            file = os.path.join(folder, name)
+            if os.path.isdir(file):
+                continue
+            if name.endswith(_SUFFIXES):
+                files.append(file)
+            else:
                 message = "ignored: not *.yaml, *.yml or *.conf"
-                self.notes.append(Fault(self._number(os.path.join(folder, name)), (), message))
+                self.notes.append(Fault(self._number(file), (), message))
         if not files:
             self._fail(folder, "expected *.yaml, *.yml or *.conf files in this folder, got none")
-        for file, content in contents:
-            self._take_content(file, content, forced)
-
-    def _content(self, path: str) -> bytes | str:
-        """The bytes of a file, or why there are none."""
-        try:
-            with open(path, "rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            where = "" if os.path.isabs(path) else f" ({_printable(os.path.abspath(path))})"
-            return f"cannot be read: {error.strerror}{where}"
-        except ValueError:
-            return "cannot be read: its name has a NUL in it"
-        if len(content) > MAX_FILE_BYTES:
-            return f"expected at most {MAX_FILE_BYTES} bytes; split the file"
-        return content
+        for file in files:
+            self._take_content(file, self._snapshot.read(file), forced)
 
     def _take_content(self, path: str, content: bytes | str, forced: Kind | None) -> None:
         if isinstance(content, str):
@@ -228,7 +224,7 @@ class _Reading:
     def _take_native(self, source: Source) -> None:
         content = source.content
         data, places, faults = compose(content, source.number)
-        if content[-1:] not in (b"\n", b"}", b"]", b'"', b"'"):
+        if not is_whole_line_end(content[-1:]):
             last = mark(source.number, content.count(b"\n") + 1)
             self.notes.append(Fault(last, (), "no line end behind the last line; was the file cut short?"))
         self._take_adapted(Adapted(data, places, faults, ()), source.name)
@@ -248,7 +244,7 @@ class _Reading:
 
     def read(self, name: str) -> Source:
         """A file that a directive names. Raises FileUnreadable."""
-        content = self._content(name)
+        content = self._snapshot.read(name)
         if isinstance(content, str):
             raise FileUnreadable(content)
         self.opened.append(name)
@@ -256,7 +252,11 @@ class _Reading:
 
     def matching(self, pattern: str) -> list[str]:
         """Names of the files that match a shell pattern, in order."""
-        return sorted(glob(pattern))
+        return self._snapshot.matching(pattern)
+
+    def may_write(self, name: str) -> bool:
+        """Whether this user could append to a file of that name."""
+        return os.access(name if os.path.lexists(name) else os.path.dirname(name), os.W_OK)
 
     def _number(self, name: str) -> int:
         """The mark of a new file or folder as a whole."""
@@ -300,8 +300,9 @@ class _Reading:
                 # What is missing may stand in the file that could not be read.
                 if self._whole or len(fault.path) != 1 or fault.path[0] in self._data:
                     self.faults.append(fault)
-        for way, message in _missing_files(self._data):
+        for way, name, message in _missing_files(self._data):
             self.faults.append(Fault(place_of(way, self._places), way, message))
+            self._snapshot.want(name)
         return config
 
     def note_unwritable_logs(self) -> None:
@@ -310,17 +311,17 @@ class _Reading:
             name = holder[key]
             if kind == "log" and not os.access(name if os.path.lexists(name) else os.path.dirname(name), os.W_OK):
                 message = (
-                    f"{_printable(name)} cannot be written by the user who asks; the one who runs it must be able to"
+                    f"{printable(name)} cannot be written by the user who asks; the one who runs it must be able to"
                 )
                 self.notes.append(Fault(place_of(way, self._places), way, message))
 
     def locator(self) -> Callable[[Way], tuple[str, int | None]]:
         """What `Loaded.locate` is. It does not keep the content of the files."""
-        names, places, whole = self._names, _without_long_lists(self._places), (_printable(self.opened[0]), None)
+        names, places, whole = self._names, _without_long_lists(self._places), (printable(self.opened[0]), None)
 
         def locate(way: Way) -> tuple[str, int | None]:
             source, line = unmark(place_of(way, places))
-            return (_printable(names[source]), line) if line else whole
+            return (printable(names[source]), line) if line else whole
 
         return locate
 
@@ -330,7 +331,7 @@ class _Reading:
         found = []
         for fault in faults[:_MAX_TOLD]:
             source, line = unmark(fault.mark)
-            found.append(Problem(_printable(self._names[source]), line or None, path_text(fault.path), fault.message))
+            found.append(Problem(printable(self._names[source]), line or None, path_text(fault.path), fault.message))
         if len(faults) > _MAX_TOLD:
             more = f"and {len(faults) - _MAX_TOLD}{' problems or' if len(faults) >= MAX_FAULTS else ''} more"
             found.append(Problem(found[-1].file, None, "", more))
@@ -338,7 +339,7 @@ class _Reading:
 
     def _where(self, place: int) -> str:
         source, line = unmark(place)
-        return f"{_printable(self._names[source])}:{line}"
+        return f"{printable(self._names[source])}:{line}"
 
 
 def _own(value: Any, place: Any) -> tuple[Any, Any]:
@@ -366,18 +367,6 @@ def _without_long_lists(places: Places) -> Places:
             if isinstance(child, Places):
                 _without_long_lists(child)
     return places
-
-
-def _swap_link(folder: str) -> str | None:
-    """Where Kubernetes keeps the current files of a mounted ConfigMap, if this is one."""
-    try:
-        return os.readlink(os.path.join(folder, "..data"))
-    except OSError:
-        return None
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 # --- settings that name files -------------------------------------------------------------------------------------
@@ -427,20 +416,24 @@ def _make_absolute(data: dict[str, Any], folder: str) -> None:
         holder[key] = os.path.join(folder, holder[key])
 
 
-def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str]]:
-    """Settings whose file the proxy could not open."""
+def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str, str]]:
+    """Settings whose file the proxy could not open: the way, what would have to change, and what is wrong."""
     for kind, way, holder, key in _file_settings(data):
         name = holder[key]
         folder = os.path.dirname(name)
         if "\0" in name:
-            yield way, f"expected the name of a file, got {shown(name, _SHOWN_NAME)}"
+            yield way, name, f"expected the name of a file, got {shown(name, _SHOWN_NAME)}"
         elif kind == "log":
             if not os.path.isdir(folder):
                 what = "does not exist: create it" if not os.path.lexists(folder) else "is not a folder: make it one"
-                yield way, f"the folder {_printable(folder)} {what}, writable by the user who runs egressproxy"
+                yield way, folder, f"the folder {printable(folder)} {what}, writable by the user who runs egressproxy"
             elif os.path.isdir(name):
-                yield way, f"expected a file, got the folder {shown(name, _SHOWN_NAME)}"
+                yield way, name, f"expected a file, got the folder {shown(name, _SHOWN_NAME)}"
         elif not (os.path.isfile(name) if kind == "file" else os.path.isdir(name)):
-            yield way, f"expected a {kind} that exists, got {shown(name, _SHOWN_NAME)}"
+            yield way, name, f"expected a {kind} that exists, got {shown(name, _SHOWN_NAME)}"
         elif not os.access(name, os.R_OK if kind == "file" else os.R_OK | os.X_OK):
-            yield way, f"expected a {kind} that may be read, got {shown(name, _SHOWN_NAME)}; see its owner and mode"
+            yield (
+                way,
+                name,
+                f"expected a {kind} that may be read, got {shown(name, _SHOWN_NAME)}; see its owner and mode",
+            )

@@ -2,7 +2,8 @@
 
 A TLS connection begins with a handshake record, whose first byte is 22 (RFC 8446 section 5.1); a request begins with a
 letter. What begins with 22 is for `sni`, everything else for `http-proxy`, each with its own limits and answers. The first byte
-of the connection decides for all of it.
+of the connection decides for all of it. A captured client that was on its way to an address by which a service is known is
+not looked at: that is for `tcp`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from egressproxy.frontends.frontend import receive
 from egressproxy.stream import StreamExpired
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.model import Intent
     from egressproxy.stream import Stream
@@ -28,14 +31,22 @@ class AutoFrontend:
     name = "auto"
     too_slow: ClassVar[type[EgressError]] = HeadTimeout
 
-    def __init__(self, http: Frontend, tls: Frontend) -> None:
+    def __init__(
+        self, http: Frontend, tls: Frontend, unseen: Frontend, takes_unseen: Callable[[str, int], bool]
+    ) -> None:
+        """`takes_unseen(address, port)`: whether a service is known by what the client dialled, so that `unseen` has it."""
         self._http = http
         self._tls = tls
+        self._unseen = unseen
+        self._takes_unseen = takes_unseen
 
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
         """Raises ClientGone, and what the front end raises that the client is for."""
         if draft.protocol != self.name:  # another request of a client that speaks HTTP
             return await self._chosen(draft).read_intent(client, draft)
+        if draft.dialled is not None and self._takes_unseen(*draft.dialled):
+            draft.protocol = self._unseen.name
+            return await self._unseen.read_intent(client, draft)
         first = await receive(client, b"", "a request head or a ClientHello")
         client.unread(first)
         chosen = self._tls if first[0] == _HANDSHAKE else self._http
@@ -54,4 +65,4 @@ class AutoFrontend:
         return draft.protocol != self.name and self._chosen(draft).refuse(client, error, draft)
 
     def _chosen(self, draft: RecordDraft) -> Frontend:
-        return self._tls if draft.protocol == self._tls.name else self._http
+        return next((each for each in (self._tls, self._unseen) if draft.protocol == each.name), self._http)

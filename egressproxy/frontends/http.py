@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from egressproxy.stream import Stream
     from egressproxy.telemetry.record import RecordDraft
 
+MANAGER_PATH = "/squid-internal-mgr/"
+"""Where Squid has its manager pages."""
+OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+"""How the host of the proxy is called by who is on it."""
 HTTP_PORT = 80
 """RFC 9110 section 4.2.1."""
 
@@ -44,18 +48,28 @@ class HttpFrontend:
 
     too_slow: ClassVar[type[EgressError]] = HeadTimeout
 
-    def __init__(self, listener: str, limits: HeadLimits, *, is_proxy: bool = True, by_host: int | None = None) -> None:
+    def __init__(
+        self,
+        listener: str,
+        limits: HeadLimits,
+        *,
+        is_proxy: bool = True,
+        by_host: int | None = None,
+        manager: int | None = None,
+    ) -> None:
         """What the listener serves.
 
         listener  its word in logs and metrics
         is_proxy  CONNECT is served
         by_host   requests by their Host field are served; the port where neither Host nor a capture names one
+        manager   Squid's manager pages are served; the listener's own port
         """
         self.name = "http-proxy" if is_proxy else "http"
         self._listener = listener
         self._limits = limits
         self._is_proxy = is_proxy
         self._by_host = by_host
+        self._manager = manager
 
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
         """Read one request head.
@@ -91,7 +105,13 @@ class HttpFrontend:
         """A request that is not a CONNECT. Raises MalformedRequest or MalformedTarget."""
         written, path = parse_http_target(head.method, head.target)
         fields = request_fields(head)
-        if written is not None:
+        manager = None
+        if self._manager is not None and path.startswith(MANAGER_PATH) and head.method in ("GET", "HEAD"):
+            manager = self._manager_page(written, path)
+        if manager is not None:
+            authority = written or fields.host or "localhost"
+            target = parse_authority(authority, self._manager or HTTP_PORT)
+        elif written is not None:
             authority = written
             target = self._where(written, HTTP_PORT, dialled)
         else:
@@ -109,7 +129,14 @@ class HttpFrontend:
             False,
             path.partition("?")[0],
             request,
+            manager,
         )
+
+    def _manager_page(self, written: str | None, path: str) -> str | None:
+        """The manager page that is asked for, of this proxy: by its path alone, or at its own port of this host."""
+        if written is not None and written not in (f"{host}:{self._manager}" for host in OWN_HOSTS):
+            return None
+        return path.partition("?")[0].removeprefix(MANAGER_PATH)
 
     def _host(self, host: str | None) -> str:
         if self._by_host is None:

@@ -10,7 +10,7 @@ from egressproxy.hostport import HostPattern
 from egressproxy.model import TLS_PORT
 from egressproxy.policy.addresses import METADATA, classify, parse_address
 from egressproxy.policy.networks import NetworkSet
-from egressproxy.policy.rules import ALLOW, OUTBOUND, SERVICE, guard_lets_pass
+from egressproxy.policy.rules import ALLOW, OUTBOUND, ROUTE, SERVICE, guard_lets_pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from egressproxy.config.schema import Config, Rule
     from egressproxy.policy.hostnames import HostIndex
     from egressproxy.policy.rules import Clause
+    from egressproxy.policy.table import ClauseTable
     from egressproxy.registry import Registry
 
 _MAX_UNREACHED = 20  # more of the same would bury the other notes
@@ -26,10 +27,9 @@ _MAX_OPEN = 5  # rules that are open to all: one is enough to look at it
 _MAX_COMPARED = 100  # earlier clauses for one host; keeps a million rules for the same host from taking hours
 
 
-def notes_on(
-    config: Config, clauses: Sequence[Clause], index: HostIndex, guard: NetworkSet, registry: Registry
-) -> Iterator[Finding]:
+def notes_on(config: Config, table: ClauseTable, guard: NetworkSet, registry: Registry) -> Iterator[Finding]:
     """The setting and a sentence, for each note. All but `config` are what was made of it."""
+    clauses, index = table.clauses, table.index
     rules = clauses[: len(config.rules)]
     catch_all = next((i for i, clause in enumerate(rules) if _catches_all(config, i, clause)), None)
     yield from islice(_unreached(config, rules, index, catch_all), _MAX_UNREACHED)
@@ -49,7 +49,7 @@ def _asks_for_hosts(config: Config, position: int) -> bool:
 
 
 def _catches_all(config: Config, position: int, clause: Clause) -> bool:
-    asks_nothing = (clause.ports, clause.methods, clause.clients, clause.paths) == (None, None, None, None)
+    asks_nothing = clause[1:6] == (None,) * 5
     return asks_nothing and not _asks_for_hosts(config, position)
 
 
@@ -75,7 +75,8 @@ def _unreached(config: Config, rules: Sequence[Clause], index: HostIndex, catch_
 
 
 def _sections(config: Config, rules: Sequence[Clause], catch_all: int | None) -> Iterator[Finding]:
-    behind = [key for key, used in (("allow", config.allow), ("services", config.services)) if used]
+    sections = ("allow", config.allow), ("routes", config.routes), ("services", config.services)
+    behind = [key for key, used in sections if used]
     if config.outbound == "allow_any":
         behind.append("outbound: allow_any")
     if catch_all is not None and behind:
@@ -95,7 +96,7 @@ def _sections(config: Config, rules: Sequence[Clause], catch_all: int | None) ->
 
 def _names(config: Config) -> Iterator[Finding]:
     for position, rule in enumerate(config.rules):
-        if rule.name in (ALLOW, SERVICE, OUTBOUND):
+        if rule.name in (ALLOW, ROUTE, SERVICE, OUTBOUND):
             message = f"a rule is named {rule.name}, which stands for something else in logs and metrics too"
             yield ("rules", position, "name"), message
 
@@ -155,6 +156,8 @@ def _open_doors(config: Config, catch_all: int | None) -> Iterator[Finding]:
 
 
 def _is_for_all(rule: Rule) -> bool:
+    if any(getattr(rule, key) is not None for key in ("hosts_matching", "urls_matching", "addresses", "all", "any")):
+        return False
     any_host = rule.hosts is None or any(pattern.kind == "any" for pattern in rule.hosts)
     return any_host and (rule.clients is None or any(network.prefixlen == 0 for network in rule.clients))
 
@@ -163,6 +166,8 @@ def _way_to(config: Config, clause: Clause) -> Way:
     """Where the configuration has what became this clause."""
     if clause.position < len(config.rules):
         return "rules", clause.position, "hosts"
+    if clause.verdict.route is not None:
+        return "routes", clause.verdict.route
     return ("allow",) if clause.verdict.rule == ALLOW else ("services",)
 
 

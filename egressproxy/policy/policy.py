@@ -6,108 +6,110 @@ is a new Policy and connections go on with the verdict they have.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from heapq import merge
 from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from egressproxy.config.schema import BUILT_IN
-from egressproxy.errors import AddressDenied, LoopDetected
-from egressproxy.model import Endpoint, Target
+from egressproxy.errors import AddressDenied, EgressError, LoopDetected
+from egressproxy.model import Endpoint, Target, Verdict
 from egressproxy.policy.addresses import AddressClass, judge
+from egressproxy.policy.conditions import Surroundings
 from egressproxy.policy.explanation import MAX_NEAR, AddressFinding, Explanation, NearMiss
-from egressproxy.policy.hostnames import HostIndex
 from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.notes import notes_on
 from egressproxy.policy.paths import readings_of
 from egressproxy.policy.rules import (
     ALLOW,
     OUTBOUND,
+    ROUTE,
     SERVICE,
     Clause,
     clauses_of,
     guard_lets_pass,
     in_bounds,
     ranges_text,
+    route_clauses,
 )
+from egressproxy.policy.table import ClauseTable
 from egressproxy.registry import Registry, endpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from time import struct_time
 
     from egressproxy.config.faults import Finding
     from egressproxy.config.schema import Config
-    from egressproxy.model import Intent, Verdict
+    from egressproxy.model import Intent
     from egressproxy.registry import Route
 
-_BEHIND_ALL = 1 << 62  # a position no clause has
+_UNDECIDED = Verdict(allowed=False, rule=OUTBOUND, reason="the target's addresses are not known", needs_addresses=True)
 
-_in_order = attrgetter("position")
+
+def _no_time() -> struct_time:
+    raise ValueError("a rule asks for the time, and nobody tells it")
 
 
 class Policy:
     """Who may go where. Made by `from_config`, immutable.
 
-    registry  the routes of the same configuration
+    registry  the services of the same configuration
     """
 
-    __slots__ = ("_any_host", "_clauses", "_config", "_find", "_guard", "_index", "_is_own", "registry")
+    __slots__ = ("_config", "_guard", "_is_own", "_routes", "_table", "registry")
 
-    def __init__(self, config: Config, is_own: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self, config: Config, is_own: Callable[[str, int], bool], local_time: Callable[[], struct_time]
+    ) -> None:
         """See `from_config`."""
-        index = HostIndex()
-        clauses: list[Clause] = []
-        any_host: list[Clause] = []
-        for patterns, clause in clauses_of(config):
-            clauses.append(clause)
-            if patterns:
-                index.add(patterns, clause)
-            else:
-                any_host.append(clause)
+        surroundings = Surroundings(config.listeners, local_time)
         self._config = config
-        self._clauses = clauses
-        self._index = index
-        self._find = index.finder()
-        self._any_host = any_host  # in order; the last one asks nothing
+        self._table = ClauseTable(clauses_of(config, surroundings), _UNDECIDED)
+        self._routes = ClauseTable(route_clauses(config, surroundings), _UNDECIDED) if config.routes else None
         self._guard = NetworkSet(config.guard.allow)
         self._is_own = is_own
         self.registry = Registry.from_config(config)
 
     @classmethod
-    def from_config(cls, config: Config, is_own: Callable[[str, int], bool]) -> Policy:
+    def from_config(
+        cls,
+        config: Config,
+        is_own: Callable[[str, int], bool],
+        local_time: Callable[[], struct_time] = _no_time,
+    ) -> Policy:
         """The policy that a configuration describes. A million hosts take under a second.
 
         is_own(address, port)  whether a connection there would arrive at a listener or the admin port of this proxy.
                                Asked for each address of a connection and, where that embeds an IPv4 address or is
                                unspecified, for what it leads to.
+        local_time             tells the time to rules with `times`
         """
-        return cls(config, is_own)
+        return cls(config, is_own, local_time)
 
-    def decide(self, intent: Intent) -> Verdict:
+    def decide(self, intent: Intent, addresses: Sequence[str] | None = None) -> Verdict:
         """The verdict of the first rule that matches. Runs once per connection or request, before any look-up of the name.
+
+        addresses  of the target. Without them the verdict may be that it `needs_addresses`: then it is asked again with them
 
         Raises ValueError if a rule asks for clients and `intent.client` is not an address.
         """
-        target = intent.target
-        port = target.port
-        best = None
-        best_position = _BEHIND_ALL
-        for clauses in (self._find(target.host), self._any_host):
-            for clause in clauses:
-                position, ports, methods, clients, paths, verdict = clause
-                if position > best_position:
-                    break
-                if (
-                    (ports is None or bisect_right(ports, port) & 1)
-                    and (methods is None or intent.method in methods)
-                    and (clients is None or parse_client(intent.client) in clients)
-                    and (paths is None or intent.path in paths)
-                ):
-                    best, best_position = verdict, position
-                    break
-        assert best is not None  # the clause of `outbound` asks nothing
-        return best
+        verdict = self._table.first(intent, addresses)
+        assert verdict is not None  # the clause of `outbound` asks nothing
+        return verdict
+
+    def route(self, intent: Intent, verdict: Verdict) -> int | None:
+        """Which of `config.routes` an allowed intent is sent by; None: by none, so its own name says where it goes.
+
+        Raises what a route means that refuses. Runs once per connection or request.
+        """
+        if self._routes is None:
+            return None
+        if verdict.route is None:
+            found = self._routes.first(intent)
+            if found is None:
+                return None
+            found.enforce(intent)
+            verdict = found
+        return verdict.route if verdict.refusal is None else None  # refused, and only reported
 
     def agree(self, intent: Intent, verdict: Verdict, server_name: str | None, ech: bool) -> str:
         """Whether the TLS inside a tunnel asks for what the tunnel was granted for: `match`, `mismatch`, `no_sni` or `ech`.
@@ -174,9 +176,9 @@ class Policy:
         for what, word in (("a method like CONNECT", intent.method), ("a path like /api", intent.path or "/")):
             if not (word.isascii() and word.isprintable()):
                 raise ValueError(f"expected {what}, got {word[:80]!a}")
-        verdict = self.decide(intent)
+        verdict = self.decide(intent, addresses or None)
         target = intent.target
-        route = self.registry.find(target.host, target.port)
+        route = self._way(intent, verdict)
         port = target.port if route is None else route.port
         written_down = route is not None and bool(route.endpoints)
         known, names = _destinations(target, route)
@@ -188,8 +190,8 @@ class Policy:
         return Explanation(
             intent=intent,
             verdict=verdict,
-            near=tuple(self._near(intent, verdict)),
-            looks_up=names if verdict.allowed else (),
+            near=tuple(self._near(intent, verdict, addresses or None)),
+            looks_up=names if verdict.allowed or verdict.needs_addresses else (),
             addresses=tuple(findings),
             route=route,
             readings=readings_of(intent.path) if asked_path and intent.path is not None else None,
@@ -197,7 +199,7 @@ class Policy:
 
     def notes(self) -> tuple[Finding, ...]:
         """What in the configuration has no effect, or another than it seems. Takes seconds with a million rules."""
-        return tuple(notes_on(self._config, self._clauses, self._index, self._guard, self.registry))
+        return tuple(notes_on(self._config, self._table, self._guard, self.registry))
 
     # --- by address -----------------------------------------------------------------------------------------------
 
@@ -234,30 +236,40 @@ class Policy:
             reason = f"{special}; {_next_step(verdict, address, special)}"
         return AddressFinding(address, special, dialled, reason, False, other_port)
 
+    def _way(self, intent: Intent, verdict: Verdict) -> Route | None:
+        """How an intent would be reached: of the destinations of a route the first."""
+        target = intent.target
+        try:
+            number = self.route(intent, verdict) if verdict.allowed else verdict.route
+        except EgressError:
+            return None
+        if number is None:
+            return self.registry.find(target.host, target.port)
+        return None if verdict.refusal is not None else self.registry.routed(number, 0, target.host, target.port)
+
     # --- in words -------------------------------------------------------------------------------------------------
 
     def _asks_paths(self, intent: Intent) -> bool:
         """Whether a rule with paths came close or decided."""
-        asked = merge(self._find(intent.target.host), self._any_host, key=_in_order)
-        for clause in islice(asked, MAX_NEAR + 1):
+        for clause in islice(self._table.about(intent.target.host), MAX_NEAR + 1):
             if clause.paths is not None:
                 return True
-            if not any(_failures(clause, intent)):
+            if not any(_failures(clause, intent, ())):
                 break
         return False
 
-    def _near(self, intent: Intent, verdict: Verdict) -> Iterator[NearMiss]:
+    def _near(self, intent: Intent, verdict: Verdict, addresses: Sequence[str] | None) -> Iterator[NearMiss]:
         """Rules that are for the host and come before the one that decided; for a refusal also those for names below."""
         count = 0
         host = intent.target.host
-        for clause in merge(self._find(host), self._any_host, key=_in_order):
-            failed = tuple(_failures(clause, intent))
+        for clause in self._table.about(host):
+            failed = tuple(_failures(clause, intent, addresses))
             if not failed or count == MAX_NEAR:
                 break
             count += 1
             yield NearMiss(clause.verdict.rule, failed)
         if not verdict.allowed or verdict.reported:
-            for clause in self._index.below(host)[: MAX_NEAR - count]:
+            for clause in self._table.index.below(host)[: MAX_NEAR - count]:
                 yield NearMiss(clause.verdict.rule, (f"*.{host} is every name below {host} and not {host} itself",))
 
 
@@ -269,9 +281,9 @@ def _destinations(target: Target, route: Route | None) -> tuple[tuple[tuple[str,
     return known, tuple(dict.fromkeys(place.host for place in places if not place.is_address))
 
 
-def _failures(clause: Clause, intent: Intent) -> Iterator[str]:
-    """The conditions of a clause that do not hold. Its hosts are not asked."""
-    _, ports, methods, clients, paths, _ = clause
+def _failures(clause: Clause, intent: Intent, addresses: Sequence[str] | None) -> Iterator[str]:
+    """The conditions of a clause that do not hold, as far as can be said. Its hosts are not asked."""
+    _, ports, methods, clients, paths, further, _ = clause
     port = intent.target.port
     if ports is not None and not in_bounds(ports, port):
         yield f"port {port} is not among {ranges_text(ports)}"
@@ -281,6 +293,8 @@ def _failures(clause: Clause, intent: Intent) -> Iterator[str]:
         yield f"client {intent.client} is in none of its {clients.count} networks"
     if paths is not None and intent.path not in paths:
         yield paths.why_not(intent.path)
+    if further is not None and further.holds(intent, addresses) is False:
+        yield further.why_not(intent)
 
 
 def _next_step(verdict: Verdict, address: str, special: AddressClass) -> str:
@@ -295,5 +309,5 @@ def _next_step(verdict: Verdict, address: str, special: AddressClass) -> str:
         return "to open it write a rule for this host with private_addresses: true"
     if verdict.rule == BUILT_IN:
         return "to open it write a configuration with a rule that names this host and has private_addresses: true"
-    where = "the service" if verdict.rule == SERVICE else f"rule {verdict.rule}"
+    where = "the service" if verdict.rule in (SERVICE, ROUTE) else f"rule {verdict.rule}"
     return f"to open it set private_addresses: true on {where}"

@@ -1,6 +1,6 @@
 """The configuration's rules as clauses: what is asked of an intent besides its host, and the verdict if all hold.
 
-Everything that can decide becomes a clause, in this order: `rules`, the `allow` shorthand, `services`, and last
+Everything that can decide becomes a clause, in this order: `rules`, the `allow` shorthand, `routes`, `services`, and last
 `outbound`, which asks nothing and so always decides. Hosts are not part of a clause: `hostnames` finds those for one.
 """
 
@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from egressproxy.hostport import ANY_HOST, ANY_PORT, HostPattern, PortRange, canonical_host, parse_allow_entry
 from egressproxy.model import Verdict
 from egressproxy.policy.addresses import judge
+from egressproxy.policy.conditions import Carries, InNetworks, both, further_test
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.policy.paths import PathSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
-    from egressproxy.config.schema import Config, Rule, Service
+    from egressproxy.config.schema import Config, Route, Rule, Service
+    from egressproxy.policy.conditions import Surroundings, Test
 
 # Rule names of what decides without a rule.
 ALLOW = "allow"
 SERVICE = "service"
+ROUTE = "route"
 OUTBOUND = "outbound"
 
 Bounds = tuple[int, ...]  # ascending: first port of a range, first port after it, first port of the next, ...
@@ -34,6 +37,7 @@ class Clause(NamedTuple):
 
     position  its place among all clauses: the lowest that matches decides. The parts of `allow` share one.
     ports     see `Bounds`: a port is in a range if an odd number of bounds lie at or below it
+    further   all that is asked besides; see `conditions`
     """
 
     position: int
@@ -41,6 +45,7 @@ class Clause(NamedTuple):
     methods: frozenset[str] | None
     clients: NetworkSet | None
     paths: PathSet | None
+    further: Test | None
     verdict: Verdict
 
     def asks_less_than(self, later: Clause) -> bool:
@@ -50,6 +55,7 @@ class Clause(NamedTuple):
             and (self.methods is None or self.methods == later.methods)
             and (self.clients is None or self.clients is later.clients)
             and (self.paths is None or (later.paths is not None and self.paths.covers(later.paths)))
+            and self.further is None
         )
 
 
@@ -58,7 +64,7 @@ def rule_name(rule: Rule, number: int) -> str:
     return rule.name or f"rule-{number}"
 
 
-def clauses_of(config: Config) -> Iterator[tuple[Sequence[HostPattern], Clause]]:
+def clauses_of(config: Config, surroundings: Surroundings) -> Iterator[tuple[Sequence[HostPattern], Clause]]:
     """Each clause with the hosts it is for, in order of position. No hosts: it is for any."""
     interned = _Interned()
     for position, rule in enumerate(config.rules):
@@ -67,19 +73,48 @@ def clauses_of(config: Config) -> Iterator[tuple[Sequence[HostPattern], Clause]]
             interned.bounds(rule.ports),
             None if rule.methods is None else frozenset(rule.methods),
             interned.networks(rule.clients),
-            interned.paths(rule),
+            interned.paths(rule.paths, rule.action == "deny"),
+            further_test(rule, surroundings, lets_pass=rule.action == "allow"),
             _rule_verdict(rule, rule_name(rule, position + 1), config),
         )
         yield _named(rule.hosts or ()), clause
     position = len(config.rules)
     for hosts, ports, verdict in _allow_parts(config):
-        yield _named(hosts), Clause(position, interned.bounds((ports,)), None, None, None, verdict)
+        yield _named(hosts), Clause(position, interned.bounds((ports,)), None, None, None, None, verdict)
+    position += 1
+    yield from route_clauses(config, surroundings, position)
+    position += len(config.routes)
     for service in config.services:
-        position += 1
-        numbers = tuple(PortRange(port.number, port.number) for port in service.ports)
+        numbers = interned.bounds(tuple(PortRange(port.number, port.number) for port in service.ports))
+        verdict = _service_verdict(service, config)
         names = (*service.hosts, *(HostPattern("exact", alias) for alias in service.aliases))
-        yield names, Clause(position, interned.bounds(numbers), None, None, None, _service_verdict(service, config))
-    yield (), Clause(position + 1, None, None, None, None, _outbound_verdict(config))
+        if names:
+            yield names, Clause(position, numbers, None, None, None, None, verdict)
+        if service.addresses:
+            known_by = InNetworks(service.addresses)
+            yield (), Clause(position, numbers, None, None, None, known_by, verdict)
+        position += 1
+    yield (), Clause(position, None, None, None, None, None, _outbound_verdict(config))
+
+
+def route_clauses(
+    config: Config, surroundings: Surroundings, position: int = 0
+) -> Iterator[tuple[Sequence[HostPattern], Clause]]:
+    """The clauses of `routes`, as `clauses_of` has them, from this position on."""
+    interned = _Interned()
+    services = {service.label: service for service in reversed(config.services)}
+    for index, route in enumerate(config.routes):
+        further = further_test(route, surroundings, lets_pass=True)
+        clause = Clause(
+            position + index,
+            interned.bounds(route.ports),
+            None if route.methods is None else frozenset(route.methods),
+            interned.networks(route.clients),
+            interned.paths(route.paths, False),
+            both(None if route.carries is None else Carries(route.carries), further),
+            _route_verdict(config, index, route, services),
+        )
+        yield _named(route.hosts or ()), clause
 
 
 def bounds_of(ports: Iterable[PortRange]) -> Bounds:
@@ -142,10 +177,10 @@ class _Interned:
             self._networks[clients] = NetworkSet(clients)
         return self._networks[clients]
 
-    def paths(self, rule: Rule) -> PathSet | None:
-        if rule.paths is None:
+    def paths(self, patterns: tuple[str, ...] | None, denies: bool) -> PathSet | None:
+        if patterns is None:
             return None
-        key = rule.paths, rule.action == "deny"
+        key = patterns, denies
         if key not in self._paths:
             self._paths[key] = PathSet(*key)
         return self._paths[key]
@@ -176,6 +211,7 @@ def _rule_verdict(rule: Rule, name: str, config: Config) -> Verdict:
             require_tls=rule.require_tls,
             ech=ech,
             proxy_protocol=_PROXY_PROTOCOLS[rule.proxy_protocol],
+            parent=_parent(rule, config),
             by_default=_check_by_default(config),
         )
     reported = rule.report or config.report
@@ -189,6 +225,10 @@ def _rule_verdict(rule: Rule, name: str, config: Config) -> Verdict:
         ech=ech,
         by_default="report",
     )
+
+
+def _parent(rule: Rule, config: Config) -> int | None:
+    return next((index for index, parent in enumerate(config.parents) if parent.name == rule.parent), None)
 
 
 def _allow_parts(config: Config) -> Iterator[tuple[list[HostPattern], PortRange, Verdict]]:
@@ -222,6 +262,35 @@ def _service_verdict(service: Service, config: Config) -> Verdict:
         ech=config.ech == "allow",
         by_default=_check_by_default(config),
         dials_original=service.resolution == "none",
+    )
+
+
+def _route_verdict(config: Config, index: int, route: Route, services: Mapping[str, Service]) -> Verdict:
+    """Of a route that leads to services, which are registered and so let pass; or of one that refuses."""
+    called = f"route {route.name or index + 1}"
+    if route.refuse is not None:
+        return Verdict(
+            allowed=config.report,
+            rule=OUTBOUND if route.refuse == "unknown" else ROUTE,
+            reason=f"refused by {called}",
+            reported=config.report,
+            sni_check=config.sni_check,
+            ech=config.ech == "allow",
+            by_default=_check_by_default(config),
+            route=index,
+            refusal=route.refuse,
+        )
+    led_to = [services[each.service] for each in route.to]
+    return Verdict(
+        allowed=True,
+        rule=ROUTE,
+        reason=f"{called} leads to {', '.join(each.label for each in led_to[:3])}",
+        private_addresses=all(each.private_addresses for each in led_to),
+        sni_check=config.sni_check,
+        ech=config.ech == "allow",
+        by_default=_check_by_default(config),
+        dials_original=all(each.resolution == "none" for each in led_to),
+        route=index,
     )
 
 

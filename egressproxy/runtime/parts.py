@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.config.faults import path_text
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
-    from egressproxy.config.schema import Config
+    from egressproxy.config.schema import Config, Listener
     from egressproxy.model import Problem
     from egressproxy.registry import Registry
 
@@ -67,7 +68,7 @@ def build(
     contexts = _contexts(loaded)
     identities = _identities(loaded, before)
     places = _places(config)
-    policy = Policy.from_config(config, OwnPorts(set(places)))
+    policy = Policy.from_config(config, OwnPorts(set(places)), time.localtime)
     try:
         logs = open_logs(config.access_log)
     except LogUnusable as error:
@@ -85,13 +86,12 @@ def build(
         {},
     )
     own = (*listening, *([admin] if admin else ()))
-    transparent = {(listener.address, listener.port): listener.transparent for listener in config.listeners}
-    for place, client_speaks_first in places.items():
-        there_already = place in listening if client_speaks_first else place == admin
+    for place, settings in places.items():
+        there_already = place == admin if settings is None else place in listening
         try:
             if not there_already:
-                parts.sockets[place] = _take(place, client_speaks_first, transparent.get(place), own)
-            elif transparent.get(place) == "tproxy" != listening[place]:
+                parts.sockets[place] = _take(place, settings, own)
+            elif settings is not None and settings.transparent == "tproxy" != listening[place]:
                 raise BindError(
                     f"a reload cannot make the listener on {place[0]} port {place[1]} transparent: tproxy; restart"
                 )
@@ -101,8 +101,13 @@ def build(
     return parts
 
 
-def _take(place: Place, client_speaks_first: bool, transparent: Transparent, own: Collection[Place]) -> socket.socket:
-    """A socket for a place that none of its kind holds yet. Raises BindError."""
+def _take(place: Place, settings: Listener | None, own: Collection[Place]) -> socket.socket:
+    """A socket for a place that none of its kind holds yet; without `settings` for the admin port. Raises BindError.
+
+    Where clients speak first, the kernel hands them over with their first bytes.
+    """
+    transparent = None if settings is None else settings.transparent
+    client_speaks_first = settings is not None and settings.protocol != "tcp"
     try:
         return listen(*place, client_speaks_first=client_speaks_first, transparent=transparent)
     except BindError as error:
@@ -134,11 +139,13 @@ def _where_it_is_set(loaded: Loaded, place: Place) -> str:
     return where
 
 
-def _places(config: Config) -> dict[Place, bool]:
-    """Every place to listen on, and whether the proxy may wait in the kernel for the client's first bytes."""
-    places = {(listener.address, listener.port): True for listener in config.listeners}
+def _places(config: Config) -> dict[Place, Listener | None]:
+    """Every place to listen on, with its listener; None for the admin port."""
+    places: dict[Place, Listener | None] = {
+        (listener.address, listener.port): listener for listener in config.listeners
+    }
     if config.admin is not None:
-        places[config.admin.address, config.admin.port] = False
+        places[config.admin.address, config.admin.port] = None
     return places
 
 

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from egressproxy.config.load import Loaded
+    from egressproxy.config.snapshot import Snapshot
 
 GC_THRESHOLDS = (100_000, 20, 50)
 """A tunnel makes no reference cycles: the collector is a safety net, and looking through all open tunnels often is waste."""
 
 
-def run(load: Callable[[], Loaded]) -> int:
-    """Serve until a signal ends it; the exit code. `load` reads the configuration, now and on every SIGHUP.
+def run(load: Callable[[Snapshot], Loaded], *, watches: bool) -> int:
+    """Serve until a signal ends it; the exit code. `load` reads the configuration, now and at every reload.
+
+    watches  changes of what was read bring about a reload, as SIGHUP does
 
     Raises ConfigError when the first configuration cannot be used, and BindError when an address cannot be listened on.
     """
@@ -30,7 +33,7 @@ def run(load: Callable[[], Loaded]) -> int:
     own_log = OwnLog()
     own_log.start()
     try:
-        worker = Worker(load, loop_factory.__module__.partition(".")[0])
+        worker = Worker(load, loop_factory.__module__.partition(".")[0], watches=watches)
         worker.prepare()
         gc.set_threshold(*GC_THRESHOLDS)
         with asyncio.Runner(loop_factory=loop_factory) as runner:

@@ -1,9 +1,11 @@
 """One worker: a whole proxy, from its first configuration through reloads to the end of its last tunnel.
 
-**Reload.** SIGHUP reads the configuration again and builds everything that is new beside what runs (`parts`). Only when
-all of that has worked is it put in place, in one step of the event loop; otherwise it is given back, the errors are logged
-and shown on /config, and the old configuration stays. A connection is served to its end by the configuration it was
-accepted under; open tunnels go on, and only their idle times follow the new one.
+**Reload.** SIGHUP, or a change of what was read (`watch`), reads the configuration again and builds everything that is new
+beside what runs (`parts`). Only when all of that has worked is it put in place, in one step of the event loop; otherwise it
+is given back, the errors are logged and shown on /config, and the old configuration stays. A connection is served to its end
+by the configuration it was accepted under; open tunnels go on, and only their idle times follow the new one, unless
+`on_policy_change: cut` has those ended that it would refuse (`rejudge`). Who asks by SIGHUP gets a new configuration each time;
+a change makes one only where something else was read.
 
 **End.** SIGTERM or SIGINT: not ready any more, listeners closed, no new tunnels; open ones may go on for `drain_s` and are
 then cut. A second SIGINT stops at once. A configuration that is not in place by then is given back.
@@ -25,6 +27,7 @@ from egressproxy._version import __version__
 from egressproxy.accept import Listener
 from egressproxy.admission import Admission
 from egressproxy.capture import OwnConnections
+from egressproxy.config.snapshot import Snapshot
 from egressproxy.connection import Entrance, Services
 from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
 from egressproxy.dial import Dialer
@@ -33,14 +36,19 @@ from egressproxy.exchange import Carriage
 from egressproxy.frontends.auto import AutoFrontend
 from egressproxy.frontends.http import HTTP_PORT, HttpFrontend
 from egressproxy.frontends.sni import SniFrontend
+from egressproxy.frontends.tcp import TcpFrontend
+from egressproxy.hostport import parse_authority
 from egressproxy.model import TLS_PORT, Endpoint, Problem
+from egressproxy.parents import parents_of
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.poller import create_poller
 from egressproxy.relay.relay import Relay
 from egressproxy.resolve.resolver import Resolver
 from egressproxy.runtime.parts import Parts, Place, build
 from egressproxy.runtime.refresh import Refresher
+from egressproxy.runtime.rejudge import Rejudging
 from egressproxy.runtime.sockets import BindError, raise_descriptor_limit
+from egressproxy.runtime.watch import Watch
 from egressproxy.stories import Stories
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.admin import AdminServer, start_admin
@@ -59,6 +67,7 @@ if TYPE_CHECKING:
     from egressproxy.config.schema import Listener as ListenerSettings
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.policy.policy import Policy
+    from egressproxy.registry import Registry
     from egressproxy.telemetry.record import RecordDraft
 
 logger = logging.getLogger("egressproxy")
@@ -80,9 +89,16 @@ EXIT_AT_ONCE = 130
 class Worker:
     """Serves. Also what the admin pages look at (`telemetry.admin.AdminState`)."""
 
-    def __init__(self, load: Callable[[], Loaded], loop_name: str) -> None:
-        """`load` reads the configuration, now and at every reload. `loop_name`: the event loop's, for the build info."""
+    def __init__(self, load: Callable[[Snapshot], Loaded], loop_name: str, *, watches: bool = False) -> None:
+        """`load` reads the configuration, now and at every reload. `loop_name`: the event loop's, for the build info.
+
+        watches  changes of what was read bring about a reload
+        """
         self._load = load
+        self._watches = watches
+        self._watch: Watch | None = None
+        self._seen = Snapshot()  # what was read last, whatever became of it
+        self._digest = b""  # of what the configuration in force was read from
         self._first: Parts | None = None
         self._listeners: dict[Place, Listener] = {}
         self._admin: tuple[Place, AdminServer] | None = None
@@ -131,7 +147,7 @@ class Worker:
 
     def prepare(self) -> None:
         """Read the first configuration and bind. Raises ConfigError or BindError before anything has started."""
-        self._first = build(self._load(), listening={}, admin=None)
+        self._first = build(self._load(self._seen), listening={}, admin=None)
 
     async def serve(self) -> int:
         """Run until told to end; the exit code."""
@@ -142,12 +158,17 @@ class Worker:
         self._tasks = Tasks(loop)
         self._stories = Stories(loop)
         self._refresher = Refresher(loop)
+        self._rejudging = Rejudging(self._admission, self._tasks)
+        if self._watches:
+            self._watch = Watch(loop, lambda: self._in_background(self._reload(asked=False), "reload"))
         self._end: asyncio.Future[int] = loop.create_future()
         for number, action in self._signals().items():
             loop.add_signal_handler(number, action)
         try:
             if await self._put_in_place(first):
                 self._announce()
+                if self._watch is not None:
+                    self._watch.use(self._seen)
             del first  # what only loading needs of it is large when the configuration is
             gc.collect()
             gc.freeze()
@@ -198,6 +219,7 @@ class Worker:
         replaced_logs = self._telemetry.use_logs(parts.logs)
         services = self._services = self._new_services(config, parts)
         self._config = config
+        self._digest = parts.loaded.snapshot.digest
         self._refresher.use(parts.identities)
         self._change_listeners(config, services, parts)
         self.sources = parts.loaded.sources
@@ -261,6 +283,7 @@ class Worker:
         return Services(
             policy=parts.policy,
             registry=parts.registry if config.services else None,
+            parents=parents_of(config),
             balancer=Balancer(),
             resolver=resolver,
             dialer=dialer,
@@ -289,7 +312,7 @@ class Worker:
         for settings in config.listeners:
             place = (settings.address, settings.port)
             wanted.add(place)
-            entrance = entrance_of(settings, config.limits, parts.contexts.get(place))
+            entrance = entrance_of(settings, config.limits, parts.contexts.get(place), parts.registry)
             if place in self._listeners:
                 self._listeners[place].use(entrance, services)
             else:
@@ -317,43 +340,72 @@ class Worker:
             await self._replaced_admins[-1].close()
             self._replaced_admins.pop()
 
-    async def _reload(self) -> None:
+    async def _reload(self, *, asked: bool = True) -> None:
+        """`asked`: by somebody, so that what was read counts as news even where it is the same."""
         async with self._reloading:
             if self._stopping:
                 return
-            building = self._build_again()
+            snapshot = Snapshot()
+            building = self._build_again(snapshot, asked)
             try:
                 parts = await asyncio.shield(building)
             except asyncio.CancelledError:  # the end came meanwhile, and nothing stops the thread
                 building.add_done_callback(give_back)
                 raise
             except (ConfigError, BindError) as error:
-                problems = (
-                    error.problems if isinstance(error, ConfigError) else (Problem("reload", None, "", str(error)),)
-                )
-                self.last_reload_problems = problems
-                self.metrics.reload_failed()
-                for problem in problems:
-                    logger.error("%s", problem)
-                logger.error("reload refused: the configuration of before stays in force")
+                self._refuse(error, asked)
+                return
+            finally:
+                self._seen = snapshot
+                if self._watch is not None:
+                    self._watch.use(snapshot)
+            if parts is None:
+                self._go_on_as_before()
                 return
             if self.ready == "draining":  # since the files were read
                 parts.give_back()
             elif await self._put_in_place(parts):
                 logger.info("reloaded: configuration %d is in force", self.generation)
+                self._rejudging.begin(parts.loaded.config, parts.policy)
                 return
             logger.info("reload given up: the proxy is draining")
 
-    def _build_again(self) -> asyncio.Future[Parts]:
-        """In a thread, so that a million host names do not hold up a single tunnel, nor files that cannot be read the end."""
+    def _refuse(self, error: ConfigError | BindError, asked: bool) -> None:
+        """Tell why what was read is not put in place; what somebody did not ask for, and is as before, without words."""
+        problems = error.problems if isinstance(error, ConfigError) else (Problem("reload", None, "", str(error)),)
+        self.metrics.reload_failed()
+        if asked or problems != self.last_reload_problems:
+            self.last_reload_problems = problems
+            for problem in problems:
+                logger.error("%s", problem)
+            logger.error("reload refused: the configuration of before stays in force")
+
+    def _go_on_as_before(self) -> None:
+        """What was read is what is in force; before it something may have been refused."""
+        if self.last_reload_problems:
+            self.last_reload_problems = ()
+            self.metrics.config_loaded(self.generation, self.loaded_at_unix_s)
+            logger.info("the files say again what is in force, which is configuration %d", self.generation)
+
+    def _build_again(self, snapshot: Snapshot, asked: bool) -> asyncio.Future[Parts | None]:
+        """In a thread, so that a million host names do not hold up a single tunnel, nor files that cannot be read the end.
+
+        snapshot  is filled with what was seen
+        asked     False: None is the result where what was read is what the configuration in force was read from
+        """
         listening = {place: listener.entrance.transparent for place, listener in self._listeners.items()}
         admin = self._admin[0] if self._admin is not None else None
         before = None if self._services is None else self._services.carriage.identities
-        built: asyncio.Future[Parts] = self._loop.create_future()
+        in_force = None if asked else self._digest
+        built: asyncio.Future[Parts | None] = self._loop.create_future()
+
+        def read() -> Parts | None:
+            loaded = self._load(snapshot)
+            return None if snapshot.digest == in_force else build(loaded, listening, admin, before)
 
         def work() -> None:
             try:
-                settle = partial(built.set_result, build(self._load(), listening, admin, before))
+                settle = partial(built.set_result, read())
             except Exception as error:
                 settle = partial(built.set_exception, error)
             try:
@@ -411,6 +463,8 @@ class Worker:
         for listener in self._listeners.values():
             listener.stop()
         self._refresher.close()
+        if self._watch is not None:
+            self._watch.close()
         self._cut_tunnels("cut")
         await self._stories.wait(LAST_RECORDS_S)
         await self._stories.cancel()
@@ -432,27 +486,31 @@ class Worker:
         logger.info("stopped: %s", f"{cut} tunnel{'' if cut == 1 else 's'} cut" if cut else "no tunnel was cut")
 
 
-def give_back(building: asyncio.Future[Parts]) -> None:
+def give_back(building: asyncio.Future[Parts | None]) -> None:
     """What was built for a reload that nobody waits for any more."""
-    if not building.cancelled() and building.exception() is None:
-        building.result().give_back()
+    if not building.cancelled() and building.exception() is None and (parts := building.result()) is not None:
+        parts.give_back()
 
 
-def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None) -> Entrance:
+def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None, registry: Registry) -> Entrance:
     """How the clients of this listener come in."""
     label, port = settings.label, settings.service_port
+    target = None if settings.target is None else parse_authority(settings.target)
     heads = head_limits(limits)
     frontend: Frontend
     match settings.protocol:
         case "http-proxy":
-            frontend = HttpFrontend(label, heads)
+            frontend = HttpFrontend(label, heads, manager=settings.port if settings.manager else None)
         case "http":
             frontend = HttpFrontend(label, heads, is_proxy=False, by_host=port or HTTP_PORT)
         case "sni":
-            frontend = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
+            frontend = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes, target)
         case "auto":
             sni = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
-            frontend = AutoFrontend(HttpFrontend(label, heads, by_host=HTTP_PORT), sni)
+            http = HttpFrontend(label, heads, by_host=HTTP_PORT)
+            frontend = AutoFrontend(http, sni, TcpFrontend(label, None), registry.takes_unseen)
+        case "tcp":
+            frontend = TcpFrontend(label, target)
     announced = settings.proxy_protocol
     return Entrance(
         label,

@@ -10,8 +10,9 @@ has ended, with the outcome of that; each of its requests is one of `requests`. 
 from __future__ import annotations
 
 import platform
+import time
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -115,6 +116,17 @@ class LogCounts(Protocol):
     dropped: dict[str, int]
 
 
+class Totals(NamedTuple):
+    """Sums for people. Bytes are payload, to the upstream and from it."""
+
+    requests: int
+    errors: int
+    bytes_up: int
+    bytes_down: int
+    upstream_requests: int
+    upstream_errors: int
+
+
 class Metrics(Collector):
     """All counters of one worker, in a registry of their own.
 
@@ -135,6 +147,8 @@ class Metrics(Collector):
         self._sni_checks: dict[tuple[str | None, str, bool], int] = {}
         self._bytes_up = 0
         self._bytes_down = 0
+        self._first_requests = 0
+        self.started_at_unix_s = time.time()
         self._bodies_up = 0
         self._bodies_down = 0
         self._request = _Histogram()
@@ -176,6 +190,7 @@ class Metrics(Collector):
             except KeyError:
                 self._first(key)
         if exchange is not None:
+            self._first_requests += exchange.request == 1
             self._observe_request(record, exchange)
         if record.sni_check is not None:
             self._observe_check(record.rule, record.sni_check, record.outcome in SNI_REFUSALS)
@@ -222,6 +237,23 @@ class Metrics(Collector):
         if len(self._connections) >= MAX_CONNECTION_SERIES:
             key = (key[0], "other", *key[2:])
         self._connections[key] = self._connections.get(key, 0) + 1
+
+    def totals(self) -> Totals:
+        """Sums over everything that has ended. Those that are open now are not in them, but for their bytes."""
+        answered = ("closed", "answered")
+        # A connection with requests has an entry in both tables: its first request is counted once.
+        tunnels = sum(count for key, count in self._connections.items()) - self._first_requests
+        requests = sum(self._requests.values())
+        wrong = sum(count for key, count in self._connections.items() if key[2] not in answered)
+        dials = _sum(self._earlier_dials, self._dialer.outcomes if self._dialer is not None else {})
+        return Totals(
+            requests=tunnels + requests,
+            errors=wrong,
+            bytes_up=self._bytes_up + self._bodies_up,
+            bytes_down=self._bytes_down + self._bodies_down,
+            upstream_requests=sum(dials.values()),
+            upstream_errors=sum(count for outcome, count in dials.items() if outcome != "connected"),
+        )
 
     def config_loaded(self, generation: int, loaded_at_unix_s: float) -> None:
         """A configuration is in use, at start or after a reload."""

@@ -122,6 +122,7 @@ class RecordDraft:
     local, upstream_local  the proxy's own ends of the two connections, where a log asks for them
     reply_body_bytes  of reply_bytes, those behind the head
     service, service_port  the registered service that says how the target is reached, and the port it is known by
+    parent       name of the parent proxy that it goes through
     may_go_on    a refusal may leave the connection open: the plain request that it is about was read to its end
     judged_bytes  of a ClientHello that opened the tunnel, where the server may ask for another one; else 0
     """
@@ -145,6 +146,7 @@ class RecordDraft:
         "method",
         "number",
         "opened",
+        "parent",
         "preread_bytes",
         "protocol",
         "relay",
@@ -202,6 +204,7 @@ class RecordDraft:
         self.reply_body_bytes = 0
         self.service: str | None = None
         self.service_port: int | None = None
+        self.parent: str | None = None
 
     def finish(self, ended_at: float, unix_time_s: float) -> ConnectionRecord:
         """The record of this connection, which has ended.
@@ -307,6 +310,7 @@ class RecordDraft:
                 self.reply_body_bytes,
                 self.service,
                 self.service_port,
+                self.parent,
             )
         )
 

@@ -45,6 +45,7 @@ MAX_TEXT_CHARS = 1000
 _REASON_PHRASES = {
     400: "Bad Request",
     403: "Forbidden",
+    404: "Not Found",
     408: "Request Timeout",
     413: "Content Too Large",
     414: "URI Too Long",
@@ -127,6 +128,19 @@ def refusal(
         f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"
         f"\r\n{body if body_is_sent else ''}"
     ).encode("ascii")
+
+
+def page_reply(text: str) -> tuple[bytes, bytes]:
+    """Head and body of a page of the proxy's own, behind which the connection is closed."""
+    body = text.encode()
+    head = (
+        "HTTP/1.1 200 OK\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Cache-Control: no-store\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode("ascii"), body
 
 
 def _cause(error: EgressError, longest: int) -> str:

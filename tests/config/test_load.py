@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from egressproxy.config import load as load_module
+from egressproxy.config import snapshot as snapshot_module
 from egressproxy.config.load import Loaded, load
+from egressproxy.config.snapshot import Snapshot
 from egressproxy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 L = "listeners: [{protocol: http-proxy, port: 3128}]\n"
@@ -32,6 +34,18 @@ def problems(*paths: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(paths)
     return [str(problem) for problem in caught.value.problems]
+
+
+def reads_and_then(act: Callable[[str], None]) -> Callable[[Snapshot, str], bytes | str]:
+    """In place of `Snapshot.read`: somebody who acts on the disk behind each file that is read."""
+    read = Snapshot.read
+
+    def read_and_act(snapshot: Snapshot, path: str) -> bytes | str:
+        content = read(snapshot, path)
+        act(path)
+        return content
+
+    return read_and_act
 
 
 def notes(loaded: Loaded) -> list[str]:
@@ -127,7 +141,7 @@ def test_hidden_files_and_folders_are_left_out_and_other_files_noted(tmp_path: P
     (tmp_path / "rules.yaml.bak").write_text("nonsense: 1\n")
     loaded = load([str(tmp_path)])
     assert loaded.config.allow == ("a.example",)
-    assert notes(loaded) == [f"{tmp_path}/rules.yaml.bak: ignored: not *.yaml or *.yml"]
+    assert notes(loaded) == [f"{tmp_path}/rules.yaml.bak: ignored: not *.yaml, *.yml or *.conf"]
 
 
 def test_a_mounted_configmap_is_read_through_its_links(tmp_path: Path) -> None:
@@ -147,32 +161,56 @@ def test_a_configmap_swapped_while_it_is_read_is_read_again(tmp_path: Path, monk
     link.symlink_to("..1")
     for name in ("a.yaml", "b.yaml"):
         (tmp_path / name).symlink_to(f"..data/{name}")
-    read = load_module._Reading._content
+    swaps = 1
 
-    def swap_behind_the_first_file(reading: load_module._Reading, path: str) -> bytes | str:
-        content = read(reading, path)
-        if path.endswith("a.yaml"):
-            (tmp_path / "..new").symlink_to("..2")
+    def swap_behind_the_first_file(path: str) -> None:
+        nonlocal swaps
+        if path.endswith("a.yaml") and swaps:
+            swaps -= 1
+            (tmp_path / "..new").symlink_to(f"..{2 - swaps % 2}")
             (tmp_path / "..new").replace(link)
-        return content
 
-    monkeypatch.setattr(load_module._Reading, "_content", swap_behind_the_first_file)
+    monkeypatch.setattr(Snapshot, "read", reads_and_then(swap_behind_the_first_file))
     assert load([str(tmp_path)]).config.allow == ("a2.example", "b2.example")
+    swaps = 100
+    assert problems(str(tmp_path)) == [f"{tmp_path}/a.yaml: changed each time it was read; load it again"]
+
+
+@pytest.mark.parametrize("which", ["a", "b", "c", "folder"])
+def test_whatever_changes_while_all_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    paths = write(tmp_path, a=L + "allow: [a.example]\n", b="allow: [b.example]\n", c="allow: [c.example]\n")
+    changes = 1
+
+    def change_behind_the_second_file(path: str) -> None:
+        nonlocal changes
+        if path.endswith("b.yaml") and changes:
+            changes -= 1
+            if which == "folder":
+                write(tmp_path, d="allow: [d.example]\n")
+            else:  # in place, with as many bytes
+                file = tmp_path / f"{which}.yaml"
+                file.write_text(file.read_text().replace(f"{which}.example", f"{which}.changed"))
+
+    monkeypatch.setattr(Snapshot, "read", reads_and_then(change_behind_the_second_file))
+    allowed = load([str(tmp_path)] if which == "folder" else paths).config.allow
+    others = [f"{name}.example" for name in "abc" if name != which]
+    assert sorted(allowed) == sorted([*others, "d.example" if which == "folder" else f"{which}.changed"])
 
 
 def test_a_folder_without_configuration_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "squid.conf").write_text("http_port 3128\n")
-    assert problems(str(tmp_path)) == [f"{tmp_path}: expected *.yaml or *.yml files in this folder, got none"]
+    (tmp_path / "notes.txt").write_text("http_port 3128\n")
+    assert problems(str(tmp_path)) == [f"{tmp_path}: expected *.yaml, *.yml or *.conf files in this folder, got none"]
 
 
 # --- what cannot be read ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["squid:", "nginx:", "istio:"])
-def test_a_prefix_for_another_format_is_refused(prefix: str) -> None:
-    assert problems(f"{prefix}/etc/x") == [
-        f"{prefix}/etc/x: expected egressproxy's own YAML; this version does not read {prefix} files yet"
-    ]
+@pytest.mark.parametrize("prefix", ["", "squid:", "nginx:", "istio:"])
+def test_a_prefix_for_a_format_is_no_part_of_the_name(prefix: str) -> None:
+    assert problems(f"{prefix}/etc/x") == ["/etc/x: cannot be read: No such file or directory"]
+    assert problems(prefix) == ["'': expected the name of a file or folder"]
 
 
 def test_what_is_not_there_is_an_error_and_never_an_empty_configuration(
@@ -204,7 +242,7 @@ def test_a_file_without_permission_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_beyond_the_bound_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_module, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(snapshot_module, "MAX_FILE_BYTES", 1000)
     assert problems("/dev/zero") == ["/dev/zero: expected at most 1000 bytes; split the file"]
 
 

@@ -23,6 +23,7 @@ from egressproxy.errors import (
 from egressproxy.frontends.auto import AutoFrontend
 from egressproxy.frontends.http import HttpFrontend
 from egressproxy.frontends.sni import SniFrontend
+from egressproxy.frontends.tcp import TcpFrontend
 from egressproxy.model import Target
 from egressproxy.stream import StreamExpired
 from egressproxy.wire.alerts import alert_record
@@ -31,12 +32,18 @@ from egressproxy.wire.request_head import HeadLimits
 
 NAME = "www.example.test"
 HELLO = openssl_hello(NAME)
+KNOWN = ("10.3.2.1", 3128)
 HEAD = f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}:443\r\n\r\n".encode()
 
 
 def front(*, max_hello_bytes=65_536, max_head_bytes=16_384):
     http = HttpFrontend("auto:1", HeadLimits(max_head_bytes, 100, 8192))
-    return AutoFrontend(http, SniFrontend("auto:1", 8443, max_hello_bytes))
+    return AutoFrontend(
+        http,
+        SniFrontend("auto:1", 8443, max_hello_bytes),
+        TcpFrontend("auto:1", None),
+        lambda address, port: (address, port) == KNOWN,
+    )
 
 
 @pytest.fixture
@@ -160,3 +167,19 @@ async def test_each_is_refused_its_own_way_and_silence_with_silence(auto_ends, d
     assert heard.startswith(answer)
     assert bool(heard) is bool(answer)
     assert auto_ends.draft.status == (403 if data else None)
+
+
+async def test_who_was_on_its_way_to_a_service_known_by_its_address_is_not_looked_at(auto_ends):
+    auto_ends.draft.dialled = KNOWN
+    intent = await front().read_intent(auto_ends.stream, auto_ends.draft)  # without a byte of the client's
+    assert (intent.method, intent.target, intent.dialled) == ("CONNECT", Target(*KNOWN, True), KNOWN)
+    assert auto_ends.draft.protocol == "tcp"
+    await front().grant(auto_ends.stream, auto_ends.draft)
+    assert auto_ends.draft.status == 200
+    assert auto_ends.draft.reply_bytes == 0
+
+
+async def test_who_was_on_its_way_elsewhere_is_looked_at(auto_ends):
+    auto_ends.draft.dialled = (KNOWN[0], 443)
+    intent = await intent_of(auto_ends, HELLO)
+    assert intent.target == Target(NAME, 443, False)

@@ -8,7 +8,7 @@ from egressproxy.policy.rules import Clause
 
 
 def clause(position):
-    return Clause(position, None, None, None, None, Verdict(True, f"rule-{position}", ""))
+    return Clause(position, None, None, None, None, None, Verdict(True, f"rule-{position}", ""))
 
 
 def index_of(*lists):

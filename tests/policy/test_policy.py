@@ -1,7 +1,15 @@
 import pytest
 
 from egressproxy.config.schema import Config, built_in
-from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied
+from egressproxy.errors import (
+    AddressDenied,
+    EchDenied,
+    HostUnknown,
+    LoopDetected,
+    NoEndpoint,
+    NoRoute,
+    RuleDenied,
+)
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Endpoint, Intent
 from egressproxy.policy.policy import Policy
@@ -480,3 +488,90 @@ def test_a_name_whose_own_rule_refuses_ech_may_not_hide_behind_an_address():
     judge = policy(rules=[{"action": "allow", "hosts": ["a.com"], "ech": "deny"}], allow=["192.0.2.1:443"])
     assert agreed("192.0.2.1:443", "a.com", ech=True, judge=judge) == "ech"
     assert agreed("192.0.2.1:443", "a.com", judge=judge) == "match"
+
+
+# --- routes -------------------------------------------------------------------------------------------------------
+
+SERVICES = [{"name": "www", "hosts": ["www.example.org"], "ports": [{"number": 443}]}]
+
+
+def routes(*found, **settings):
+    return policy(routes=found, services=SERVICES, **settings)
+
+
+def test_a_route_lets_pass_what_it_leads_somewhere():
+    judge = routes({"name": "all", "hosts": ["*.example.org"], "ports": [443], "to": [{"service": "www"}]})
+    asked = intent("de.example.org")
+    verdict = judge.decide(asked)
+    assert (verdict.allowed, verdict.rule, verdict.reason) == (True, "route", "route all leads to www")
+    assert judge.route(asked, verdict) == 0
+    assert decided_by(judge, "de.example.org:80") == "-outbound"
+
+
+def test_rules_and_allow_come_before_routes_and_routes_before_services():
+    route = {"hosts": ["*.example.org"], "to": [{"service": "www"}]}
+    judge = routes(route, rules=[{"action": "deny", "hosts": ["no.example.org"]}], allow=["yes.example.org:443"])
+    assert decided_by(judge, "no.example.org") == "-rule-1"
+    assert decided_by(judge, "yes.example.org") == "+allow"
+    assert decided_by(judge, "www.example.org") == "+route"
+
+
+def test_what_a_rule_lets_pass_is_sent_by_the_route_all_the_same():
+    judge = routes({"hosts": ["*.example.org"], "to": [{"service": "www"}]}, allow=["yes.example.org:443"])
+    asked = intent("yes.example.org")
+    assert judge.route(asked, judge.decide(asked)) == 0
+    elsewhere = intent("www.example.com")
+    assert judge.route(elsewhere, judge.decide(elsewhere)) is None
+
+
+def test_a_route_is_for_requests_or_tunnels_where_it_says_so():
+    judge = routes({"carries": "requests", "hosts": ["a.example.org"], "to": [{"service": "www"}]})
+    assert decided_by(judge, "a.example.org") == "-outbound"
+    assert decided_by(judge, "a.example.org", method="GET", path="/") == "+route"
+    judge = routes({"carries": "tunnels", "hosts": ["a.example.org"], "to": [{"service": "www"}]})
+    assert decided_by(judge, "a.example.org") == "+route"
+    assert decided_by(judge, "a.example.org", method="GET", path="/") == "-outbound"
+
+
+@pytest.mark.parametrize(
+    ("refuse", "error", "status"),
+    [
+        ("not_found", NoRoute, 404),
+        ("unknown", RuleDenied, 403),
+        ("unavailable", NoEndpoint, 503),
+        ("close", HostUnknown, None),
+    ],
+)
+def test_a_route_may_refuse_in_several_ways(refuse, error, status):
+    judge = routes({"hosts": ["a.example.org"], "refuse": refuse}, allow=["a.example.org:80"], outbound="allow_any")
+    asked = intent("a.example.org")
+    with pytest.raises(error, match=r"refused by route 1: a\.example\.org:443") as caught:
+        judge.decide(asked).enforce(asked)
+    assert caught.value.status == status
+    let_pass = intent("a.example.org:80")
+    verdict = judge.decide(let_pass)
+    verdict.enforce(let_pass)
+    with pytest.raises(error):
+        judge.route(let_pass, verdict)
+
+
+def test_a_refusing_route_is_only_reported_where_all_is():
+    judge = routes({"hosts": ["a.example.org"], "refuse": "not_found"}, report=True)
+    asked = intent("a.example.org")
+    verdict = judge.decide(asked)
+    assert (verdict.allowed, verdict.reported) == (True, True)
+    assert judge.route(asked, verdict) is None
+
+
+def test_a_service_lets_pass_who_asks_for_one_of_its_addresses():
+    judge = policy(services=[{"hosts": ["p.example"], "addresses": ["172.30.0.0/16"], "ports": [{"number": 3128}]}])
+    assert decided_by(judge, "172.30.109.95:3128") == "+service"
+    assert decided_by(judge, "172.30.109.95:443") == "-outbound"
+    assert decided_by(judge, "172.31.0.1:3128") == "-outbound"
+    assert decided_by(judge, "p.example:3128") == "+service"
+
+
+def test_a_rule_sends_through_its_parent():
+    parents = [{"name": name, "address": f"{name}.example", "port": 3128} for name in ("one", "two")]
+    judge = policy(parents=parents, rules=[{"action": "allow", "hosts": ["a.example"], "parent": "two"}])
+    assert judge.decide(intent("a.example")).parent == 1

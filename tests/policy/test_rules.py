@@ -1,13 +1,16 @@
+import time
+
 import pytest
 
 from egressproxy.config.schema import Config
 from egressproxy.hostport import PortRange
+from egressproxy.policy.conditions import Surroundings
 from egressproxy.policy.rules import bounds_of, clauses_of, in_bounds, ranges_text
 
 
 def clauses(**settings):
     config = Config.model_validate({"listeners": [{"protocol": "http-proxy", "port": 3128}], **settings})
-    return list(clauses_of(config))
+    return list(clauses_of(config, Surroundings(config.listeners, time.localtime)))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ class Proxy:
         stdout: int | None = None,
         stderr: int | None = None,
         prelude: str = "",
+        watch: bool = False,
     ) -> None:
         """`config`: native configuration; listeners, their ports, logs and admin port are filled in where they are left out.
 
@@ -76,12 +77,14 @@ class Proxy:
         descriptors     limit of open files, which the child cannot raise
         stdout, stderr  descriptors for standard output and error; default: files
         prelude         Python that runs in the child first
+        watch           changes of the configuration are put into force without SIGHUP
         """
         self.folder = folder
         self.port, self.admin_port = free_port(), free_port()
         self.config_file = folder / "egressproxy.yaml"
         self.squid_log, self.json_log = folder / "access.log", folder / "access.json"
         self._arguments = (str(self.config_file),) if arguments is None else arguments
+        self._watch = watch
         self._descriptors = descriptors
         self._stdout = stdout
         self._stderr = stderr
@@ -147,6 +150,8 @@ class Proxy:
             else ["-m", "egressproxy"]
         )
         command = ["-W", "always::ResourceWarning", *program, "run", *self._arguments]
+        if not self._watch:
+            command.append("--no-watch")
         if self._descriptors is not None:
             command = ["-c", _WITHOUT_MEANS, str(self._descriptors), *command]
         with (self.folder / "stdout").open("wb") as stdout, (self.folder / "stderr").open("wb") as stderr:

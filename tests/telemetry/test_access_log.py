@@ -17,8 +17,9 @@ from support.records import (
     TUNNEL,
 )
 
-from egressproxy.config.schema import LOG_FORMATS, AccessLog
+from egressproxy.config.schema import AccessLog
 from egressproxy.config.templates import LANGUAGES, NGINX_VARIABLES, SQUID_CODES, SQUID_FIELDS
+from egressproxy.config.words import LOG_FORMATS
 from egressproxy.telemetry.access_log import FORMATS, OWN_TEMPLATES, TEMPLATES, form_of
 
 ALL = {word: form_of(AccessLog(format=word)) for word in LOG_FORMATS}

@@ -53,6 +53,9 @@ class Files(Protocol):
     def matching(self, pattern: str) -> Sequence[str]:
         """Names of the files that match a shell pattern, in order."""
 
+    def may_write(self, name: str) -> bool:
+        """Whether this user could append to a file of that name; False where its folder does not exist."""
+
 
 class At(NamedTuple):
     """A native value and the mark of what it came from. Inside it, lists and mappings may hold more of these."""

@@ -94,6 +94,8 @@ CAUSES = {
     "hello_timeout": Cause("DT", NOTHING, "DT"),
     # policy; see `words_of`
     "rule_denied": Cause(NOTHING, DIRECT, "UH"),
+    "no_route": Cause("NR", "route_not_found", "NR"),
+    "host_unknown": Cause("UH", "no_healthy_upstream", "UH"),
     "address_denied": Cause(NOTHING, _RBAC.format("address_guard"), NOTHING),
     "loop_detected": Cause(NOTHING, DIRECT, NOTHING),
     "sni_mismatch": Cause(NOTHING, DIRECT, NOTHING),
@@ -109,6 +111,7 @@ CAUSES = {
     ),
     "connect_failed": Cause("UF", _BEFORE.format("remote_connection_failure"), "UF,URX"),
     "connect_timeout": Cause("UF", _BEFORE.format("connection_timeout"), "UF,URX"),
+    "parent_refused": Cause("UF", _BEFORE.format("remote_connection_failure"), "UF,URX"),
     **_tls_causes(),
     "tls_timeout": Cause("UF", _BEFORE.format("connection_timeout"), "UF,URX"),
     "upstream_protocol_error": Cause(
@@ -132,6 +135,7 @@ CAUSES = {
     "idle_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "half_close_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "drained": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
+    "policy_changed": Cause("LR", VIA_UPSTREAM, NOTHING),
     "cut": Cause("LR", VIA_UPSTREAM, NOTHING),
 }
 """By outcome. URX behind another flag says that there was no other attempt: of TCP. Of a request it would stand in front, and
@@ -216,7 +220,7 @@ def words_of(record: ConnectionRecord, *, is_http: bool, old: bool = False) -> W
             return Words(NOTHING, NOTHING, _RBAC.format(record.rule), NOTHING)
         if record.dialled is None:  # not captured: a gateway, which has a filter chain for each name that it knows
             cause = CAUSES["no_sni"]
-    details = cause.details if cause.tcp_flags == "NR" else NOTHING
+    details = CAUSES["no_sni"].details if cause.tcp_flags == "NR" else NOTHING
     return Words(cause.tcp_flags, details, NOTHING, reason)
 
 

@@ -88,6 +88,8 @@ NGINX_STATUS = {
     "malformed_proxy_header": 400,
     # not allowed
     "rule_denied": 403,
+    "no_route": 403,
+    "host_unknown": 403,
     "address_denied": 403,
     "loop_detected": 403,
     "sni_mismatch": 403,
@@ -114,6 +116,7 @@ NGINX_STATUS = {
     # no address accepts
     "connect_refused": 502,
     "connect_failed": 502,
+    "parent_refused": 502,
     "connect_timeout": 502,
     # an upstream that accepts, and fails later
     "no_endpoint": 502,

@@ -1,0 +1,195 @@
+"""`map $ssl_preread_server_name $variable { ... }`: which names lead to which value, in the order in which NGINX asks.
+
+nginx.org/en/docs/stream/ngx_stream_map_module.html: an exact name first; then, with `hostnames`, the longest name that begins
+with `*.` or `.`, and the longest that ends with `.*`; then regular expressions as they stand in the file; then `default`, which
+is empty unless it is written.
+
+NGINX compares names whatever their letter case, but gives expressions the name as the client wrote it. Here a host has one
+spelling, in small letters, for expressions too: a `~` expression does not miss a name because a client shouts it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from egressproxy.config.adapters.adapter import At
+from egressproxy.config.faults import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from egressproxy.config.adapters.nginx.syntax import Directive, Findings
+
+SERVER_NAME = "ssl_preread_server_name"
+"""The one variable that a map may ask."""
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z0-9_]+)\}|([A-Za-z0-9_]+))")
+
+
+def variables_of(text: str) -> list[str]:
+    """Names of the variables in a text. Raises ValueError for a `$` that begins none."""
+    if "$" in _VARIABLE.sub("", text):
+        raise ValueError(f"expected a variable behind $, got {shown(text)}")
+    return [match[1] or match[2] for match in _VARIABLE.finditer(text)]
+
+
+def filled_in(text: str, variable: str, value: str) -> str:
+    """The text with a value in the place of a variable."""
+    return _VARIABLE.sub(lambda match: value if variable in match.groups() else match[0], text)
+
+
+class Entry(NamedTuple):
+    """Names that have one value, which is not looked into here.
+
+    condition  what native conditions ask: `hosts` or `hosts_matching`; empty for all names that are left
+    written    the line
+    """
+
+    condition: dict[str, Any]
+    value: str
+    written: Directive
+
+
+class NameMap(NamedTuple):
+    """One map.
+
+    entries  in the order in which they are asked; the last one takes what is left
+    unnamed  what those get who name no server
+    """
+
+    entries: tuple[Entry, ...]
+    unnamed: Entry
+
+
+class _Reading:
+    """The lines of one map, by kind. Hosts are keys in small letters."""
+
+    def __init__(self, statement: Directive) -> None:
+        self.hostnames = any(line.name == "hostnames" and not line.words for line in statement.block or ())
+        self.exact: dict[str, Entry] = {}
+        self.below: dict[str, Entry] = {}
+        self.above: dict[str, Entry] = {}
+        self.matching: list[Entry] = []
+        self.default: Entry | None = None
+
+
+def read_map(statement: Directive, findings: Findings) -> NameMap:
+    """What one `map` on the server name says. Lines that are wrong are told and left out."""
+    reading = _Reading(statement)
+    for line in statement.block or ():
+        if line.words or line.name not in ("hostnames", "volatile"):
+            try:
+                _take(line, reading, findings)
+            except ValueError as error:
+                findings.fault(line, str(error))
+    default = reading.default or Entry({}, "", statement)
+    unnamed = reading.exact.pop("", None) or next(
+        (entry for entry in reading.matching if re.search(entry.condition["hosts_matching"][0].value, "")), default
+    )
+    return NameMap((*_in_order(reading), default), unnamed)
+
+
+def _take(line: Directive, reading: _Reading, findings: Findings) -> None:
+    if len(line.words) != 1 or line.block is not None:
+        raise ValueError(f"expected a name and one value, got {len(line.words) + 1} words")
+    key, value = line.name, line.words[0]
+    if key == "default":
+        if reading.default is not None:
+            raise ValueError(f"is written twice; the first is {findings.place(reading.default.written, line)}")
+        reading.default = Entry({}, value, line)
+    elif key.startswith("~"):
+        expression = python_expression(key)
+        if not key.startswith("~*") and _has_capitals(key):
+            findings.note(line, "names are compared in small letters here, so that the capitals in it match nothing")
+        reading.matching.append(Entry({"hosts_matching": [At(line.mark, expression)]}, value, line))
+    else:
+        _take_name(key.removeprefix("\\").lower(), value, line, reading, findings)
+
+
+def _take_name(key: str, value: str, line: Directive, reading: _Reading, findings: Findings) -> None:
+    group, name, host = reading.exact, key, key
+    if reading.hostnames and key.startswith("."):
+        name = key[1:]
+        _put(reading.exact, name, Entry({"hosts": [At(line.mark, name)]}, value, line), findings)
+        group, host = reading.below, f"*.{name}"
+    elif reading.hostnames and key.startswith("*."):
+        group, name = reading.below, key[2:]
+    elif reading.hostnames and key.endswith(".*"):
+        group, name = reading.above, key[:-2]
+    elif key and ("*" in key or key.startswith(".")):
+        if reading.hostnames:
+            raise ValueError(f"expected a name, *.name, .name or name.*, got {shown(key)}")
+        findings.note(line, "without `hostnames` in this map it means no other names, and no client writes this one")
+        return
+    if "*" in name or (not name and group is not reading.exact):
+        raise ValueError(f"expected one * at one end, as in *.example.com, got {shown(key)}")
+    if group is reading.above:
+        expression = rf"^{re.escape(name)}\..+$"
+        _put(group, name, Entry({"hosts_matching": [At(line.mark, expression)]}, value, line), findings)
+    else:
+        _put(group, name, Entry({"hosts": [At(line.mark, host)]}, value, line), findings)
+
+
+def _put(group: dict[str, Entry], name: str, entry: Entry, findings: Findings) -> None:
+    earlier = group.setdefault(name, entry)
+    if earlier is not entry:
+        where = findings.place(earlier.written, entry.written)
+        raise ValueError(f"{shown(name)} is written twice; the first is {where}")
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+def _in_order(reading: _Reading) -> Iterator[Entry]:
+    yield from _joined(reading.exact.values())
+    for group in (reading.below, reading.above):
+        by_length: dict[int, list[Entry]] = {}
+        for name, entry in group.items():
+            by_length.setdefault(name.count("."), []).append(entry)
+        for _, entries in sorted(by_length.items(), reverse=True):
+            yield from _joined(entries)
+    yield from reading.matching
+
+
+def _joined(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Entries of which a name matches one at most, so that those with one value may become one."""
+    by_value: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        (key,) = entry.condition
+        by_value.setdefault((entry.value, key), []).append(entry)
+    for (value, key), alike in by_value.items():
+        yield Entry({key: [each for entry in alike for each in entry.condition[key]]}, value, alike[0].written)
+
+
+# --- regular expressions ------------------------------------------------------------------------------------------
+
+# Where PCRE and Python's `re` take the same characters for different things, or may one day.
+_DIFFERENT = (
+    ("[[", "a set in a set; write the characters out"),
+    ("[^[", "a set in a set; write the characters out"),
+    ("{,", "a repetition without its least number; write {0,"),
+    ("\\N", "\\N; write [^\\n]"),
+    ("\\Z", "\\Z; write $"),
+    ("(?(", "a condition"),
+)
+_GROUP_NAME = re.compile(r"\(\?(?:<([A-Za-z_][A-Za-z0-9_]*)>|'([A-Za-z_][A-Za-z0-9_]*)')")
+
+
+def python_expression(key: str) -> str:
+    """What `~expression` or `~*expression` is in Python's words. Raises ValueError where the two languages differ."""
+    expression = key[1:].removeprefix("*")
+    for characters, what in _DIFFERENT:
+        if characters in expression:
+            raise ValueError(f"the expression {shown(expression)} has {what}: it may mean something else here")
+    expression = _GROUP_NAME.sub(lambda match: f"(?P<{match[1] or match[2]}>", expression)
+    expression = f"(?i){expression}" if key.startswith("~*") else expression
+    try:
+        re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"expected a regular expression, got {shown(key)}: {error}") from None
+    return expression
+
+
+def _has_capitals(key: str) -> bool:
+    return any(letter.isupper() for letter in re.sub(r"\\.|\(\?P?<\w+>", "", key))

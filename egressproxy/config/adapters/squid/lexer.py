@@ -1,0 +1,250 @@
+"""The text of a squid.conf: bytes into statements, words and the values that an `acl` line reads from files.
+
+Squid's own reader is the measure (`src/cache_cf.cc` and `src/ConfigParser.cc` of Squid 5): a line that begins with `#` is no
+line, even between a line and its continuation; `#` at the front of a word ends the statement; a backslash ends a line that
+goes on in the next; quotes mean something only around the name of a file. What two versions of Squid read in two ways is
+refused.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from egressproxy.config.adapters.adapter import FileUnreadable
+from egressproxy.config.faults import Fault, shown
+from egressproxy.config.native import mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egressproxy.config.adapters.adapter import Files, Source
+
+MAX_LINE = 8190
+"""Characters of one line: Squid reads a longer one as two (BUFSIZ of glibc, less the line end and the NUL)."""
+
+MAX_VALUE_LINE = 2046
+"""The same in a file of values (CONFIG_LINE_LIMIT of Squid 5)."""
+
+MAX_DEPTH = 16
+"""How deep files may include each other, as in Squid."""
+
+MAX_INCLUDED = 1000
+"""Files of one configuration. Squid has no bound; two files that each include both are 65,536 at its depth."""
+
+_BLANKS = " \t"
+
+
+class Statement(NamedTuple):
+    """One directive with what stands behind it, continuation lines joined.
+
+    mark    of its first line
+    line    the number of that line
+    source  the file it stands in
+    name    of the directive
+    rest    the text behind the name, without blanks around it
+    """
+
+    mark: int
+    line: int
+    source: Source
+    name: str
+    rest: str
+
+    def fault(self, message: str) -> Fault:
+        """What is wrong with it, or worth a note."""
+        return Fault(self.mark, (self.name,), message)
+
+    @property
+    def words(self) -> list[str]:
+        """What stands behind its name, word by word, up to a comment."""
+        return words_of(self.rest)
+
+
+class Value(NamedTuple):
+    """One value of an `acl` line, with the mark of where it stands: there, or in a file."""
+
+    mark: int
+    text: str
+
+
+def words_of(text: str) -> list[str]:
+    """Words up to the first that begins with `#`."""
+    found = []
+    for word in text.split():
+        if word[0] == "#":
+            break
+        found.append(word)
+    return found
+
+
+_PATTERN = re.compile(r"(?:\\.|[^\\ \t])+|\\$")
+
+
+def patterns_of(text: str) -> list[str]:
+    r"""The same for regular expressions, in which `\` keeps a blank from ending the word."""
+    found = []
+    for word in _PATTERN.findall(text):
+        if word[0] == "#":
+            break
+        found.append(word)
+    return found
+
+
+class Lexer:
+    """Reads one squid.conf and what it includes. What is wrong goes to `faults`."""
+
+    def __init__(self, files: Files, faults: list[Fault]) -> None:
+        self._files = files
+        self._faults = faults
+        self._included = 0
+
+    def statements(self, source: Source, depth: int = 0) -> Iterator[Statement]:
+        """All statements in order, those of included files in their place."""
+        conditions: list[tuple[int, bool]] = []
+        for statement in self._own_statements(source):
+            if statement.name in ("if", "else", "endif"):
+                self._branch(statement, conditions)
+            elif not all(holds for _, holds in conditions):
+                continue
+            elif statement.name == "include":
+                for included in self._included_by(statement, depth):
+                    yield from self.statements(included, depth + 1)
+            else:
+                yield statement
+        self._faults += [Fault(place, ("if",), "has no endif in this file") for place, _ in conditions]
+
+    def _own_statements(self, source: Source) -> Iterator[Statement]:
+        text, first = "", 0
+        for number, raw in enumerate(self._lines(source, MAX_LINE), 1):
+            line = raw.lstrip(_BLANKS)
+            if line == "" or line[0] == "#":
+                continue
+            first = first if text else number
+            text += line
+            if text[-1] == "\\":
+                text = text[:-1]
+                continue
+            yield _statement(source, first, text)
+            text = ""
+        if text:
+            self._faults.append(
+                Fault(
+                    mark(source.number, first), (), "goes on in a next line that never comes; leave out the backslash"
+                )
+            )
+
+    def _lines(self, source: Source, longest: int) -> list[str]:
+        """Lines without their ends. None where the file is not text."""
+        content = source.content
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            message = f"expected text in UTF-8, got the byte 0x{content[error.start]:02x}"
+            self._faults.append(Fault(mark(source.number, line), (), message))
+            return []
+        if "\0" in text:
+            line = text.count("\n", 0, text.index("\0")) + 1
+            self._faults.append(Fault(mark(source.number, line), (), "expected text, got a NUL byte"))
+            return []
+        lines = [line.partition("\r")[0] for line in text.split("\n")]
+        for number, text in enumerate(lines, 1):
+            if len(text) > longest:
+                message = f"expected at most {longest} characters in a line, got {len(text)}; Squid reads it as two"
+                self._faults.append(Fault(mark(source.number, number), (), message))
+                return []
+        return lines
+
+    # --- if and include
+
+    def _branch(self, statement: Statement, conditions: list[tuple[int, bool]]) -> None:
+        if statement.name == "if":
+            conditions.append((statement.mark, self._holds(statement)))
+        elif not conditions:
+            self._faults.append(statement.fault("has no if before it in this file"))
+        elif statement.name == "else":
+            place, holds = conditions.pop()
+            conditions.append((place, not holds))
+        else:
+            conditions.pop()
+
+    def _holds(self, statement: Statement) -> bool:
+        text = statement.rest
+        if text in ("true", "false"):
+            return text == "true"
+        match = re.fullmatch(r"([0-9]+)[ \t]*=[ \t]*([0-9]+)", text)
+        if match is not None:
+            return int(match[1]) == int(match[2])
+        self._faults.append(statement.fault(f"expected true, false or N = M, got {shown(text)}"))
+        return False
+
+    def _included_by(self, statement: Statement, depth: int) -> Iterator[Source]:
+        patterns = [word.strip("\"'") for word in re.findall(r'"[^"]*"|\S+', statement.rest)]
+        if not patterns:
+            self._faults.append(statement.fault("expected the name of a file"))
+        if depth == MAX_DEPTH:
+            self._faults.append(statement.fault(f"expected files at most {MAX_DEPTH} deep in each other"))
+            return
+        for pattern in patterns:
+            if pattern[:1] in ("!", "|"):
+                self._faults.append(statement.fault("is the output of a program, which is never run; include a file"))
+                continue
+            names = self._files.matching(_beside(statement.source, pattern))
+            if not names:
+                self._faults.append(statement.fault(f"no file matches {shown(pattern)}"))
+            for name in names:
+                self._included += 1
+                if self._included > MAX_INCLUDED:
+                    self._faults.append(statement.fault(f"expected at most {MAX_INCLUDED} files in all"))
+                    return
+                source = self._read(name, statement)
+                if source is not None:
+                    yield source
+
+    def _read(self, name: str, statement: Statement) -> Source | None:
+        try:
+            return self._files.read(name)
+        except FileUnreadable as error:
+            self._faults.append(statement.fault(f"{shown(name)} {error}"))
+            return None
+
+    # --- values
+
+    def values(self, statement: Statement, words: list[str]) -> list[Value]:
+        """Values of an `acl` line, with those of the files that it names in quotes: one a line."""
+        found = []
+        for index, word in enumerate(words):
+            if word[0] not in "\"'":
+                found.append(Value(statement.mark, word))
+                continue
+            name = re.split("[\"']", word[1:], maxsplit=1)[0]
+            if index + 1 < len(words):
+                self._faults.append(
+                    statement.fault(
+                        f"has values behind the file {shown(name)}, which Squid reads from version 6 on and ignores "
+                        "before; give them a line of their own"
+                    )
+                )
+            source = self._read(_beside(statement.source, name), statement)
+            if source is not None:
+                found += self._values_in(source)
+            break
+        return found
+
+    def _values_in(self, source: Source) -> Iterator[Value]:
+        for number, line in enumerate(self._lines(source, MAX_VALUE_LINE), 1):
+            text = re.split(r"(?:^|[ \t]+)#", line.strip(), maxsplit=1)[0]
+            if text:
+                yield Value(mark(source.number, number), text)
+
+
+def _statement(source: Source, line: int, text: str) -> Statement:
+    name, rest = [*text.strip(_BLANKS).split(maxsplit=1), ""][:2]
+    return Statement(mark(source.number, line), line, source, name, rest)
+
+
+def _beside(source: Source, name: str) -> str:
+    """A relative name starts from the folder of the file that it stands in."""
+    return os.path.join(os.path.dirname(source.name), name)  # noqa: PTH118, PTH120 - names, not files
