@@ -178,7 +178,8 @@ class HttpFrontend:
             return False
         goes_on = draft.may_go_on and isinstance(error, (PolicyError, UpstreamError))
         status = error.status
-        unknown = self.name == "http" and status == 403 and draft.verdict is not None and draft.verdict.rule == OUTBOUND
+        unknown = status == 403 and draft.verdict is not None and draft.verdict.rule == OUTBOUND
+        unknown = unknown and (self.name == "http" or (draft.target_text or "").startswith("/"))
         if unknown:
             status = 502  # as a gateway with a registry says it: nothing is known of this host
         reply = refusal(
