@@ -56,6 +56,10 @@ class Stream(Protocol):
     fd: int
 
     @property
+    def expired(self) -> bool:
+        """A deadline for the peer has passed. Trying goes on working: whoever need not wait has to ask."""
+
+    @property
     def has_unread(self) -> bool:
         """Bytes have come, or were put back, that no event will tell of: try to read before waiting for one."""
 
@@ -101,6 +105,7 @@ class TcpStream:
 
     One coroutine may wait to read and another one to write.
 
+    expired    see `Stream.expired`
     was_reset  a write found out that the peer has reset the connection. The kernel says so only once; a reader that finds
                the end afterwards is told, too.
     hung_up    the poller has told of the end of the peer's half, or of a failure; what it sent before may be unread
@@ -109,11 +114,11 @@ class TcpStream:
 
     __slots__ = (
         "_drained",
-        "_expired",
         "_reader",
         "_unread",
         "_writer",
         "address",
+        "expired",
         "fd",
         "hung_up",
         "poller",
@@ -131,9 +136,9 @@ class TcpStream:
         self.port = port
         self.was_reset = False
         self.hung_up = False
+        self.expired = False
         self.unawaited: Callable[[int], None] | None = None
         self._unread = b""
-        self._expired = False
         self._drained = False  # nothing is left to read of which the poller has told
         self._reader: Signal | None = None
         self._writer: Signal | None = None
@@ -191,7 +196,7 @@ class TcpStream:
 
         events  READ, after `try_read` has had nothing or less than it could take, or WRITE
         """
-        if not self._expired:
+        if not self.expired:
             waiter = Signal()
             poller = self.poller
             if events == READ:
@@ -208,7 +213,7 @@ class TcpStream:
                     self._reader = None
                 else:
                     self._writer = None
-        if self._expired:
+        if self.expired:
             raise StreamExpired
 
     @property
@@ -237,7 +242,7 @@ class TcpStream:
             self._writer.fire()
 
     def expire(self) -> None:
-        self._expired = True
+        self.expired = True
         if self._reader is not None:
             self._reader.fire()
         if self._writer is not None:
@@ -339,6 +344,10 @@ class TlsStream:
 
     def __repr__(self) -> str:
         return f"<TlsStream over {self.tcp!r}>"
+
+    @property
+    def expired(self) -> bool:
+        return self.tcp.expired
 
     @property
     def engine(self) -> ssl.SSLObject:
