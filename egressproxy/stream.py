@@ -76,7 +76,7 @@ class Stream(Protocol):
         """Up to `size` bytes, at least one; empty at the end of the stream."""
 
     async def write(self, data: bytes) -> None:
-        """Write all of it."""
+        """Write all of it, and what was taken before and is still held."""
 
     def unread(self, data: bytes) -> None:
         """Put bytes back: they are read next."""
@@ -449,6 +449,7 @@ class TlsStream:
         return data
 
     async def write(self, data: bytes) -> None:
+        await self._flush()  # for no data, too: what was taken before is still to be written
         view = memoryview(data)
         while view:
             taken = self.try_write(view)
