@@ -93,6 +93,9 @@ class Stream(Protocol):
     def expire(self) -> None:
         """A deadline for the peer has passed: what waits for it, now or later, gets StreamExpired."""
 
+    def renew(self) -> None:
+        """Forget a deadline that has passed: another one begins."""
+
     def close(self) -> None:
         """Close, giving the kernel what is still unsent."""
 
@@ -106,6 +109,7 @@ class TcpStream:
     One coroutine may wait to read and another one to write.
 
     expired    see `Stream.expired`
+    has_ended  the end of the peer's half was read
     was_reset  a write found out that the peer has reset the connection. The kernel says so only once; a reader that finds
                the end afterwards is told, too.
     hung_up    the poller has told of the end of the peer's half, or of a failure; what it sent before may be unread
@@ -120,6 +124,7 @@ class TcpStream:
         "address",
         "expired",
         "fd",
+        "has_ended",
         "hung_up",
         "poller",
         "port",
@@ -136,6 +141,7 @@ class TcpStream:
         self.port = port
         self.was_reset = False
         self.hung_up = False
+        self.has_ended = False
         self.expired = False
         self.unawaited: Callable[[int], None] | None = None
         self._unread = b""
@@ -171,8 +177,10 @@ class TcpStream:
             # An end of the stream that came before the poller told of these bytes was told with them; one that came since
             # will be told.
             self._drained = not self.hung_up
-            if not data and self.was_reset:
-                raise ConnectionResetError("the peer has reset the connection")
+            if not data:
+                self.has_ended = True
+                if self.was_reset:
+                    raise ConnectionResetError("the peer has reset the connection")
         else:
             self._drained = False
         return data
@@ -247,6 +255,9 @@ class TcpStream:
             self._reader.fire()
         if self._writer is not None:
             self._writer.fire()
+
+    def renew(self) -> None:
+        self.expired = False
 
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:
@@ -442,6 +453,9 @@ class TlsStream:
 
     def expire(self) -> None:
         self.tcp.expire()
+
+    def renew(self) -> None:
+        self.tcp.renew()
 
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:

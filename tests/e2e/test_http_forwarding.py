@@ -297,6 +297,43 @@ def test_a_long_answer_behind_which_more_was_asked_arrives_whole(proxy: Proxy) -
         assert reply.body == body
 
 
+LONG = b"0123456789abcdef" * 6_250
+"""A body that fits what the system holds for a client that does not read, and not what that client holds itself."""
+
+
+@pytest.mark.usefixtures("new_lines_only")
+def test_bytes_that_come_behind_the_last_answer_do_not_cost_the_client_its_tail(proxy: Proxy) -> None:
+    with RawOrigin(lambda _: [response(LONG)]) as origin, Ends(proxy, buffer=4096) as client:
+        client.send(request(origin.url(), "Connection: close"))
+        eventually(lambda: proxy.logged().records[-1:], "the proxy is done with it")
+        client.send(b"\r\n")  # of old, some clients write one behind a body
+        reply = client.response()
+        assert (len(reply.body), reply.get("connection")) == (len(LONG), "close")
+        assert client.to_the_end() == b""
+        assert not client.was_reset
+    assert outcomes(proxy) == [(200, "answered")]
+
+
+def test_a_request_that_comes_as_its_listener_goes_does_not_cost_the_client_the_answer_before(
+    start: Start, config: dict[str, Any], origin: RawOrigin
+) -> None:
+    staying, leaving = {"protocol": "http-proxy"}, {"protocol": "http-proxy", "port": free_port()}
+    proxy = start({**config, "listeners": [staying, leaving]})
+    with Ends(proxy, leaving["port"], buffer=4096) as client:
+        client.send(request(origin.url("/1")))
+        upstream = origin.take()
+        upstream.request()
+        assert proxy.reload({**config, "listeners": [staying]})
+        client.send(request(origin.url("/2")))
+        upstream.send(response(LONG))
+        proxy.records(1)
+        reply = client.response()
+        assert (len(reply.body), reply.complete) == (len(LONG), True)
+        assert client.to_the_end() == b""
+        assert not client.was_reset
+    assert [record["path"] for record in proxy.settled().records] == ["/1"]
+
+
 # --- fields -------------------------------------------------------------------------------------------------------
 
 
@@ -1424,6 +1461,33 @@ def test_the_next_request_of_a_kept_client_is_judged_by_the_new_configuration(
         assert proxy.reload(config)
         assert client.ask(request(origin.url("/3"))).status == 200
         assert [wire.received.count(b"GET /2") for wire in origin.connections] == [0] * origin.contacts()
+
+
+def test_the_next_request_of_a_kept_client_comes_in_by_the_listener_as_it_is_now(
+    configured: Callable[..., Proxy], config: dict[str, Any]
+) -> None:
+    proxy = configured()
+    with RawOrigin(answer) as origin, Ends(proxy) as client:
+        long = request(origin.url(), "X: " + "y" * 3000)
+        assert client.ask(long).status == 200
+        changed = {"listeners": [{"protocol": "http-proxy", "name": "renamed"}], "limits": {"max_head_bytes": 2048}}
+        assert proxy.reload({**config, **changed})
+        assert client.ask(request(origin.url())).status == 200
+        assert client.ask(long).status == 431
+    assert [record["listener"] for record in proxy.settled().records][1:] == ["renamed", "renamed"]
+
+
+def test_a_kept_client_is_closed_in_order_where_its_listener_is_another_now(
+    configured: Callable[..., Proxy], config: dict[str, Any]
+) -> None:
+    proxy = configured()
+    with RawOrigin(answer) as origin, Ends(proxy) as client:
+        assert client.ask(request(origin.url())).status == 200
+        assert proxy.reload({**config, "listeners": [{"protocol": "http", "service_port": origin.port}]})
+        client.send(request("", method="CONNECT").replace(b"CONNECT ", f"CONNECT {origin.target}".encode()))
+        assert client.to_the_end() == b""
+        assert not client.was_reset
+    assert outcomes(proxy) == [(200, "answered")]
 
 
 def test_a_method_that_a_rule_refuses_is_refused_for_that_request_alone(configured: Callable[..., Proxy]) -> None:
