@@ -161,7 +161,7 @@ class HttpFrontend:
         """Answer 200. Raises ClientGone."""
         try:
             sent = client.try_write(ESTABLISHED)
-            if sent < len(ESTABLISHED):
+            if sent < len(ESTABLISHED) or not client.try_flush():
                 await client.write(ESTABLISHED[sent:])
         except OSError as error:
             raise ClientGone("the client left before its tunnel was ready") from error
