@@ -218,3 +218,10 @@ def test_fields_that_were_read_before_are_not_read_again_but_for_what_may_be_a_c
         assert head is not None
         assert request_fields(head) is request_fields(head)
         assert len(request_fields_module._kept) <= request_fields_module._KEPT
+
+
+def test_fields_that_are_not_handed_on_do_not_go_with_underscores_either():
+    """CGI has one name for both spellings, and the one that the proxy did not write would be taken for its own."""
+    twins = (b"X_Forwarded_For: 192.0.2.1", b"x_forwarded-for: 192.0.2.1", b"X_Request_Id: 1", b"Content_Length: 5")
+    read = fields(*twins, b"X_Mine: 1", b"User_Agent: a")
+    assert read == NOTHING._replace(forward=b"X_Mine: 1\r\nUser_Agent: a\r\n")
