@@ -341,7 +341,9 @@ def test_a_conversation_is_the_same_but_for_what_is_known(both: Both, name: str)
     theirs, ours = (side.hold(TALKS[name]) for side in both)
     there = {**theirs.line, "received": theirs.received}
     here = {**ours.line, "received": ours.received}
-    if version() < COUNTS_HELLO and int(theirs.line["bytes_received"]) < int(ours.line["bytes_received"]):
+    if not TALKS[name].echoed:
+        there["bytes_received"] = here["bytes_received"]  # NGINX may have read more before it gave up, or less
+    elif version() < COUNTS_HELLO and int(theirs.line["bytes_received"]) < int(ours.line["bytes_received"]):
         there["bytes_received"] = here[
             "bytes_received"
         ]  # what this NGINX had read before it connected, it does not count
