@@ -254,6 +254,58 @@ def test_sighup_makes_a_configuration_of_what_did_not_change(
     assert generation(proxy) == 2
 
 
+MESH = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    outboundTrafficPolicy:
+      mode: MODE
+"""
+ENTRY = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: NAME}
+spec:
+  hosts: [NAME.example.test]
+  ports: [{number: PORT, name: tcp, protocol: TLS}]
+  resolution: DNS
+  location: MESH_EXTERNAL
+"""
+
+
+def test_objects_that_are_applied_and_deleted_change_exactly_that(
+    start: Start, tmp_path: Path, policy: Path, base: dict[str, Any], echo_origin: TcpOrigin, dns: DnsServer
+) -> None:
+    """A native file has the listener, the objects of Istio the policy."""
+    for name in ("one", "two", "three"):
+        dns.add(f"{name}.example.test", "A", "127.0.0.1")
+
+    def apply(name: str) -> None:
+        (policy / f"{name}.yaml").write_text(ENTRY.replace("NAME", name).replace("PORT", str(echo_origin.port)))
+
+    def reached() -> list[str]:
+        return [
+            name for name in ("one", "two", "three") if answers(proxy, f"{name}.example.test:{echo_origin.port}") == 200
+        ]
+
+    apply("one")
+    (policy / "mesh.yaml").write_text(MESH.replace("MODE", "REGISTRY_ONLY"))
+    proxy = live(start, tmp_path, {**base, "guard": {"allow": ["127.0.0.1/32"]}}, policy)
+    assert reached() == ["one"]
+    apply("two")
+    soon(lambda: reached() == ["one", "two"], "the second is registered")
+    (policy / "one.yaml").unlink()
+    soon(lambda: reached() == ["two"], "the first is not any more")
+    for _ in range(2):
+        (policy / "mesh.yaml").write_text(MESH.replace("MODE", "ALLOW_ANY"))
+        soon(lambda: reached() == ["one", "two", "three"], "everything goes")
+        (policy / "mesh.yaml").write_text(MESH.replace("MODE", "REGISTRY_ONLY"))
+        soon(lambda: reached() == ["two"], "only what is registered goes")
+    assert generation(proxy) == 7
+
+
 def test_a_list_that_a_squid_conf_names_and_a_folder_that_it_includes_are_watched(
     start: Start, tmp_path: Path, policy: Path, base: dict[str, Any], echo_origin: TcpOrigin, dns: DnsServer
 ) -> None:
