@@ -1,4 +1,4 @@
-"""Istio's objects, short to write, and what becomes of them as a client meets it: the adapter, then the real policy and registry.
+"""Istio's objects, short to write, and what becomes of them as a client meets it: by the real policy and registry.
 
 found = meets(entry("a.example", "80 HTTP"), virtual_service("a.example", "{http: [...]}"))
 assert found.get("a.example:80/x") == "outbound|80||a.example"
@@ -9,13 +9,14 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from support.adapting import MemoryFiles, told
+
 from egressproxy.config.adapters.adapter import Source
 from egressproxy.config.adapters.istio import istio
 from egressproxy.config.schema import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.policy.policy import Policy
-from support.adapting import MemoryFiles, told
 
 REGISTRY_ONLY = """\
 apiVersion: v1
@@ -43,7 +44,8 @@ def thing(title: str, spec: str, *, version: str = "v1", metadata: str = "") -> 
 def entry(host: str, *ports: str, more: str = "resolution: DNS", title: str = "", metadata: str = "") -> str:
     """A ServiceEntry. Each port is `NUMBER PROTOCOL`."""
     listed = ", ".join(
-        f"{{number: {number}, name: p{number}, protocol: {protocol}}}" for number, protocol in (p.split() for p in ports)
+        f"{{number: {number}, name: p{number}, protocol: {protocol}}}"
+        for number, protocol in (p.split() for p in ports)
     )
     title = title or f"ServiceEntry {host.replace('*', 'any')}"
     return thing(title, f"{{hosts: ['{host}'], ports: [{listed}], {more}}}", metadata=metadata)

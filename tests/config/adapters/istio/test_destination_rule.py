@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from support.istio import entry, meets, thing
 
 A = entry("a.example", "80 HTTP")
@@ -71,7 +70,9 @@ def test_round_robin_is_what_happens_and_no_note() -> None:
 
 def test_rules_for_some_pods_and_twice_the_same_subset_are_refused() -> None:
     spec = "{host: a.example, workloadSelector: {matchLabels: {a: b}}, subsets: [{name: x}, {name: x}]}"
-    assert [fault.partition("spec.")[2].partition(":")[0] for fault in meets(thing("DestinationRule d", spec)).faults] == [
+    assert [
+        fault.partition("spec.")[2].partition(":")[0] for fault in meets(thing("DestinationRule d", spec)).faults
+    ] == [
         "subsets[1].name",
         "workloadSelector",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from support.istio import entry, meets, thing
 
 A = entry("a.example", "80 HTTP")
@@ -20,7 +19,10 @@ HTTPS = "number: 443, name: p, protocol: HTTPS"
     ("text", "fault"),
     [
         (server("number: 80, protocol: HTTP"), "servers[0].port: name is missing"),
-        (server("name: p, protocol: HTTP, number: 0"), "servers[0].port.number: expected a port from 1 to 65535, got 0"),
+        (
+            server("name: p, protocol: HTTP, number: 0"),
+            "servers[0].port.number: expected a port from 1 to 65535, got 0",
+        ),
         (server(HTTPS), "servers[0].tls: protocol HTTPS needs tls with a mode"),
         (
             server("number: 80, name: p, protocol: HTTP", ", tls: {mode: SIMPLE, credentialName: c}"),
@@ -70,8 +72,14 @@ def test_ports_of_a_gateway_have_names_of_their_own() -> None:
 
 def test_a_host_of_a_gateway_may_name_the_namespace_of_its_routes() -> None:
     gateway = server("number: 80, name: p, protocol: HTTP").replace("hosts: [a.example]", "hosts: [NS/a.example]")
-    route = thing("VirtualService v", "{hosts: [a.example], gateways: [g], http: [{route: [{destination: {host: a.example}}]}]}")
-    for namespace, expected in (("default", "outbound|80||a.example"), (".", "outbound|80||a.example"), ("x", "not_found")):
+    route = thing(
+        "VirtualService v", "{hosts: [a.example], gateways: [g], http: [{route: [{destination: {host: a.example}}]}]}"
+    )
+    for namespace, expected in (
+        ("default", "outbound|80||a.example"),
+        (".", "outbound|80||a.example"),
+        ("x", "not_found"),
+    ):
         assert meets(A, gateway.replace("NS", namespace), route).get("a.example:80/") == expected
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from support.istio import REGISTRY_ONLY, meets
 
 
@@ -126,7 +125,10 @@ def test_the_annotation_says_who_sees_a_service() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (service("type: ExternalName, ports: [{port: 80}]"), "4 Service.db.spec.externalName: is missing: the type says"),
+        (
+            service("type: ExternalName, ports: [{port: 80}]"),
+            "4 Service.db.spec.externalName: is missing: the type says",
+        ),
         (service("ports: [{port: 0}]"), "4 Service.db.spec.ports[0].port: expected a port from 1 to 65535, got 0"),
         (
             ENDPOINTS.replace("192.0.2.2", "host.example"),

@@ -6,7 +6,6 @@ import base64
 from typing import Any
 
 import pytest
-
 from support.istio import GATEWAY_HOST, REGISTRY_ONLY, entry, meets, thing, to, virtual_service
 
 A = entry("a.example", "80 HTTP", "443 TLS")
@@ -20,7 +19,9 @@ def rule(inside: str, host: str = "a.example", title: str = "DestinationRule a")
 
 
 def test_of_two_entries_for_one_host_and_port_the_oldest_counts() -> None:
-    young = entry("a.example", "80 HTTP", more="resolution: STATIC, endpoints: [{address: 192.0.2.1}]", title="ServiceEntry a")
+    young = entry(
+        "a.example", "80 HTTP", more="resolution: STATIC, endpoints: [{address: 192.0.2.1}]", title="ServiceEntry a"
+    )
     old = entry("a.example", "80 HTTP", title="ServiceEntry b", metadata='creationTimestamp: "2020-01-01T00:00:00Z"')
     found = meets(young, old)
     assert "resolution" not in found.services["outbound|80||a.example"]
@@ -119,7 +120,9 @@ def test_a_rule_without_namespace_is_seen_by_gateways_and_one_in_default_is_not(
             f"{{match: [{{gateways: [egress]}}], route: [{to('a.example', 80, 'v1')}]}}]}}",
         ),
     )
-    assert meets(*pieces, named("v1", "a.example", "DestinationRule r")).get("a.example:80/") == "outbound|80|v1|a.example"
+    assert (
+        meets(*pieces, named("v1", "a.example", "DestinationRule r")).get("a.example:80/") == "outbound|80|v1|a.example"
+    )
     stated = named("v1", "a.example", "DestinationRule r default")
     assert meets(*pieces, stated).get("a.example:80/") == "unavailable"
 
@@ -290,7 +293,9 @@ HTTP_80 = [{"number": 80, "protocol": "HTTP"}]
             },
         ),
         (
-            entry("a.example", "80 HTTP", more="resolution: DNS, endpoints: [{address: b.example, ports: {p80: 8080}}]"),
+            entry(
+                "a.example", "80 HTTP", more="resolution: DNS, endpoints: [{address: b.example, ports: {p80: 8080}}]"
+            ),
             {
                 "name": "outbound|80||a.example",
                 "hosts": ["a.example"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from support.istio import ALLOW_ANY, GATEWAY_HOST, REGISTRY_ONLY, entry, meets, thing, to, virtual_service
 
 CNN = entry("edition.cnn.com", "80 HTTP", "443 HTTPS")
@@ -66,7 +65,11 @@ def test_services_of_native_settings_are_spared() -> None:
     [
         ("{}", "a.example:80/", "outbound|80||b.example"),
         ("{port: 80}", "a.example:80/", "outbound|80||b.example"),
-        ("{port: 8080}", "a.example:80/", "outbound|80||a.example"),  # no route for the port: the object counts for nothing
+        (
+            "{port: 8080}",
+            "a.example:80/",
+            "outbound|80||a.example",
+        ),  # no route for the port: the object counts for nothing
         ("{gateways: [other]}", "a.example:80/", "outbound|80||a.example"),
         ("{uri: {exact: /x}}", "a.example:80/x", "outbound|80||b.example"),
         ("{uri: {exact: /x}}", "a.example:80/xy", "not_found"),
@@ -176,10 +179,7 @@ def test_shares_and_times() -> None:
 
 # --- tls and tcp routes in the mesh -------------------------------------------------------------------------------
 
-SNI = (
-    "{tls: [{match: [{port: 443, sniHosts: [en.wiki.example]}], "
-    f"route: [{to('www.wiki.example', 443)}]}}]}}"
-)
+SNI = f"{{tls: [{{match: [{{port: 443, sniHosts: [en.wiki.example]}}], route: [{to('www.wiki.example', 443)}]}}]}}"
 
 
 def test_a_tls_route_needs_a_registered_tls_service_that_overlaps() -> None:
@@ -187,7 +187,9 @@ def test_a_tls_route_needs_a_registered_tls_service_that_overlaps() -> None:
     with_service = meets(REGISTRY_ONLY, entry("www.wiki.example", "443 TLS"), routes)
     assert with_service.tunnel("en.wiki.example:443") == "outbound|443||www.wiki.example"
     assert with_service.tunnel("de.wiki.example:443") == "refused"
-    assert meets(REGISTRY_ONLY, entry("www.other.example", "443 TLS"), routes).tunnel("en.wiki.example:443") == "refused"
+    assert (
+        meets(REGISTRY_ONLY, entry("www.other.example", "443 TLS"), routes).tunnel("en.wiki.example:443") == "refused"
+    )
     on_another_port = meets(REGISTRY_ONLY, entry("www.wiki.example", "8443 TLS"), routes)
     assert on_another_port.tunnel("en.wiki.example:443") == "refused"
 
@@ -254,7 +256,9 @@ def test_shares_of_which_one_leads_nowhere_are_a_fault() -> None:
 def test_the_two_hops_are_followed_to_their_end() -> None:
     found = meets(REGISTRY_ONLY, CNN, OPEN, SUBSET, THROUGH)
     assert found.get("edition.cnn.com:80/") == "outbound|80||edition.cnn.com"
-    assert found.tunnel("edition.cnn.com:443") == "outbound|443||edition.cnn.com"  # only what is routed there goes there
+    assert (
+        found.tunnel("edition.cnn.com:443") == "outbound|443||edition.cnn.com"
+    )  # only what is routed there goes there
     assert not any("outbound|80|cnn|" in name for name in found.services)
 
 
@@ -343,13 +347,19 @@ def towards(mode: str | None, sni: str | None = None) -> str:
 
 
 def hops(kind_there: str, kind_behind: str, target_port: int) -> str:
-    there = "{gateways: [mesh], port: 80}" if kind_there == "http" else "{gateways: [mesh], sniHosts: [edition.cnn.com]}"
+    there = (
+        "{gateways: [mesh], port: 80}" if kind_there == "http" else "{gateways: [mesh], sniHosts: [edition.cnn.com]}"
+    )
     behind = "{gateways: [egress], port: 443}"
     if kind_behind == "tls":
         behind = "{gateways: [egress], sniHosts: [edition.cnn.com]}"
     one = f"{{match: [{there}], route: [{to(GATEWAY_HOST, 443, 'cnn')}]}}"
     two = f"{{match: [{behind}], route: [{to('edition.cnn.com', target_port)}]}}"
-    rules = f"{kind_there}: [{one}, {two}]" if kind_there == kind_behind else f"{kind_there}: [{one}], {kind_behind}: [{two}]"
+    rules = (
+        f"{kind_there}: [{one}, {two}]"
+        if kind_there == kind_behind
+        else f"{kind_there}: [{one}], {kind_behind}: [{two}]"
+    )
     return virtual_service("edition.cnn.com", f"{{gateways: [egress, mesh], {rules}}}")
 
 
@@ -400,7 +410,8 @@ def test_the_client_s_server_name_reaches_the_gateway_where_a_filter_forwards_it
 
 def test_a_gateway_serves_its_routes_to_whoever_comes() -> None:
     at_gateway = virtual_service(
-        "edition.cnn.com", f"{{gateways: [egress], http: [{{match: [{{port: 443}}], route: [{to('edition.cnn.com', 80)}]}}]}}"
+        "edition.cnn.com",
+        f"{{gateways: [egress], http: [{{match: [{{port: 443}}], route: [{to('edition.cnn.com', 80)}]}}]}}",
     )
     found = meets(REGISTRY_ONLY, CNN, gateway("HTTP", None), at_gateway)
     assert found.get("edition.cnn.com:443/") == "outbound|80||edition.cnn.com"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from support.istio import meets, thing
 
 PORTS = "ports: [{number: 80, name: http, protocol: HTTP}]"
@@ -14,7 +13,10 @@ TCP = "ports: [{number: 1, name: a, protocol: TCP}]"
     ("spec", "fault"),
     [
         ("{ports: []}", "spec.hosts: expected at least one host"),
-        (f"{{hosts: ['*'], {PORTS}}}", "spec.hosts[0]: expected a name, got '*'; to let all hosts pass set ALLOW_ANY in the mesh"),
+        (
+            f"{{hosts: ['*'], {PORTS}}}",
+            "spec.hosts[0]: expected a name, got '*'; to let all hosts pass set ALLOW_ANY in the mesh",
+        ),
         (
             f"{{hosts: ['a.*.example'], {PORTS}}}",
             "spec.hosts[0]: expected * alone or as the whole first label, like *.example.com, got 'a.*.example'",
@@ -46,7 +48,10 @@ TCP = "ports: [{number: 1, name: a, protocol: TCP}]"
             f"{{hosts: [a.example], {PORTS}, resolution: dns}}",
             "spec.resolution: expected one of NONE, STATIC, DNS, DNS_ROUND_ROBIN, DYNAMIC_DNS, got 'dns'",
         ),
-        (f"{{hosts: [a.example], {PORTS}, resolution: STATIC}}", "spec.endpoints: resolution STATIC needs at least one"),
+        (
+            f"{{hosts: [a.example], {PORTS}, resolution: STATIC}}",
+            "spec.endpoints: resolution STATIC needs at least one",
+        ),
         (
             f"{{hosts: [a.example], {PORTS}, resolution: STATIC, endpoints: [{{address: b.example}}]}}",
             "spec.endpoints[0].address: resolution STATIC needs an IP address, got 'b.example'; or set DNS",
@@ -94,7 +99,9 @@ def test_what_is_wrong_is_said_with_its_line(spec: str, fault: str) -> None:
     assert found.faults[0] == f"4 ServiceEntry.e.{fault}"
 
 
-@pytest.mark.parametrize("word", ["HTTP", "http", "Http2", "GRPC", "grpc-web", "HTTPS", "TLS", "TCP", "MONGO", "Redis", "MYSQL"])
+@pytest.mark.parametrize(
+    "word", ["HTTP", "http", "Http2", "GRPC", "grpc-web", "HTTPS", "TLS", "TCP", "MONGO", "Redis", "MYSQL"]
+)
 def test_protocols_are_words_without_case(word: str) -> None:
     found = meets(thing("ServiceEntry e", f"{{hosts: [a.example], ports: [{{number: 1, name: a, protocol: {word}}}]}}"))
     assert found.faults == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from support.istio import entry, meets, thing, to
 
 A = entry("a.example", "80 HTTP", "443 TLS", "90 TCP")
@@ -61,7 +60,10 @@ def test_retries_are_noted() -> None:
     [
         ("http: [{}]", "spec.http[0].route: expected at least one destination"),
         (f"http: [{{{ROUTE}, timeout: 3}}]", "spec.http[0].timeout: expected text, got 3"),
-        (f"http: [{{{ROUTE}, timeout: 3 seconds}}]", "spec.http[0].timeout: expected a duration like 3s, got '3 seconds'"),
+        (
+            f"http: [{{{ROUTE}, timeout: 3 seconds}}]",
+            "spec.http[0].timeout: expected a duration like 3s, got '3 seconds'",
+        ),
         ("http: [{route: [{destination: {}}]}]", "spec.http[0].route[0].destination: host is missing"),
         ("http: [{route: [{}]}]", "spec.http[0].route[0].destination: is missing"),
         (
@@ -78,7 +80,10 @@ def test_retries_are_noted() -> None:
             "spec.http[0].match[0].uri: expected a value, got nothing; leave the field out",
         ),
         (f"tls: [{{{ROUTE}}}]", "spec.tls[0].match: a TLS route needs a match with sniHosts"),
-        (f"tls: [{{match: [{{port: 443}}], {ROUTE}}}]", "spec.tls[0].match[0].sniHosts: a TLS match needs at least one"),
+        (
+            f"tls: [{{match: [{{port: 443}}], {ROUTE}}}]",
+            "spec.tls[0].match[0].sniHosts: a TLS match needs at least one",
+        ),
         (
             f"tls: [{{match: [{{sniHosts: [b.example]}}], {ROUTE}}}]",
             "spec.tls[0].match[0].sniHosts[0]: b.example is not among the hosts of this VirtualService",
@@ -117,7 +122,10 @@ def test_snake_case_and_camel_case_are_one_field_and_both_are_too_many() -> None
 
 
 def test_short_names_are_services_in_its_namespace() -> None:
-    service = "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: x}\nspec: {selector: {a: b}, ports: [{port: 80, name: http}]}\n"
+    service = (
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: x}\n"
+        "spec: {selector: {a: b}, ports: [{port: 80, name: http}]}\n"
+    )
     route = thing("VirtualService v x", f"{{hosts: [db], http: [{{route: [{to('db')}], timeout: 2s}}]}}")
     found = meets(service, route)
     assert found.data["routes"][0]["hosts"] == ["db.x.svc.cluster.local", "db.x.svc", "db.x"]
