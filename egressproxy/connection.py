@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from egressproxy.agreement import agreement_for
 from egressproxy.capture import original_destination
+from egressproxy.destination import addresses_of, locate
 from egressproxy.errors import (
     AnnouncerDenied,
     ClientGone,
@@ -25,11 +26,9 @@ from egressproxy.errors import (
     InternalError,
     MalformedProxyHeader,
     NoRoute,
-    PolicyError,
-    UpstreamError,
 )
 from egressproxy.exchange import Exchange
-from egressproxy.model import Endpoint, Target
+from egressproxy.model import Endpoint
 from egressproxy.parents import go_through
 from egressproxy.policy.networks import parse_client
 from egressproxy.poller import READ
@@ -50,11 +49,11 @@ if TYPE_CHECKING:
     from egressproxy.dial import Dialer
     from egressproxy.exchange import Carriage
     from egressproxy.frontends.frontend import Frontend
-    from egressproxy.model import Intent, Verdict
+    from egressproxy.model import Verdict
     from egressproxy.parents import Parent
     from egressproxy.policy.networks import NetworkSet
     from egressproxy.policy.policy import Policy
-    from egressproxy.registry import Registry, Route
+    from egressproxy.registry import Registry
     from egressproxy.relay.relay import Relay
     from egressproxy.resolve.resolver import Resolver
     from egressproxy.telemetry.record import RecordDraft
@@ -69,6 +68,8 @@ FIRST_READ_BYTES = 4096
 LINGER_READS = 64
 LINGER_READ_BYTES = 16_384
 """Read and thrown away after a refusal, at most."""
+LINGER_ROUNDS = 30
+"""Moments for who has not got all of its last answer: half a minute in all, as NGINX's lingering_time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
     while goes_on:
         upstream: TcpStream | None = None
         exchange: Exchange | None = None
-        goes_on = False
+        goes_on = parts = False
         try:
             if not requests:
                 services.head_deadlines.start(tcp)
@@ -169,25 +170,16 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 draft.exchange.user_agent, draft.exchange.request_id = fields.user_agent, fields.request_id
             verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
             addresses = None
-            if verdict.needs_addresses:  # a rule asks for them: they are looked up before it is decided
+            if verdict.needs_addresses:  # a rule asks for them
                 addresses = await addresses_of(intent.target, services.resolver)
                 verdict = draft.verdict = services.policy.decide(intent, addresses)
             verdict.enforce(intent)
             if intent.manager is not None:
                 await show_page(client, intent.manager, draft, services)
                 continue  # to the end: the connection is closed behind the page
-            route = None if services.registry is None else way_to(intent, verdict, services.registry, services)
-            if route is not None:
-                secured = intent.request is not None and route.tls is not None
-                draft.service, draft.service_port = route.name, route.port if secured else intent.target.port
-                if draft.exchange is not None:
-                    draft.exchange.route = route.route
-            parent = None if verdict.parent is None else services.parents[verdict.parent]
-            if parent is None:
-                endpoints = await locate(intent, verdict, route, addresses, services)  # resolve; decide, by address
-            else:
-                draft.parent = parent.name
-                endpoints = await locate_parent(intent, verdict, parent, services)
+            route, parent, endpoints = await locate(
+                intent, verdict, addresses, draft, services
+            )  # resolve; decide, by address
             draft.resolved_at = now()
             if intent.request is not None:
                 preface = (
@@ -195,8 +187,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 )
                 exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface, parent)
                 goes_on = await exchange.run()  # dial, or a connection that was kept; there and back
-                if not goes_on and draft.relay is None and not exchange.reads_client and still_talks(client):
-                    await linger(client, services.linger_deadlines)
+                parts = not goes_on and draft.relay is None and not exchange.reads_client
             else:
                 connect_deadlines = services.carriage.upstreams.connect_deadlines(
                     None if route is None else route.connect_timeout_s
@@ -250,7 +241,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
         finally:
             if draft.head_at is None or entrance.tls is not None:
                 services.head_deadlines.stop(tcp)
-            if not goes_on:
+            if not (goes_on or parts):
                 if exchange is not None and exchange.breaks_off:
                     client.abort()
                 elif exchange is not None:
@@ -261,17 +252,32 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 upstream.close()
             services.telemetry.closed(draft.finish(now(), time.time()))  # record
             draft.error = None  # its traceback holds this frame, which holds the draft: a cycle, unless cut here
-            if not goes_on:
+            if not (goes_on or parts):
                 services.admission.end(draft)
         if goes_on:
             draft = services.admission.next(draft, now())
-            if door.closed or not await another_request(client, tcp, services):
-                client.close()
-                services.admission.end(draft)
-                return
-            entrance, services = door.entrance, door.services
+            goes_on = not door.closed and await another_request(client, tcp, services)
+            before, entrance, services = entrance, door.entrance, door.services
+            if entrance is not before:  # the configuration is another one
+                goes_on = goes_on and leads_on(before, entrance)
+                frontend, draft.listener = entrance.frontend, entrance.label
+            parts = not goes_on
+        if parts:
+            await part(client, tcp, services.linger_deadlines)
+            services.admission.end(draft)
+        elif goes_on:
             services.head_deadlines.start(tcp)
             draft.accepted_at = now()
+
+
+def leads_on(before: Entrance, now: Entrance) -> bool:
+    """Whether who came in as it was before may go on as it is now: by the same protocol, and made known in the same way."""
+    return (
+        now.frontend.name == before.frontend.name
+        and (now.tls is None) == (before.tls is None)
+        and now.transparent == before.transparent
+        and (now.announcers is None) == (before.announcers is None)
+    )
 
 
 async def another_request(client: Stream, tcp: TcpStream, services: Services) -> bool:
@@ -283,6 +289,8 @@ async def another_request(client: Stream, tcp: TcpStream, services: Services) ->
             await (
                 services.carriage.stories.next_turn()
             )  # who sends many at once does not have all of them served at once
+            if tcp.expired:
+                return False
         else:
             await tcp.wait(READ)
         first = await client.read(FIRST_READ_BYTES)
@@ -367,103 +375,54 @@ async def show_page(client: Stream, name: str, draft: RecordDraft, services: Ser
     exchange.bytes_down = 0 if draft.method == "HEAD" else len(body)
 
 
-def way_to(intent: Intent, verdict: Verdict, registry: Registry, services: Services) -> Route | None:
-    """How the target is reached: as a route says that sends it, or as the service that it names. Raises as `Policy.route`."""
-    host, port, _ = intent.target
-    number = services.policy.route(intent, verdict)
-    if number is None:
-        return registry.find(host, port)
-    return registry.routed(number, services.balancer.turn(number, registry.weights[number]), host, port)
+async def part(client: Stream, tcp: TcpStream, deadlines: DeadlineQueue) -> None:
+    """Close in good order a client's connection that carries no more requests (RFC 9112 section 9.6).
 
-
-async def addresses_of(target: Target, resolver: Resolver) -> Sequence[str]:
-    """What the target's host stands for. Raises what `Resolver.resolve` raises."""
-    host, _, is_address = target
-    return (host,) if is_address else resolver.cached(host) or await resolver.resolve(host)
-
-
-async def locate(
-    intent: Intent, verdict: Verdict, route: Route | None, judged: Sequence[str] | None, services: Services
-) -> Sequence[Endpoint]:
-    """Where the target is, as far as the policy lets it be dialled.
-
-    judged  its addresses, where a rule has asked for them: no others are dialled
-
-    Raises what `Resolver.resolve` and `Policy.screen` raise.
+    A connection that is closed answers whatever comes with a reset, and so does one with bytes that nobody has read: what the
+    client has not got by then is lost. So where it has not got all, or still talks, it is told the end and waited for.
     """
-    target = intent.target
-    host, port, is_address = target
-    written_down = False
-    if route is not None:
-        if route.endpoints and not verdict.dials_original:
-            return await locate_endpoints(intent, verdict, route, services)
-        if route.host != host:
-            host, is_address = route.host, False
-        port, written_down = route.port, route.by_address
-    if verdict.dials_original and intent.dialled is not None:
-        addresses: Sequence[str] = (intent.dialled[0],)
-    elif is_address:
-        addresses = (host,)
-    elif judged is not None and host == target.host:
-        addresses = judged
-    else:
-        addresses = services.resolver.cached(host) or await services.resolver.resolve(host)
-    return services.policy.screen(intent, verdict, addresses, port, written_down)
-
-
-async def locate_parent(intent: Intent, verdict: Verdict, parent: Parent, services: Services) -> Sequence[Endpoint]:
-    """Where the parent is. Raises what `Resolver.resolve` raises, and LoopDetected where it is this proxy."""
-    addresses = await addresses_of(Target(parent.host, parent.port, parent.is_address), services.resolver)
-    return services.policy.screen(intent, verdict, addresses, parent.port, written_down=True)
-
-
-async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:
-    """The endpoints that the service names, beginning with the one whose turn it is.
-
-    Those that are not found, or may not be dialled, are left out. Raises as `locate`, when none is left.
-    """
-    resolver, screen = services.resolver, services.policy.screen
-    found: list[Endpoint] = []
-    last: EgressError | None = None
-    for index in services.balancer.in_turn(route):
-        host, is_address, port, _ = route.endpoints[index]
-        try:
-            if is_address:
-                found += screen(intent, verdict, (host,), port or route.port, written_down=True)
-            else:
-                addresses = resolver.cached(host) or await resolver.resolve(host)
-                found += screen(intent, verdict, addresses, port or route.port)
-        except (UpstreamError, PolicyError) as error:
-            last = error
-    if not found:
-        assert last is not None  # there is an endpoint
-        raise last
-    return found
-
-
-def still_talks(client: Stream) -> bool:
-    """Something has come that nobody will read."""
     try:
-        return bool(client.try_read(1))
+        if not tcp.has_ended and (client.unsent_bytes() or still_talks(client, tcp)):
+            for _ in range(LINGER_ROUNDS):
+                tcp.renew()
+                if not await linger(client, deadlines) or not client.unsent_bytes():
+                    break
+        elif client is not tcp:
+            client.end_writing()  # without its close_notify the last answer could be one that was cut
+    except OSError:
+        pass  # gone
+    finally:
+        client.close()
+
+
+def still_talks(client: Stream, tcp: TcpStream) -> bool:
+    """Something has come that nobody will read, as far as anybody was told."""
+    try:
+        return (client.has_unread or tcp.may_have_more) and bool(client.try_read(1))
     except OSError:
         return False
 
 
-async def linger(client: Stream, deadlines: DeadlineQueue) -> None:
-    """Tell the client that no more comes, and wait a moment for it to close first.
+async def linger(client: Stream, deadlines: DeadlineQueue) -> bool:
+    """Tell the client that no more comes, and wait a moment for it to close first. True: the moment passed, and it has not.
 
     Closing while its bytes are still arriving would reset the connection, and the reset could overtake our answer.
     """
     try:
         client.end_writing()
     except OSError:
-        return  # gone
+        return False  # gone
     deadlines.start(client)
     try:
+        if not client.try_flush():
+            await client.write(b"")
         for _ in range(LINGER_READS):
             if not await client.read(LINGER_READ_BYTES):
                 break
-    except (OSError, StreamExpired):
+    except StreamExpired:
+        return True
+    except OSError:
         pass
     finally:
         deadlines.stop(client)
+    return False

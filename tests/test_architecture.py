@@ -38,7 +38,7 @@ FLOORS = (
         "parents",
         "upstreams",
     ),
-    ("admission", "pace", "upload", "exchange", "connection"),
+    ("admission", "pace", "upload", "exchange", "destination", "connection"),
     ("accept", "runtime"),
     ("cli", "__main__"),
 )
@@ -133,6 +133,7 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "errors.py": "its tree is walked by wire/test_replies.py",
     "model.py": "values, tested where they are made",
     "connection.py": "told by tests/e2e",
+    "destination.py": "told by tests/e2e/test_routes.py, test_origination.py and test_transparent.py",
     "exchange.py": "told by tests/e2e/test_http_forwarding.py",
     "upload.py": "told by tests/e2e/test_http_forwarding.py",
     "wire/request.py": "a value",
@@ -146,7 +147,6 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "runtime/worker.py": "told by tests/e2e/test_life.py",
     "runtime/supervisor.py": "told by tests/e2e/test_life.py",
     "runtime/parts.py": "told by tests/e2e/test_life.py",
-    "runtime/rejudge.py": "told by tests/e2e/test_live.py",
 }
 
 
@@ -156,6 +156,11 @@ def test_each_module_has_its_tests(path):
     if path.name == "__init__.py":
         return
     mirror = TESTS / inside.parent / f"test_{inside.name}"
+    if inside.parts[:2] == ("config", "adapters") and len(inside.parts) > 3:
+        # The rooms of one adapter are told together, by golden tables: a file in, its native form and notes out.
+        beside = TESTS / inside.parent.parent
+        assert [*beside.glob(f"test_{inside.parts[2]}*.py"), *beside.glob(f"{inside.parts[2]}/test_*.py")]
+        return
     if str(inside) in HAVE_NO_TESTS_OF_THEIR_OWN:
         assert not mirror.exists(), "then it is no exception any more"
     else:
