@@ -96,7 +96,10 @@ class NativeRoutes:
             self._add(
                 (leg for leg in at_gateways[carries] if not _is_taken(leg, taken)), carries, spare_registered=True
             )
+        self._lead_by_address()
         self._refuse_what_is_not_parsed()
+        for host in routes.gateway_services():
+            self.native.append(At(mark, {"hosts": mesh.names_of(host), "refuse": "not_found"}))
         if closed:
             plain = {server.port for each in routes.gateways for server in each.servers if server.mode == "NONE"}
             self._refuse_unknown_requests(plain)
@@ -134,6 +137,15 @@ class NativeRoutes:
         return At(leg.mark, native)
 
     # --- the rest
+
+    def _lead_by_address(self) -> None:
+        """Requests that name a service of HTTP by its address."""
+        for service, port in self._seen:
+            literals = [address for address in service.addresses if "/" not in address]
+            end = self._mesh.register(service, port) if literals and port.spoken == "HTTP" else None
+            if end is not None:
+                native = {"carries": "requests", "hosts": literals, "ports": [port.number], **_ends([(1, end)])}
+                self.native.append(At(port.mark, native))
 
     def _registered(self, carries: Carries | None, number: int) -> list[str]:
         """Hosts that somebody registers on a port: those that carry requests, or tunnels."""

@@ -10,11 +10,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import Adapted, At, settle
-from egressproxy.config.adapters.istio import emit, kubernetes, objects, settings
+from egressproxy.config.adapters.istio import (
+    destination_rule,
+    emit,
+    gateway,
+    kubernetes,
+    objects,
+    service_entry,
+    settings,
+    virtual_service,
+)
 from egressproxy.config.adapters.istio.documents import things
 from egressproxy.config.adapters.istio.fields import Report
 from egressproxy.config.adapters.istio.mesh import Mesh, Refusal, Secrets
-from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS
+from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS, is_loopback
 from egressproxy.config.adapters.istio.routes import Routes
 from egressproxy.config.native import mark
 from egressproxy.hostport import parse_host_pattern
@@ -83,6 +92,7 @@ class _Objects:
         self.gateways: list[objects.Gateway] = []
         self.sidecars: list[Sidecar] = []
         self.secrets: list[Thing] = []
+        self._read_secrets: dict[str, Mapping[str, str]] = {}
         for thing in found:
             self._take(thing)
 
@@ -107,15 +117,15 @@ class _Objects:
         match thing.kind:
             case "ServiceEntry":
                 seniority = (not thing.age, thing.age, f"{thing.name}.{thing.namespace or DEFAULT_NAMESPACE}")
-                self.entries.append((seniority, objects.service_entry(thing)))
+                self.entries.append((seniority, service_entry.service_entry(thing)))
             case "VirtualService":
-                self.virtual_services += _some(objects.virtual_service(thing))
+                self.virtual_services += _some(virtual_service.virtual_service(thing))
             case "DestinationRule":
-                self.rules += _some(objects.destination_rule(thing))
+                self.rules += _some(destination_rule.destination_rule(thing))
             case "Gateway":
-                self.gateways.append(objects.gateway(thing))
+                self.gateways.append(gateway.gateway(thing))
             case "Sidecar":
-                self.sidecars.append(objects.sidecar(thing))
+                self.sidecars.append(gateway.sidecar(thing))
             case "EnvoyFilter":
                 settings.envoy_filter(thing, self.settings)
             case "WorkloadEntry" | "WorkloadGroup" | "ProxyConfig":
@@ -160,12 +170,14 @@ class _Objects:
         namespaces = {root, *(one.namespace for one in self.kubernetes if self._is_gateway(one))}
         for thing in self.secrets:
             if thing.name == name and kubernetes.is_for_gateways(thing, frozenset(namespaces)):
-                return kubernetes.secret(thing)
+                if name not in self._read_secrets:
+                    self._read_secrets[name] = kubernetes.secret(thing)
+                return self._read_secrets[name]
         return None
 
     def _is_gateway(self, service: objects.Service) -> bool:
         return bool(service.selector) and any(
-            gateway.selector.items() <= service.selector.items() for gateway in self.gateways
+            each.selector.items() <= service.selector.items() for each in self.gateways
         )
 
 
@@ -180,7 +192,7 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listen
     if not has_listeners:
         listeners = native["listeners"] = emit.listeners(read.gateways)
     sidecar = read.sidecar()
-    outbound = said.outbound
+    outbound = said.outbound or said.outbound_by_default
     if sidecar is not None and sidecar.outbound is not None:
         outbound = At(sidecar.mark, settings.OUTBOUND[sidecar.outbound])
     if outbound is not None:
@@ -234,7 +246,7 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listen
         native["secrets"] = {"inline": {name: dict(each) for name, each in mesh.credentials.items()}}
     if read.gateways:
         native["http"] = {"forwarded_for": "append"}
-    if said.sni_check is not None:
+    if said.sni_check is not None and _checks_all_ports(said, mesh, beside, report):
         native["sni_check"] = said.sni_check
     if said.access_log is not None:
         native["access_log"] = said.access_log
@@ -244,6 +256,32 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listen
     if capture:
         native["capture"] = capture
     return native
+
+
+def _checks_all_ports(said: settings.Settings, mesh: Mesh, beside: Mapping[str, Any], report: Report) -> bool:
+    """Whether sni_verifier becomes a setting for all ports.
+
+    A tunnel to port 443 is checked in any case. Where services of TCP are registered, which carry no TLS, a setting for all
+    ports would close what leads to them; a filter for port 443 says nothing of those.
+    """
+    assert said.sni_check is not None
+    opaque = [
+        service
+        for service, port in mesh.seen()
+        if port.spoken == "TCP"
+        and not (service.endpoints and all(is_loopback(one.address) for one in service.endpoints))
+    ]
+    spares_others = bool(opaque) and said.sni_check_on_443_only and "sni_check" not in beside
+    if spares_others:
+        how = f"is held on port 443 by itself; other ports carry what is no TLS, as to {opaque[0].host}"
+    else:
+        how = "became sni_check: enforce"
+    report.note(
+        said.sni_check.mark,
+        ("EnvoyFilter",),
+        f"sni_verifier {how}: a tunnel whose TLS asks for another name than it was granted for is closed",
+    )
+    return not spares_others
 
 
 def _registered_beside(beside: Mapping[str, Any]) -> list[tuple[str, int]]:

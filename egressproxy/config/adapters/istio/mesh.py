@@ -94,7 +94,6 @@ class _Used:
     resolution: str
     mark: int
     by_name: bool = False
-    for_others: bool = False
     patterns: list[HostPattern] = field(default_factory=list)
 
 
@@ -124,6 +123,7 @@ class Mesh:
         self._own_sni = own_sni
         self._report = report
         self._by_host: dict[HostPattern, list[Service]] = {}
+        self._seen: list[tuple[Service, Port]] | None = None
         self._used: dict[str, _Used] = {}
         self._gateways: set[HostPattern] = set()
         self.credentials: dict[str, Mapping[str, str]] = {}
@@ -139,6 +139,11 @@ class Mesh:
 
     def seen(self) -> list[tuple[Service, Port]]:
         """The services and ports that clients reach by themselves, gateways left out."""
+        if self._seen is None:
+            self._seen = self._find_seen()
+        return self._seen
+
+    def _find_seen(self) -> list[tuple[Service, Port]]:
         found = []
         for group in self._by_host.values():
             taken: set[int] = set()
@@ -157,14 +162,22 @@ class Mesh:
 
     def sees(self, service: Service, view: View) -> bool:
         """Whether exportTo, and for clients their Sidecar, show the service."""
-        if not exported(service.export_to, service.namespace, view.namespace):
+        return self.shows(service.export_to, service.namespace, service.host, view)
+
+    def shows(self, export_to: Sequence[str], namespace: str, host: HostPattern, view: View) -> bool:
+        """Whether exportTo, and for clients their Sidecar, show an object of a namespace that is for a host."""
+        if not exported(export_to, namespace, view.namespace):
             return False
         limits = None if view.at_gateway or self._sidecar is None else self._sidecar.hosts
         return limits is None or any(
-            namespace in ("*", service.namespace) or (namespace == "." and service.namespace == view.namespace)
-            for namespace, pattern in limits
-            if meet(pattern, service.host) is not None
+            each in ("*", namespace) or (each == "." and namespace == view.namespace)
+            for each, pattern in limits
+            if meet(pattern, host) is not None
         )
+
+    def is_known(self, host: HostPattern) -> bool:
+        """Whether there is a service with this very host, seen or not."""
+        return host in self._by_host
 
     def find(self, host: HostPattern, view: View, port: int | None = None) -> Service | None:
         """The service with this very host, and this port where one is given."""
@@ -293,7 +306,6 @@ class Mesh:
             self._report.fault(
                 mark, (), f"cluster {name} has other settings at the gateway than at sidecars; name one subset"
             )
-        used.for_others |= asked != host
         if (dialled := self._folds(service, port, endpoints)) is not None:
             used.patterns.append(asked)
             self._report.note(
@@ -390,8 +402,7 @@ class Mesh:
         if used.resolution != "dns":
             native["resolution"] = used.resolution
         endpoints = [At(one.mark, _native_endpoint(one, port)) for one in used.endpoints]
-        by_other_name = used.for_others or "hosts" not in native
-        if not endpoints and used.resolution == "dns" and service.host.kind == "exact" and by_other_name:
+        if not endpoints and "hosts" not in native and used.resolution == "dns":
             endpoints = [At(service.mark, {"address": service.host.host})]
         if endpoints:
             native["endpoints"] = endpoints
