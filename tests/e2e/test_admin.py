@@ -117,8 +117,9 @@ def test_explain_says_what_the_command_line_says(proxy: Proxy, target: str, code
     del told["user"]
     assert json.loads(body) == told
     assert told["allowed"] is (code == 0)
-    lines = nursery.run("explain", str(proxy.config_file), "--to", target).stdout
-    assert proxy.get(f"/explain?to={target}", accept="text/plain")[1] == lines
+    lines = nursery.run("explain", str(proxy.config_file), "--to", target)
+    assert lines.returncode == code, lines.stderr
+    assert proxy.get(f"/explain?to={target}", accept="text/plain")[1] == lines.stdout
 
 
 def test_explain_agrees_with_what_happens(proxy: Proxy, echo_origin: TcpOrigin) -> None:
