@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from support import nursery
 from support.namespaces import Namespace, need_namespaces
 
 from egressproxy._version import __version__
@@ -25,6 +26,9 @@ L = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]\n"
 
 
 def egressproxy(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """With options of subprocess.run: started from nothing."""
+    if not options:
+        return nursery.run(*arguments)
     return subprocess.run(
         [sys.executable, "-m", "egressproxy", *arguments],
         **{
