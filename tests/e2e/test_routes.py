@@ -277,8 +277,10 @@ def test_a_tunnel_and_a_request_go_through_the_parent(
     command = ("curl", "-sS", "-x", child.url, "--cacert", ca_file, origin.url())
     assert TITLE in run(*command, folder=tmp_path).out
     assert names.count(NAME) == before
-    (mine,), (its,) = child.settled().records, parent.settled().records
-    assert (mine["upstream"], mine["status"]) == (f"127.0.0.1:{parent.port}", 200)
+    said = child.settled()
+    (mine,), (its,) = said.records, parent.settled().records
+    assert (mine["upstream"], mine["status"], mine["parent"]) == (f"127.0.0.1:{parent.port}", 200, "up")
+    assert " FIRSTUP_PARENT/127.0.0.1 " in said.squid[0]
     assert its["host"] == NAME
     with RawOrigin(lambda asked: [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]) as plain:
         url = f"http://{NAME}:{plain.port}/"
@@ -286,6 +288,7 @@ def test_a_tunnel_and_a_request_go_through_the_parent(
         assert done.out == "hihi"
         first, second = child.settled().records
         assert (first["status"], first["reused"], second["reused"]) == (200, False, True)
+        child.end()  # and with it the connection that it kept
         assert [record["method"] for record in parent.settled().records] == ["CONNECT"]
 
 
