@@ -196,9 +196,12 @@ def agreement_for(
     port  which says what is expected inside, where that is not the one that the client asked for
 
     A client of an `sni` listener was judged by its ClientHello before; left is the second one that its server may ask for.
+    One of a `tcp` listener has named no host, so there is none to hold it to.
     """
     if draft.server_name is None:
-        if verdict.check_on(port or intent.target.port) == "off" and verdict.require_tls is not True and verdict.ech:
+        has_named = intent.http_version is not None
+        check = verdict.check_on(port or intent.target.port) if has_named else "off"
+        if check == "off" and verdict.require_tls is not True and verdict.ech:
             return None
     elif not draft.judged_bytes:
         return None

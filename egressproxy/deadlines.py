@@ -37,6 +37,10 @@ class DeadlineQueue:
     def __len__(self) -> int:
         return len(self._due)
 
+    def __contains__(self, item: Expires) -> bool:
+        """Whether the item has a deadline that has not passed."""
+        return item in self._due
+
     def start(self, item: Expires) -> None:
         """Set the item's deadline, or move it: `delay_s` from now."""
         due = self._due

@@ -4,6 +4,10 @@ RFC 8305: addresses of both families are tried in turn, the next one when the la
 Attempt Delay, while the earlier attempts go on; the first that connects wins and the others are closed. The usual case,
 where the first address answers at once, is told first and costs one attempt; only when it has not is there a race.
 
+**What failed comes last.** An endpoint that could not be connected to, or was so slow that one which began after it was faster,
+is remembered for `FAILED_S`. Whoever may choose among endpoints that serve the same asks the others first meanwhile
+(`failed_last`), which saves the wait and leaves kept connections in use. It is never left out: with no other, it is tried.
+
 This is the only module that connects. It dials what it is given and nothing else: names, and what may be dialled, are
 decided before.
 """
@@ -32,6 +36,10 @@ if TYPE_CHECKING:
 
 ATTEMPT_DELAY_S = 0.25
 """RFC 8305 section 5, Connection Attempt Delay: the recommended value."""
+FAILED_S = 10.0
+"""For how long an endpoint that failed comes last: NGINX's default (`fail_timeout`). Then whoever gets it tries again."""
+MAX_FAILED = 1024
+"""Endpoints that are remembered so; the oldest is forgotten first. About 200 KB."""
 
 _BORN_NON_BLOCKING = hasattr(socket, "SOCK_NONBLOCK")
 _SOCKET_KIND = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
@@ -55,6 +63,7 @@ class Dialer:
         self._loop = loop
         self.whole = DeadlineQueue("connect_timeout", connect_s, loop)
         self._between = DeadlineQueue("next_attempt", ATTEMPT_DELAY_S, loop)
+        self._failed: dict[Endpoint, float] = {}  # until when each comes last, the oldest first
         self.attempts = 0
         self.outcomes: dict[str, int] = {"connected": 0}
 
@@ -85,7 +94,7 @@ class Dialer:
                 pause = self._pause_before_next(first)
             if first.code is None:
                 await first
-            winner = first if first.code == 0 else await self._race(first, endpoints, whole.delay_s)
+            winner = first if first.code == 0 else await self._race(first, endpoints, whole)
         except (UpstreamError, OutOfDescriptors) as error:
             self.outcomes[error.slug] = self.outcomes.get(error.slug, 0) + 1
             raise
@@ -96,13 +105,31 @@ class Dialer:
             if winner is not first:
                 self._give_up(first)
         self.outcomes["connected"] += 1
+        if self._failed:
+            self._failed.pop(winner.endpoint, None)
         sock = winner.sock
         assert sock is not None  # it is connected
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address, port = winner.endpoint
         return TcpStream(sock, self._poller, address, port)
 
-    async def _race(self, first: _Attempt, endpoints: Sequence[Endpoint], connect_s: float) -> _Attempt:
+    def failed_last(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """The endpoints in their order, those that failed not long ago behind the others. Hot: once per connection."""
+        if not self._failed:
+            return endpoints
+        now = self._loop.time()
+        failed = [each for each in endpoints if self._failed.get(each, now) > now]
+        return [*(each for each in endpoints if each not in failed), *failed] if failed else endpoints
+
+    def note_failure(self, *endpoints: Endpoint) -> None:
+        """They could not be used: from now on they come last, for `FAILED_S` or until they connect."""
+        for endpoint in endpoints:
+            self._failed.pop(endpoint, None)
+            if len(self._failed) >= MAX_FAILED:
+                del self._failed[next(iter(self._failed))]
+            self._failed[endpoint] = self._loop.time() + FAILED_S
+
+    async def _race(self, first: _Attempt, endpoints: Sequence[Endpoint], whole: DeadlineQueue) -> _Attempt:
         """The first attempt has failed, or takes its time: others join it, until one is connected. `first` has the deadline."""
         waiting = list(reversed(endpoints[1:]))
         under_way = [first]
@@ -111,14 +138,20 @@ class Dialer:
             while True:
                 for attempt in tuple(under_way):
                     if attempt.code is not None:
-                        under_way.remove(attempt)
+                        begun_before = under_way.index(attempt)
+                        del under_way[begun_before]
                         if not attempt.code:
+                            self.note_failure(*(slower.endpoint for slower in under_way[:begun_before]))
                             return attempt
                         self._give_up(attempt)
                         failed.append((attempt.endpoint, attempt.code))
+                        if attempt.code not in _OUT_OF_CAPACITY:
+                            self.note_failure(attempt.endpoint)
                 if first.timed_out and under_way:
+                    if first not in whole:  # else it is not the time that is over: nobody waits for it any more
+                        self.note_failure(*(attempt.endpoint for attempt in under_way))
                     silent = ", ".join(str(attempt.endpoint) for attempt in under_way)
-                    facts = "; ".join([f"no answer from {silent} within {connect_s:g} s", *_facts(failed)])
+                    facts = "; ".join([f"no answer from {silent} within {whole.delay_s:g} s", *_facts(failed)])
                     raise ConnectTimeout(facts, endpoint=under_way[-1].endpoint)
                 if waiting:
                     under_way.append(self._begin(waiting.pop()))

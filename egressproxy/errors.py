@@ -7,8 +7,8 @@
         - HelloError, of the first TLS message: NotTls 400, MalformedHello 400, HelloTooLarge 400, SniMissing 400,
           HelloTimeout 408
     - PolicyError: understood, and refused
-        - RuleDenied 403, NoRoute 404, HostUnknown, AddressDenied 403, LoopDetected 508, SniMismatch 403, EchDenied 403,
-          AnnouncerDenied
+        - RuleDenied 403, NoRoute 404, HostUnknown, AddressDenied 403, LoopDetected 508, TlsRequired 403, SniMismatch 403,
+          EchDenied 403, AnnouncerDenied
     - UpstreamError: allowed, and could not be reached
         - NameNotFound 503, ResolverFailed 503, ResolverTimeout 504, ConnectRefused 503, ConnectFailed 503,
           ConnectTimeout 504, NoEndpoint 503, ParentRefused 502
@@ -238,6 +238,12 @@ class LoopDetected(PolicyError):
     slug = "loop_detected"
     status = 508
     proxy_status = "proxy_loop_detected"
+
+
+class TlsRequired(PolicyError):
+    """A plain request to a port on which a service speaks TLS, and nothing says that the proxy may speak it instead."""
+
+    slug = "tls_required"
 
 
 class SniMismatch(PolicyError):

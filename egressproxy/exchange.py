@@ -13,6 +13,8 @@ long one exchange may keep the event loop is told in `pace`.
 **Again.** A kept connection may be closed by its upstream just when a request is sent on it. If not a byte of a response has
 come, the request may be repeated (RFC 9110 section 9.2.2) and none of its body is gone, it is sent once more on a new one.
 
+**No further.** An OPTIONS whose Max-Forwards is used up is answered here, and a TRACE is refused.
+
 **Deadlines.** `timeout_s` of a service counts from the end of the request to the end of the response. `idle_s`: no byte from
 or to either side. A client that has ended its half may still wait for its answer, for `half_close_s`; one that is gone ends it
 all.
@@ -46,6 +48,7 @@ from egressproxy.upload import Upload
 from egressproxy.upstreams import Through
 from egressproxy.wire.body import Body, ChunkedBody, ClosedBody, LengthBody, as_chunk, last_chunk
 from egressproxy.wire.forwarding import has_passed, request_head, response_head, via, without
+from egressproxy.wire.replies import own_options
 from egressproxy.wire.response_head import (
     ResponseFields,
     ResponseHead,
@@ -226,6 +229,8 @@ class Exchange:
             )
             if self._upload.is_at_hand:
                 self._start_clock()
+            if self._request.fields.max_forwards == 0:
+                return await self._answer_as_the_last()
             upstream = self._take() or await self._make()
             try:
                 head, rest = await self._ask(upstream, forward, added)
@@ -240,8 +245,8 @@ class Exchange:
                 return await self._become_tunnel(upstream, head, rest)
             return await self._answer(upstream, head, rest)
         except StreamExpired:
-            if self._failure is None:
-                raise
+            if self._failure is None:  # the time of a connection, and nobody has said whose: not the client's
+                raise UpstreamTimeout(f"{self._intent.target}: its connection was out of time") from None
             raise self._failure from None
         except UpstreamProtocolError as error:
             if error.endpoint is not None:
@@ -314,7 +319,7 @@ class Exchange:
         return forward, added
 
     def _take(self) -> Upstream | None:
-        """A kept connection for this request."""
+        """A kept connection for this request. Of a service with endpoints the one whose turn it is, so that all have theirs."""
         if self._preface:
             return None
         endpoints = self._endpoints if self._route is None or not self._route.endpoints else self._endpoints[:1]
@@ -410,6 +415,20 @@ class Exchange:
             )
             self._limit(queue, UpstreamTimeout(facts))
 
+    async def _answer_as_the_last(self) -> bool:
+        """Answer a request that may go no further (RFC 9110 section 7.6.2). Raises MethodNotImplemented or ClientGone."""
+        upload = self._upload
+        assert upload is not None
+        if self._request.method == "TRACE":  # it may hold what other proxies have put into it
+            raise MethodNotImplemented("TRACE with Max-Forwards: 0 asks this proxy for an echo, which it does not give")
+        keep_alive = self._request.fields.keep_alive and upload.is_complete and not self._carriage.admission.draining
+        told = own_options(keep_alive=keep_alive)
+        self._draft.status = 200
+        self._draft.reply_bytes += len(told)
+        await self._tell(told)
+        self._exchange.complete = True
+        return keep_alive
+
     # --- the response ---------------------------------------------------------------------------------------------
 
     async def _response_head(self, upstream: Upstream) -> tuple[ResponseHead, bytes]:
@@ -494,7 +513,9 @@ class Exchange:
         ended_well = upload.is_complete and not body.excess and type(body) is not ClosedBody
         # Not kept: a connection whose preface said who the client is; and one that answered a HEAD, because a server that sends
         # a body all the same would be a response behind from there on.
-        if fields.keep_alive and ended_well and not self._preface and request.method != "HEAD":
+        # And not one whose time was over before its response was: a deadline has passed for it.
+        reusable = fields.keep_alive and ended_well and self._failure is None
+        if reusable and not self._preface and request.method != "HEAD":
             self._upstream = None
             self._carriage.upstreams.give(upstream)
         return keep_alive

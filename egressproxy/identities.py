@@ -3,9 +3,9 @@
 Both are made of files: certificates, keys, authorities, secrets as Kubernetes mounts them. An identity is immutable; when its
 files change it is replaced whole, so connections that were made with the old one go on, and new ones have the new one.
 
-A certificate, key or authority that the configuration names must be good at the start, and the file of a value must be there. A
-secret, and what is in the file of a value, may come later: until then its service is answered with `CredentialMissing`, and
-nothing is sent. How changes are noticed is told in `watched`.
+A certificate, key or authority that the configuration names must be good at the start (one that is out of date is warned
+of, and used), and the file of a value must be there. A secret, and what is in the file of a value, may come later: until then
+its service is answered with `CredentialMissing`, and nothing is sent. How changes are noticed is told in `watched`.
 
 Nothing here logs, and no message holds what is in a key or in a value.
 """
@@ -20,7 +20,7 @@ from egressproxy.certificates import facts_of_all
 from egressproxy.errors import CredentialMissing
 from egressproxy.sessions import Sessions
 from egressproxy.tls import Authorities, TlsSettingsError, system_authorities, upstream_context
-from egressproxy.watched import Change, Findings, Unusable, Watched
+from egressproxy.watched import Change, Dates, Findings, Unusable, Watched
 
 if TYPE_CHECKING:
     import ssl
@@ -135,7 +135,7 @@ class _TlsFiles:
                     return {"ca": folder / name}
         raise Unusable(f"secret {secret.name}: no ca.crt (nor cacert) in {secret} or {self._ca_alone}")
 
-    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[UpstreamIdentity, dict[str, float]]:
+    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[UpstreamIdentity, dict[str, Dates]]:
         settings = self._settings
         authorities = Authorities(chosen["ca"]) if "ca" in chosen else None
         certificate, key = chosen.get("certificate"), chosen.get("key")
@@ -145,12 +145,13 @@ class _TlsFiles:
             context = upstream_context(settings, authorities, certificate, key)
         except TlsSettingsError as error:
             raise Unusable(str(error)) from error
-        expiries: dict[str, float] = {}
-        # A chain is of no use from the end of its first certificate on, a list of authorities from that of its last.
-        for role, of_all in (("certificate", min), ("ca", max)):
-            dates = [each.not_after for each in facts_of_all(contents.get(role, b""))]
-            if dates:
-                expiries[str(chosen[role])] = of_all(dates)
+        dates: dict[str, Dates] = {}
+        # A chain is of use while all of its certificates are, a list of authorities while one of them is.
+        for role, begin_of, end_of in (("certificate", max, min), ("ca", min, max)):
+            found = facts_of_all(contents.get(role, b""))
+            if found:
+                begins = begin_of(each.not_before for each in found)
+                dates[str(chosen[role])] = Dates(begins, end_of(each.not_after for each in found))
         identity = UpstreamIdentity(
             context=context,
             verified=settings.verify is True,
@@ -162,7 +163,7 @@ class _TlsFiles:
             shows=None if certificate is None else str(certificate),
             sessions=Sessions(),
         )
-        return identity, expiries
+        return identity, dates
 
 
 class _ValueFile:
@@ -178,7 +179,7 @@ class _ValueFile:
     def choose(self) -> Roles:
         return {"value": self.paths[0]}
 
-    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[bytes, dict[str, float]]:
+    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[bytes, dict[str, Dates]]:
         value = contents["value"].strip(b" \t\r\n")
         if not value:
             raise Unusable(f"{chosen['value']}: holds no value")
@@ -329,7 +330,7 @@ class Identities:
         found: dict[str, float] = {}
         for held in self._all():
             if held.made is not None:
-                found.update(held.made.expiries)
+                found.update((path, dates.ends) for path, dates in held.made.dates.items())
         return found
 
     def _all(self) -> Iterator[Watched[UpstreamIdentity] | Watched[bytes]]:

@@ -27,6 +27,8 @@ _REFUSALS: dict[Refusal, type[EgressError]] = {
 
 OUTBOUND = "outbound"
 """Name of the rule where no rule decides: what the setting of that name says."""
+HTTP_PORT = 80
+"""RFC 9110 section 4.2.1."""
 TLS_PORT = 443
 """Where a tunnel is expected to carry TLS, and an `sni` listener forwards to, unless the configuration says otherwise."""
 

@@ -58,6 +58,7 @@ class Route:
     has_headers  the service gets header fields that its clients do not see
     route       name of the route that leads here, empty for one without; None: the service was asked for by its own name
     by_address  the service was asked for by an address that the configuration names
+    declared_tls  the configuration says that clients speak TLS there
     """
 
     service: int
@@ -71,13 +72,19 @@ class Route:
     connect_timeout_s: float | None
     idle_timeout_s: float | None
     has_headers: bool
+    declared_tls: bool
     route: str | None = None
     by_address: bool = False
 
     @property
     def tunnel_port(self) -> int | None:
         """The port that says what a tunnel to it must carry: 443 where TLS is spoken there; None: the one asked for."""
-        return TLS_PORT if self.tls is not None or self.port == TLS_PORT else None
+        return TLS_PORT if self.declared_tls or self.tls is not None or self.port == TLS_PORT else None
+
+    @property
+    def needs_tls(self) -> bool:
+        """TLS is spoken there, and the proxy does not speak it: a plain request has no way to it."""
+        return self.declared_tls and self.tls is None
 
 
 class _Registered(NamedTuple):
@@ -253,4 +260,5 @@ def _route(one: _Registered, host: str, port: int) -> Route:
         connect_timeout_s=service.connect_timeout_s,
         idle_timeout_s=service.idle_timeout_s,
         has_headers=bool(service.set_headers),
+        declared_tls=any(each.number == port and each.protocol in ("TLS", "HTTPS") for each in service.ports),
     )

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
-from egressproxy.errors import ConnectFailed, UpstreamTlsError
+from egressproxy.errors import ConnectFailed, TlsTimeout, UpstreamTlsError
 from egressproxy.originate import keep_session, originate, tls_version
 from egressproxy.parents import Parent, go_through
 from egressproxy.stream import TcpStream, TlsStream
@@ -94,7 +94,7 @@ class Upstream:
     def is_quiet(self) -> bool:
         """It has nothing to say that was not asked for, nor an end. Words that TLS has with itself do not count."""
         try:
-            return self.stream.try_read(1) is None and not self.tcp.hung_up
+            return self.stream.try_read(1) is None and not self.tcp.hung_up and not self.tcp.expired
         except OSError:
             return False
 
@@ -197,6 +197,7 @@ class Upstreams:
             if begun is not None:
                 begun(tcp)
             endpoint = next(each for each in endpoints if each[0] == tcp.address and each[1] == tcp.port)
+            connected_at = self._loop.time()
             self._own_connections.add(tcp)
             stream: TcpStream | TlsStream = tcp
             tls = None
@@ -212,6 +213,9 @@ class Upstreams:
             except UpstreamTlsError as error:
                 self._abandon(tcp)
                 self.handshakes[error.slug] = self.handshakes.get(error.slug, 0) + 1
+                # The time may be over because nobody waits for it any more: then it says nothing of the endpoint.
+                if not isinstance(error, TlsTimeout) or self._loop.time() - connected_at >= whole.delay_s:
+                    self._dialer.note_failure(endpoint)
                 endpoints = [each for each in endpoints if each != endpoint]
                 if not endpoints:
                     raise
@@ -236,6 +240,9 @@ class Upstreams:
         upstream.used += 1
         if _now() - upstream.made_at >= self.lifetime_s:
             self._close(upstream, "old")
+            return
+        if upstream.tcp.expired:  # whoever waited for it next would be the one who was too slow
+            self._close(upstream, "not_reusable")
             return
         if upstream.tcp.may_have_more and not upstream.is_quiet():
             self._close(upstream, "closed_by_upstream")

@@ -1,7 +1,8 @@
 """Watched: values that are made of files, and made again when the files change.
 
 **What is good is put in place, what is not is refused and said, and what was there stays**: half a file, a key of another
-certificate, a secret that is taken away.
+certificate, a secret that is taken away. What is out of date is not good either, as long as what was there is in date; what is
+good from a later time on is looked at again then.
 
 **Reading consistently.** Kubernetes swaps a folder of files by moving one link (`..data`); others rewrite files one after the
 other. So a set of files that has changed is read only when it has been the same for two looks, and what was read counts only if
@@ -15,15 +16,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
+from egressproxy.certificates import date_text
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 READ_TRIES = 5
 """How often files are read that change while they are read."""
+
+_now = time.time
 
 
 class Unusable(Exception):
@@ -72,17 +78,32 @@ def _content(path: Path, longest: int) -> bytes:
     return data
 
 
+class Dates(NamedTuple):
+    """From when until when a file is of use: Unix time, seconds."""
+
+    begins: float
+    ends: float
+
+
 @dataclass(frozen=True, slots=True)
 class Made(Generic[V]):
     """What was made of files.
 
-    digest    of the files it was made of
-    expiries  Unix time at which each of them is of no more use, by path
+    dates   of the files that have any, by path
+    digest  of all of them
     """
 
     value: V
+    dates: Mapping[str, Dates]
     digest: bytes
-    expiries: dict[str, float]
+
+    def late(self, now: float) -> str | None:
+        """A file that is of no more use; None: there is none."""
+        return next((path for path, dates in self.dates.items() if dates.ends <= now), None)
+
+    def early(self, now: float) -> str | None:
+        """A file that is of no use yet; None: there is none."""
+        return next((path for path, dates in self.dates.items() if now < dates.begins), None)
 
 
 Roles = dict[str, "Path"]
@@ -110,8 +131,8 @@ class Source(Protocol[_V_co]):
     def choose(self) -> Roles:
         """The files that count now. Raises Unusable where one is missing."""
 
-    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[_V_co, dict[str, float]]:
-        """The value, and when the files expire (Unix time), by path. Raises Unusable."""
+    def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[_V_co, Mapping[str, Dates]]:
+        """The value, and the dates of the files, by path. Raises Unusable."""
 
 
 class Change(NamedTuple):
@@ -139,7 +160,7 @@ class Watched(Generic[V]):
     problem  what is wrong with the files as they were seen last; None: nothing
     """
 
-    __slots__ = ("_pending", "_seen", "made", "problem", "source")
+    __slots__ = ("_again_at", "_pending", "_seen", "made", "problem", "source")
 
     def __init__(self, source: Source[V], before: Watched[V] | None) -> None:
         """Read the files. Where they hold the same as `before`, or nothing good, what was made then stays. Blocks."""
@@ -148,6 +169,7 @@ class Watched(Generic[V]):
         self.problem: str | None = None
         self._seen: _Signature = ()
         self._pending: _Signature | None = None
+        self._again_at: float | None = None  # the files are worth another look then, changed or not
         try:
             self.made = self._read()
         except Unusable as error:
@@ -158,6 +180,7 @@ class Watched(Generic[V]):
     def _read(self) -> Made[V]:
         """What the files make now; the very same as before where they hold the same. Raises Unusable or _Unsettled."""
         source = self.source
+        self._again_at = None
         for _ in range(READ_TRIES):
             signature = _signature(source.paths)
             made = self.made
@@ -168,8 +191,8 @@ class Watched(Generic[V]):
                 contents = {role: _content(path, source.longest) for role, path in chosen.items()}
                 digest = _digest(chosen, contents)
                 if made is None or made.digest != digest:
-                    value, expiries = source.make(chosen, contents)
-                    made = Made(value, digest, expiries)
+                    made = Made(*source.make(chosen, contents), digest)
+                    self._check_dates(made)
                 settled = contents == {role: _content(path, source.longest) for role, path in chosen.items()}
             except Unusable as error:
                 problem = error
@@ -181,10 +204,21 @@ class Watched(Generic[V]):
                 return made
         raise _Unsettled
 
+    def _check_dates(self, new: Made[V]) -> None:
+        """Raise Unusable for what is out of date where what is in use is not."""
+        now, old = _now(), self.made
+        if old is None or old.late(now) or old.early(now):
+            return  # it is no worse
+        if path := new.late(now):
+            raise Unusable(f"{path}: has expired, on {date_text(new.dates[path].ends)}")
+        if path := new.early(now):
+            self._again_at = new.dates[path].begins
+            raise Unusable(f"{path}: is not valid before {date_text(self._again_at)}")
+
     def look(self) -> Found | None:
         """What has changed since it was last read, once that has been the same for two looks. Blocks."""
         now = _signature(self.source.paths)
-        if now == self._seen:
+        if now == self._seen and (self._again_at is None or _now() < self._again_at):
             self._pending = None
             return None
         if now != self._pending:

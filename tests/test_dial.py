@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.loops import left_open, open_descriptors, run_on, until
 from support.peers import listening
 
+from egressproxy import dial
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.dial import ATTEMPT_DELAY_S, Dialer, in_turn
 from egressproxy.errors import ConnectFailed, ConnectRefused, ConnectTimeout
@@ -413,6 +414,71 @@ def test_without_a_descriptor_left_the_want_is_the_proxys_own():
     assert "Too many open files" in starved
     assert "'out_of_descriptors': 1" in outcomes
     assert connected == "connected: True"
+
+
+# --- what failed comes last ---------------------------------------------------------------------------------------
+
+
+def test_what_refused_comes_last_until_its_time_is_over(with_place, monkeypatch):
+    async def story(place):
+        refusing, one, two = place.refusing(), place.answering(), place.answering()
+        (await place.dialer.dial([refusing, one])).close()
+        assert place.dialer.failed_last([refusing, one, two]) == [one, two, refusing]
+        assert place.dialer.failed_last([two, refusing, one]) == [two, one, refusing]
+        assert place.dialer.failed_last([one, two]) == [one, two]
+        assert place.dialer.failed_last([refusing]) == [refusing]
+        monkeypatch.setattr(dial, "FAILED_S", 0.0)
+        place.dialer.note_failure(refusing)
+        assert place.dialer.failed_last([refusing, one]) == [refusing, one]
+
+    with_place(story)
+
+
+def test_what_connects_again_has_its_turn_again(with_place):
+    async def story(place):
+        answering, other = place.answering(), place.answering()
+        place.dialer.note_failure(answering)
+        (await place.dialer.dial([answering])).close()
+        assert place.dialer.failed_last([answering, other]) == [answering, other]
+
+    with_place(story)
+
+
+@pytest.mark.skipif(not LINUX, reason="the kernel's treatment of a full queue")
+def test_what_is_slower_than_one_that_began_after_it_comes_last(with_place):
+    async def story(place):
+        silent, _ = place.silent()
+        answering = place.answering()
+        (await place.dialer.dial([silent, answering])).close()
+        assert place.dialer.failed_last([silent, answering]) == [answering, silent]
+
+    with_place(story)
+
+
+@pytest.mark.skipif(not LINUX, reason="the kernel's treatment of a full queue")
+def test_silence_to_the_end_is_a_failure_and_a_client_that_leaves_is_none(with_place):
+    async def story(place):
+        silent, _ = place.silent()
+        other = place.answering()
+        with pytest.raises(ConnectTimeout):
+            await place.dialer.dial([silent], begun=lambda step: step.expire())
+        assert place.dialer.failed_last([silent, other]) == [silent, other]
+        place.dialer.configure(0.05)
+        with pytest.raises(ConnectTimeout):
+            await place.dialer.dial([silent])
+        assert place.dialer.failed_last([silent, other]) == [other, silent]
+
+    with_place(story)
+
+
+def test_only_so_many_failures_are_remembered(with_place, monkeypatch):
+    monkeypatch.setattr(dial, "MAX_FAILED", 2)
+
+    async def story(place):
+        place.dialer.note_failure(v4(1), v4(2), v4(1), v4(3))  # the second is the oldest by then
+        assert place.dialer.failed_last([v4(1), v4(2), v4(3)]) == [v4(2), v4(1), v4(3)]
+
+    with_place(story)
 
 
 # --- the order ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from support.tls_servers import (
     Mounted,
     config_of,
     documented,
+    expired_authority,
     look_until_found,
     secret_of,
     tls_of,
@@ -334,6 +335,48 @@ def test_files_rewritten_in_place_are_refused_while_they_are_half_written(tmp_pa
     pair.certificate.write_bytes(fresh.certificate.read_bytes())
     assert look_until_found(identities)[0].good
     assert identities.of(0) is not old
+
+
+@pytest.mark.parametrize(
+    ("days", "said"), [((-9, -1), "tls.crt: has expired, on "), ((1, 9), "tls.crt: is not valid before ")]
+)
+def test_a_certificate_that_is_out_of_date_does_not_replace_one_that_is_not(secrets, days, said):
+    mounted = Mounted(secrets / "c", **secret_of(client(), authority()))
+    identities = Identities.load(config_of(tls_of(mode="mutual", credential="c"), directory=secrets))
+    old = identities.of(0)
+    not_before, not_after = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=each) for each in days)
+    out_of_date = authority().issue_cert("client.example.test", not_before=not_before, not_after=not_after)
+    mounted.swap(**secret_of(out_of_date, authority()))
+    (change,) = look_until_found(identities)
+    assert not change.good
+    assert said in change.text
+    assert identities.of(0) is old
+    assert identities.refusals == {"c": 1}
+    mounted.swap(**secret_of(client(), authority()))
+    assert look_until_found(identities)[0].good
+    assert identities.of(0) is not old
+
+
+def test_an_authority_that_has_expired_does_not_replace_one_that_has_not(tmp_path, ca):
+    identities = Identities.load(config_of(tls_of(ca=ca)))
+    old = identities.of(0)
+    expired = expired_authority(tmp_path, datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)).ca.read_bytes()
+    ca.write_bytes(expired)
+    (change,) = look_until_found(identities)
+    assert change.text == f"{ca}: has expired, on 2024-02-29 00:00:00 UTC; what was read before stays in use"
+    assert identities.of(0) is old
+    ca.write_bytes(expired + authority().cert_pem.bytes())  # one of them is good
+    assert look_until_found(identities)[0].good
+
+
+def test_at_the_start_a_certificate_that_has_expired_is_used_and_its_date_told(tmp_path, ca):
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    leaf = authority().issue_cert(HOST, not_before=then - datetime.timedelta(days=9), not_after=then)
+    pair = write_pair(tmp_path, leaf)
+    identities = Identities.load(config_of(mutual(ca, pair)))
+    assert identities.notes == ()
+    assert identities.of(0).shows == str(pair.certificate)
+    assert identities.expiries()[str(pair.certificate)] == int(then.timestamp())
 
 
 def test_one_file_with_two_uses_is_put_to_both(ca):

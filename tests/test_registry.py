@@ -67,6 +67,7 @@ def test_a_route_says_all_that_the_service_does():
         connect_timeout_s=1.5,
         idle_timeout_s=60,
         has_headers=True,
+        declared_tls=False,
     )
     assert route.tls.mode == "simple"
     other = known.find("www.cnn.com", 8080)
@@ -76,7 +77,7 @@ def test_a_route_says_all_that_the_service_does():
 
 def test_what_is_left_out_is_none():
     route = registry(service("a.example")).find("a.example", 80)
-    assert route == Route(0, "a.example", "a.example", 80, "dns", (), None, None, None, None, False)
+    assert route == Route(0, "a.example", "a.example", 80, "dns", (), None, None, None, None, False, False)
 
 
 def test_tls_that_is_disabled_is_none():
@@ -204,6 +205,25 @@ def test_routes_are_equal_with_any_number_of_services(count):
     assert found_by(known, "api.example") == count + 1
     assert found_by(known, f"h{count - 1}.test") == count - 1
     assert found_by(known, "example") is None
+
+
+@pytest.mark.parametrize("protocol", ["TLS", "HTTPS"])
+def test_a_port_that_is_declared_to_be_tls_has_its_tunnels_checked_and_needs_tls(protocol):
+    declared = {"ports": [{"number": 8443, "protocol": protocol}, {"number": 80}]}
+    known = registry(service("a.example", **declared), service("b.example", **declared, tls={"mode": "simple"}))
+    route = known.find("a.example", 8443)
+    assert (route.tunnel_port, route.needs_tls) == (443, True)
+    assert not known.find("a.example", 80).needs_tls
+    assert not known.find("b.example", 8443).needs_tls, "the proxy speaks it"
+
+
+@pytest.mark.parametrize("declared", [{"protocol": "HTTP"}, {"protocol": "TCP"}, {}])
+def test_what_else_is_declared_asks_for_nothing(declared):
+    ports = [{"number": number, **declared} for number in (80, 443)]
+    known = registry(service("a.example", ports=ports))
+    route = known.find("a.example", 80)
+    assert (route.tunnel_port, route.needs_tls) == (None, False)
+    assert known.find("a.example", 443).tunnel_port == 443, "as everywhere"
 
 
 # --- routes, names, addresses -------------------------------------------------------------------------------------

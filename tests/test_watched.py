@@ -8,7 +8,7 @@ import pytest
 from support.loops import open_descriptors
 
 from egressproxy import watched
-from egressproxy.watched import Unusable, Watched
+from egressproxy.watched import Dates, Unusable, Watched
 
 
 class Words:
@@ -18,10 +18,11 @@ class Words:
     optional = True
     label = "words"
 
-    def __init__(self, folder, meanwhile=lambda: None):
+    def __init__(self, folder, meanwhile=lambda: None, dates=None):
         self.paths = [folder / "one", folder / "other"]
         self.made = 0
         self.meanwhile = meanwhile
+        self.dates = dates or {}  # of the first file, by what it holds
 
     def choose(self):
         return dict(zip(("one", "other"), self.paths, strict=True))
@@ -31,7 +32,9 @@ class Words:
         self.meanwhile()
         if b"bad" in contents.values():
             raise Unusable(f"{chosen['one']}: bad")
-        return contents["one"] + contents["other"], {str(chosen["one"]): float(self.made)}
+        return contents["one"] + contents["other"], (
+            {str(chosen["one"]): self.dates[contents["one"]]} if contents["one"] in self.dates else {}
+        )
 
 
 @pytest.fixture
@@ -239,3 +242,74 @@ def test_what_is_no_file_of_moderate_size_is_refused_at_once(folder, kind):
     assert held.made is None
     assert held.problem.startswith(f"{source.paths[0]}: ")
     assert open_descriptors().keys() <= before.keys()
+
+
+# --- dates --------------------------------------------------------------------------------------------------------
+
+PAST, NOW, SOON, LATER = 100.0, 200.0, 300.0, 400.0
+DATES = {b"old": Dates(PAST, SOON), b"over": Dates(PAST, NOW), b"early": Dates(SOON, LATER), b"new": Dates(NOW, LATER)}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of now, for tests to set."""
+    now = [NOW]
+    monkeypatch.setattr(watched, "_now", lambda: now[0])
+    return now
+
+
+def dated(folder, first):
+    write(folder, first, b"")
+    return Watched(Words(folder, dates=DATES), None)
+
+
+@pytest.mark.parametrize(
+    ("worse", "said"),
+    [(b"over", "has expired, on 1970-01-01 00:03:20 UTC"), (b"early", "is not valid before 1970-01-01 00:05:00 UTC")],
+)
+def test_what_is_out_of_date_does_not_replace_what_is_not(folder, clock, worse, said):
+    held = dated(folder, b"old")
+    write(folder, worse, b"")
+    change = changes(held)
+    assert change == ("words", False, f"{folder}/one: {said}; what was read before stays in use")
+    assert held.made.value == b"old"
+    assert changes(held) is None, "it is told once"
+
+
+@pytest.mark.parametrize("worse", [b"over", b"early"])
+def test_what_is_out_of_date_replaces_what_is_so_too(folder, clock, worse):
+    held = dated(folder, b"old")
+    clock[0] = SOON
+    held.source.dates = {**DATES, b"early": Dates(LATER, LATER)}
+    write(folder, worse, b"")
+    assert changes(held).good
+    assert held.made.value == worse
+
+
+@pytest.mark.parametrize("first", [b"over", b"early"])
+def test_what_is_out_of_date_at_the_start_is_taken_and_replaced(folder, clock, first):
+    held = dated(folder, first)
+    assert (held.made.value, held.problem) == (first, None)
+    write(folder, b"new", b"")
+    assert changes(held).good
+
+
+def test_what_is_good_from_a_later_time_on_is_put_to_use_then(folder, clock):
+    """It would never be otherwise: the file does not change any more."""
+    held = dated(folder, b"old")
+    write(folder, b"early", b"")
+    assert not changes(held).good
+    clock[0] = SOON - 1
+    assert changes(held) is None
+    clock[0] = SOON
+    assert changes(held).good
+    assert held.made.value == b"early"
+    assert changes(held) is None
+
+
+def test_a_reload_does_not_take_what_is_out_of_date_either(folder, clock):
+    held = dated(folder, b"old")
+    write(folder, b"over", b"")
+    again = Watched(Words(folder, dates=DATES), held)
+    assert again.made is held.made
+    assert "has expired" in again.problem

@@ -382,8 +382,10 @@ class ServicePort(_Settings):
 
     number: Port
     """TCP port that clients ask for."""
-    protocol: Literal["HTTP", "TLS", "HTTPS", "TCP"] = "TLS"
-    """What clients speak there. TLS and HTTPS mean the same: it is never decrypted."""
+    protocol: Literal["HTTP", "TLS", "HTTPS", "TCP"] | None = None
+    """What clients speak there. `TLS` and `HTTPS`, which mean the same: TLS, never decrypted. The inside of a tunnel is checked
+    as on port 443, whatever the port; a plain request is refused (403), unless `tls` has the proxy speak TLS. `HTTP`, `TCP` and
+    absent: anything; port 443 stays checked."""
     target_port: Port | None = None
     """TCP port that is dialled instead. Absent: the same."""
 
@@ -492,8 +494,9 @@ class Service(_Settings):
     writes an allowed name into a ClientHello or a Host field reaches any public address; other connections are resolved by
     DNS."""
     endpoints: Annotated[tuple[ServiceEndpoint, ...], Field(max_length=MAX_ENTRIES)] = ()
-    """Its addresses, asked in turn by weight; the next one when a connection fails. IP addresses were written down on purpose:
-    the guard lets them pass, private and metadata ones too. What names lead to is judged as everywhere."""
+    """Its addresses, in turn by weight; the next one when a connection or its TLS fails, which puts that one last for 10 s.
+    IP addresses were written down on purpose: the guard lets them pass, private and metadata ones too. What names lead to is
+    judged as everywhere."""
     tls: UpstreamTls | None = None
     """TLS that the proxy speaks where a client sends plain HTTP. What is TLS already is never encrypted twice."""
     timeout_s: Seconds | None = None

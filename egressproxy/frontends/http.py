@@ -24,7 +24,7 @@ from egressproxy.errors import (
 )
 from egressproxy.frontends.frontend import is_about_what_is_inside, may_have_changed, receive, send_alert
 from egressproxy.hostport import parse_authority
-from egressproxy.model import OUTBOUND, Intent, Target
+from egressproxy.model import HTTP_PORT, OUTBOUND, Intent, Target
 from egressproxy.wire.replies import ESTABLISHED, refusal
 from egressproxy.wire.request import Request
 from egressproxy.wire.request_fields import request_fields
@@ -39,8 +39,6 @@ MANAGER_PATH = "/squid-internal-mgr/"
 """Where Squid has its manager pages."""
 OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """How the host of the proxy is called by who is on it."""
-HTTP_PORT = 80
-"""RFC 9110 section 4.2.1."""
 
 
 class HttpFrontend:
@@ -163,7 +161,7 @@ class HttpFrontend:
         """Answer 200. Raises ClientGone."""
         try:
             sent = client.try_write(ESTABLISHED)
-            if sent < len(ESTABLISHED):
+            if sent < len(ESTABLISHED) or not client.try_flush():
                 await client.write(ESTABLISHED[sent:])
         except OSError as error:
             raise ClientGone("the client left before its tunnel was ready") from error
@@ -180,7 +178,8 @@ class HttpFrontend:
             return False
         goes_on = draft.may_go_on and isinstance(error, (PolicyError, UpstreamError))
         status = error.status
-        unknown = self.name == "http" and status == 403 and draft.verdict is not None and draft.verdict.rule == OUTBOUND
+        unknown = status == 403 and draft.verdict is not None and draft.verdict.rule == OUTBOUND
+        unknown = unknown and (self.name == "http" or (draft.target_text or "").startswith("/"))
         if unknown:
             status = 502  # as a gateway with a registry says it: nothing is known of this host
         reply = refusal(

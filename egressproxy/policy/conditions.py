@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from egressproxy.model import HTTP_PORT
 from egressproxy.policy.addresses import judge, parse_address
 from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.paths import PathSet, cut, readings_of
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from egressproxy.hostport import HostPattern, PortRange
     from egressproxy.model import Intent
 
-HTTP_PORT = 80
 
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from egressproxy.errors import AddressDenied, LoopDetected
+from egressproxy.errors import AddressDenied, LoopDetected, TlsRequired
 from egressproxy.hostport import parse_question
 from egressproxy.model import Intent
 from egressproxy.policy.paths import cut
@@ -96,8 +96,12 @@ class Explanation(NamedTuple):
 
     @property
     def allowed(self) -> bool:
-        """Allowed by name, and by address as far as addresses are known."""
-        return self.verdict.allowed and self._closed() is None
+        """Allowed by name, as what it is, and by address as far as addresses are known."""
+        return self.verdict.allowed and not self._needs_tls() and self._closed() is None
+
+    def _needs_tls(self) -> bool:
+        """It is plain, and what it asks for is for TLS alone."""
+        return self.intent.path is not None and self.route is not None and self.route.needs_tls
 
     def _closed(self) -> tuple[str, AddressFinding] | None:
         """The slug and the address that decide where the addresses refuse what the name was allowed."""
@@ -116,7 +120,9 @@ class Explanation(NamedTuple):
         what = intent.target if intent.path is None else f"http://{intent.target}{intent.path}"
         lines = [f"{intent.method} {what} from {intent.client}"]
         closed = self._closed() if verdict.allowed else None
-        if closed is None:
+        if verdict.allowed and self._needs_tls():
+            lines += [f"deny ({TlsRequired.slug}): the service has this port for TLS alone", f"  by name: {by_name}"]
+        elif closed is None:
             lines.append(by_name)
         else:
             slug, finding = closed
@@ -131,6 +137,8 @@ class Explanation(NamedTuple):
             lines.append(f"DNS is asked for {', '.join(self.looks_up[:_MAX_NAMES])}")
         elif not verdict.allowed:
             lines.append("DNS is not asked: refused by name")
+        elif self._needs_tls():
+            lines.append("DNS is not asked: refused as plain HTTP")
         else:
             endpoints = self.route is not None and self.route.endpoints
             lines.append(
@@ -160,7 +168,13 @@ class Explanation(NamedTuple):
         yield f"service {route.name}: reached{stands_for} {how} ({route.resolution}), port {route.port}"
         plain = self.intent.path is not None
         if plain:
-            yield "  plain HTTP goes out" if tls is None else f"  TLS {tls.mode}: {_checks(tls, route.host)}"
+            yield (
+                "  nothing goes out"
+                if route.needs_tls
+                else "  plain HTTP goes out"
+                if tls is None
+                else f"  TLS {tls.mode}: {_checks(tls, route.host)}"
+            )
         times = [
             f"{what} {seconds:g} s"
             for what, seconds, counts in (
@@ -207,6 +221,8 @@ class Explanation(NamedTuple):
             )
 
     def _decided_by(self) -> str:
+        if self.verdict.allowed and self._needs_tls():
+            return TlsRequired.slug
         closed = self._closed() if self.verdict.allowed else None
         return self.verdict.rule if closed is None else closed[0]
 
@@ -285,6 +301,7 @@ def _route_dict(route: Route) -> dict[str, Any]:
             "subject_alt_names": list(tls.subject_alt_names),
             "minimum_version": tls.minimum_version,
         },
+        "declared_tls": route.declared_tls,
         "timeout_s": route.timeout_s,
         "connect_timeout_s": route.connect_timeout_s,
         "idle_timeout_s": route.idle_timeout_s,

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from egressproxy.hostport import HostPattern
-from egressproxy.model import TLS_PORT
+from egressproxy.model import HTTP_PORT, TLS_PORT
 from egressproxy.policy.addresses import METADATA, classify, parse_address
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.policy.rules import ALLOW, OUTBOUND, ROUTE, SERVICE, guard_lets_pass
@@ -40,6 +40,7 @@ def notes_on(config: Config, table: ClauseTable, guard: NetworkSet, registry: Re
     yield from _checks(config)
     yield from islice(_paths(config), _MAX_UNREACHED)
     yield from islice(_services(config, index, registry), _MAX_UNREACHED)
+    yield from islice(_origination(config), _MAX_UNREACHED)
     yield from _open_doors(config, catch_all)
 
 
@@ -231,6 +232,27 @@ def _services(config: Config, index: HostIndex, registry: Registry) -> Iterator[
             if missed is not None:
                 message = f"rule {missed} refuses {service.hosts[0]}, and not {alias}, which leads to it"
                 yield ("services", position, "aliases"), message
+
+
+def _origination(config: Config) -> Iterator[Finding]:
+    """Services whose ports and TLS do not belong together, and server names that are none."""
+    for position, service in enumerate(config.services):
+        tls = None if service.tls is None or service.tls.mode == "disable" else service.tls
+        if tls is not None and tls.sni is not None and HostPattern("exact", tls.sni).is_address:
+            yield (
+                ("services", position, "tls", "sni"),
+                f"{tls.sni} is an address, which is never sent as a server name (RFC 6066): the service hears none",
+            )
+        if service.endpoints and all(endpoint.port is not None for endpoint in service.endpoints):
+            continue  # what is dialled is said there
+        for index, port in enumerate(service.ports):
+            dialled = port.target_port or port.number
+            if tls is not None and port.number == dialled == HTTP_PORT:
+                message = f"tls {tls.mode}: plain requests to port 80 are sent in TLS to port 80, for want of target_port: 443"
+                yield ("services", position, "ports", index), message
+            elif tls is None and port.protocol in (None, "HTTP") and port.number != dialled == TLS_PORT:
+                message = "443: plain requests are sent there in the clear, for want of tls: {mode: simple}"
+                yield ("services", position, "ports", index, "target_port"), message
 
 
 def _rules_missing(config: Config, index: HostIndex, host: HostPattern, alias: HostPattern) -> str | None:

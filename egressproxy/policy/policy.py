@@ -182,6 +182,8 @@ class Policy:
         port = target.port if route is None else route.port
         written_down = route is not None and bool(route.endpoints)
         known, names = _destinations(target, route)
+        if route is not None and route.needs_tls and intent.path is not None:  # nothing is looked up, nor dialled
+            known, names, addresses = (), (), ()
         findings = [self._finding(intent, verdict, address, dialled, written_down) for address, dialled in known]
         findings += [
             self._finding(intent, verdict, address, port) for address in addresses if (address, port) not in known

@@ -34,11 +34,11 @@ from egressproxy.dial import Dialer
 from egressproxy.errors import ConfigError
 from egressproxy.exchange import Carriage
 from egressproxy.frontends.auto import AutoFrontend
-from egressproxy.frontends.http import HTTP_PORT, HttpFrontend
+from egressproxy.frontends.http import HttpFrontend
 from egressproxy.frontends.sni import SniFrontend
 from egressproxy.frontends.tcp import TcpFrontend
 from egressproxy.hostport import parse_authority
-from egressproxy.model import TLS_PORT, Endpoint, Problem
+from egressproxy.model import HTTP_PORT, TLS_PORT, Endpoint, Problem
 from egressproxy.parents import parents_of
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.poller import create_poller

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from egressproxy.model import Intent, Transfer, Verdict
 
 ANSWERED = "answered"
-"""Outcome of a plain request whose response came whole from its upstream."""
+"""Outcome of a plain request whose response came whole from its upstream, or from the proxy, being the last to be asked."""
 
 MAX_PATH = 300
 """Characters of a path that `/tunnels` shows."""

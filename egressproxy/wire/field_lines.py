@@ -177,16 +177,14 @@ def members(value: bytes) -> frozenset[bytes]:
     return frozenset([member.strip(b" \t") for member in value.lower().split(b",")]) - {b""}
 
 
-def content_length(value: bytes, sender: Sender) -> int:
-    """The one number in a Content-Length (RFC 9112 section 6.2). A list, even of equal numbers, is refused."""
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-        raise sender.malformed(
-            f"expected one Content-Length of at most {_MAX_LENGTH_DIGITS} digits, got {excerpt(value)}"
-        )
+def plain_number(name: str, value: bytes, sender: Sender) -> int:
+    """The one number in a Content-Length (RFC 9112 section 6.2), or the like. A list, even of equal numbers, is refused."""
+    if not value.isdigit() or len(value) > _MAX_DIGITS:
+        raise sender.malformed(f"expected one {name} of at most {_MAX_DIGITS} digits, got {excerpt(value)}")
     return int(value)
 
 
-_MAX_LENGTH_DIGITS = 19  # 2**63 has as many: whatever counts the body elsewhere can hold it, or says so
+_MAX_DIGITS = 19  # 2**63 has as many: whatever counts the body elsewhere can hold it, or says so
 
 
 def check_chunked(value: bytes, length: bytes | None, http_version: str, sender: Sender) -> None:

@@ -30,6 +30,8 @@ def request_head(request: Request, forward: bytes, added: str) -> bytes:
         lines += "Transfer-Encoding: chunked\r\n"
     elif fields.length is not None:
         lines += f"Content-Length: {fields.length}\r\n"
+    if fields.max_forwards is not None:  # RFC 9110 section 7.6.2: one with 0 is not forwarded
+        lines += f"Max-Forwards: {fields.max_forwards - 1}\r\n"
     if fields.expects_continue:
         lines += "Expect: 100-continue\r\n"
     if fields.upgrade is not None:

@@ -29,6 +29,9 @@ from egressproxy.errors import (
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 """Opens a tunnel. Byte for byte as Squid sends it: its length, 39, is part of the sizes in Squid's log."""
 
+ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+"""What an OPTIONS that may go no further is told: methods that are handed on as they are, where a rule lets them."""
+
 CONTENT_TYPE = "text/html"
 """The media type of a refusal, as the access log writes it. HTML as Squid's: readers of its log count on that."""
 
@@ -84,6 +87,14 @@ _NEXT_STEPS: tuple[tuple[type[EgressError], str], ...] = (
 )
 
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
+
+
+def own_options(*, keep_alive: bool) -> bytes:
+    """The whole reply to an OPTIONS whose last recipient is the proxy (RFC 9110 sections 7.6.2 and 9.3.7)."""
+    connection = "keep-alive" if keep_alive else "close"
+    return (
+        f"HTTP/1.1 200 OK\r\nAllow: {ALLOWED_METHODS}\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n".encode()
+    )
 
 
 def refusal(

@@ -18,9 +18,9 @@ from egressproxy.wire.field_lines import (
     PER_HOP,
     check_chunked,
     connection_options,
-    content_length,
     excerpt,
     members,
+    plain_number,
     sort_out,
     without,
 )
@@ -44,6 +44,8 @@ class RequestFields(NamedTuple):
     user_agent        the first User-Agent, likewise. Its line is in `forward`
     accepts_trailers  TE names `trailers`
     authorization     there is an Authorization field. Its line is in `forward`
+    max_forwards      Max-Forwards of a TRACE or OPTIONS; None where there is none, and of other methods, which it says
+                      nothing to: then its line is in `forward`
 
     Not in `forward`: what has its own member here (the two whose line is said to be there apart), fields about this
     connection (RFC 9110 section 7.6.1), those for this proxy (section 11.7), and every field that Connection names.
@@ -63,6 +65,7 @@ class RequestFields(NamedTuple):
     user_agent: str | None
     accepts_trailers: bool
     authorization: bool
+    max_forwards: int | None
 
 
 # The fields read here, and whether their lines go on.
@@ -80,7 +83,9 @@ _READ_HERE = {
     b"x-request-id": False,
     b"user-agent": True,
     b"authorization": True,
+    b"max-forwards": True,
 }
+_COUNTED = frozenset({"TRACE", "OPTIONS"})  # RFC 9110 section 7.6.2: the methods that Max-Forwards is for
 
 # RFC 9110 section 7.6.1: no sender may name a field in Connection that is for all recipients. Of these, a proxy that
 # obeys and one that does not make two different requests.
@@ -106,7 +111,7 @@ def request_fields(head: RequestHead) -> RequestFields:
 
     Raises MalformedRequest: a length that is not one plain number; a transfer coding other than one `chunked`, or in
     HTTP/1.0, or beside a length; an expectation other than 100-continue; a Connection that names a field on which the
-    meaning of the request hangs.
+    meaning of the request hangs; a Max-Forwards that counts, and is not one plain number.
     """
     key = (head.raw_headers, head.http_version)
     fields = _kept.get(key)
@@ -147,9 +152,12 @@ def _read(head: RequestHead) -> RequestFields:
     forwarded_for = get(b"x-forwarded-for")
     request_id = get(b"x-request-id")
     user_agent = get(b"user-agent")
+    max_forwards = get(b"max-forwards") if head.method in _COUNTED else None
+    if max_forwards is not None:
+        lines = without(lines, frozenset({b"max-forwards"}))
     return RequestFields(
         None if host is None else host.decode("latin-1"),
-        None if length is None else content_length(length, CLIENT),
+        None if length is None else plain_number("Content-Length", length, CLIENT),
         coding is not None,
         _keeps_alive(options, get(b"proxy-connection"), is_1_1),
         expect is not None and is_1_1 and _expects_continue(expect),
@@ -161,6 +169,7 @@ def _read(head: RequestHead) -> RequestFields:
         user_agent.decode("latin-1") if user_agent else None,
         te is not None and b"trailers" in members(te),  # RFC 9110 section 10.1.4: `trailers` takes no weight
         b"authorization" in said,
+        None if max_forwards is None else plain_number("Max-Forwards", max_forwards, CLIENT),
     )
 
 

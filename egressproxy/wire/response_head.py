@@ -30,11 +30,11 @@ from egressproxy.wire.field_lines import (
     await_more,
     check_chunked,
     connection_options,
-    content_length,
     end_of_fields,
     excerpt,
     octet,
     plain_fields,
+    plain_number,
     sort_out,
     without,
 )
@@ -234,7 +234,7 @@ def response_fields(head: ResponseHead) -> ResponseFields:
             lines = without(lines, options)
 
     length_text = get(b"content-length")
-    length = None if length_text is None else content_length(length_text, UPSTREAM)
+    length = None if length_text is None else plain_number("Content-Length", length_text, UPSTREAM)
     coding = get(b"transfer-encoding")
     if coding is not None:
         check_chunked(coding, length_text, head.http_version, UPSTREAM)

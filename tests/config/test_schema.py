@@ -116,7 +116,7 @@ def test_the_settings_of_services_have_their_values() -> None:
     assert one.aliases == ("api", "api.default.svc")
     assert [(port.number, port.protocol, port.target_port) for port in one.ports] == [
         (80, "HTTP", 8443),
-        (443, "TLS", None),
+        (443, None, None),
     ]
     assert [(point.address, point.port, point.weight) for point in one.endpoints] == [
         ("10.0.0.1", None, 1),

@@ -781,6 +781,29 @@ def test_an_endpoint_that_cannot_be_asked_is_passed_over(configured: Configure, 
     assert [ask(proxy, f"http://{SITE}/").status for _ in range(2)] == [503, 503]
 
 
+def test_while_one_endpoint_is_down_the_kept_connections_to_the_others_serve_on(configured: Configure) -> None:
+    """It is tried once, and then it comes last."""
+    with RawOrigin(lambda _: [response(b"here")]) as up, RawOrigin(lambda _: [response(b"there")]) as other:
+        proxy = configured(static({"port": free_port()}, {"port": up.port}, {"port": other.port}))
+        with Ends(proxy) as client:
+            answers = Counter(client.ask(request(f"http://{SITE}/")).body for _ in range(12))
+        assert answers == {b"here": 8, b"there": 4}  # whose turn it was hands it to the next
+        assert (len(up.connections), len(other.connections)) == (1, 1)
+
+
+@pytest.mark.parametrize("tls", [None, server_context()], ids=["silent", "of another host"])
+def test_while_tls_with_one_endpoint_fails_the_kept_connections_to_the_others_serve_on(
+    configured: Configure, web: Web, tls: ssl.SSLContext | None
+) -> None:
+    with RawOrigin(None if tls is None else lambda _: [response()], tls=tls) as wrong:
+        settings = {"tls": {"mode": "simple", "ca": web.ca}, "connect_timeout_s": SHORT_S}
+        proxy = configured(static({"port": wrong.port}, {"port": web.tls}, **settings))
+        with Ends(proxy) as client:
+            assert [client.ask(request(f"http://{SITE}/")).status for _ in range(6)] == [200] * 6
+        assert wrong.contacts() == 1
+        assert [record["reused"] for record in proxy.settled().records] == [False, True, True, True, True, True]
+
+
 def test_endpoints_may_be_names_and_have_the_target_port(configured: Configure, web: Web) -> None:
     settings = service(SITE, web.tls, {"mode": "simple", "ca": web.ca}, endpoints=[{"address": BILLING}])
     proxy = configured(settings)
@@ -1172,3 +1195,36 @@ def test_a_tunnel_to_the_plain_port_of_a_service_that_is_reached_over_tls_is_che
         record = the_only_record(proxy)
         assert (record["sni_check"], record["outcome"]) == ("mismatch", "sni_mismatch")
         assert not [wire for wire in origin.connections if wire.received]
+
+
+def test_a_plain_request_to_a_port_for_tls_alone_is_refused_and_its_client_kept(configured: Configure) -> None:
+    """It would be sent where the other side takes it for broken TLS, with all that is secret in it."""
+    with RawOrigin(lambda _: [response()]) as origin:
+        ports = [{"number": origin.port, "protocol": "TLS"}]
+        proxy = configured({"hosts": [SITE], "ports": ports}, {"hosts": [BILLING], "ports": [{"number": origin.port}]})
+        with Ends(proxy) as client:
+            refused = client.ask(request(f"http://{SITE}:{origin.port}/"))
+            assert (refused.status, refused.slug) == (403, "tls_required")
+            assert client.ask(request(f"http://{BILLING}:{origin.port}/")).status == 200  # where nothing is declared
+        with Ends(proxy) as client:
+            client.send(connect_head(f"{SITE}:{origin.port}") + b"GET / HTTP/1.1\r\n\r\n")
+            client.head()
+            assert client.to_the_end()[:1] == b"\x15"  # an alert
+        outcomes = [(record["outcome"], record["sni_check"]) for record in proxy.settled().records]
+        assert outcomes == [("tls_required", None), ("answered", None), ("not_tls", "not_tls")]
+
+
+@pytest.mark.parametrize("name", [SITE, "evil.example.test"])
+def test_a_tunnel_to_a_port_that_is_declared_to_be_tls_is_checked_whatever_the_port(
+    configured: Configure, name: str
+) -> None:
+    with RawOrigin() as origin:
+        proxy = configured({"hosts": [SITE], "ports": [{"number": origin.port, "protocol": "HTTPS"}]})
+        hello = client_hello(name)
+        with Ends(proxy) as client:
+            client.send(connect_head(f"{SITE}:{origin.port}") + hello)
+            client.head()
+            with origin.take() as upstream:
+                assert upstream.exactly(len(hello)) == (hello if name == SITE else b"")
+        record = the_only_record(proxy)
+        assert record["sni_check"] == ("match" if name == SITE else "mismatch")

@@ -389,3 +389,20 @@ def test_a_route_is_json_and_none_where_nobody_registered():
         "minimum_version": "1.2",
     }
     assert explain("api.github.com:443").as_dict()["route"] is None
+
+
+def test_a_plain_request_to_a_port_for_tls_alone_is_told_as_refused():
+    service = {"hosts": ["db.example"], "ports": [{"number": 8443, "protocol": "TLS"}]}
+    told = explain_url("http://db.example:8443/", "192.0.2.1", services=[service], rules=[])
+    assert told.lines() == (
+        "GET http://db.example:8443/ from 10.1.2.3",
+        "deny (tls_required): the service has this port for TLS alone",
+        "  by name: allow (service): registered as a service",
+        "service db.example: reached by DNS (dns), port 8443",
+        "  nothing goes out",
+        "DNS is not asked: refused as plain HTTP",
+    )
+    assert (told.allowed, told.as_dict()["decided_by"], told.asks_dns) == (False, "tls_required", False)
+    tunnel = explain("db.example:8443", services=[service], rules=[])
+    assert tunnel.allowed
+    assert "inside a CONNECT: the ClientHello must ask for db.example (enforce); TLS only" in tunnel.lines()

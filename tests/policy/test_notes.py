@@ -275,3 +275,54 @@ def test_a_rule_that_refuses_a_host_and_not_its_alias():
     )
     assert findings(services=[wiki], rules=[{**deny, "hosts": ["*.wikipedia.org", "wiki", "*.default"]}]) == ()
     assert findings(services=[wiki], rules=[{**deny, "action": "allow"}]) == ()
+
+
+# --- TLS with services --------------------------------------------------------------------------------------------
+
+
+def of_service(*ports, **settings):
+    return findings(services=[{"hosts": ["a.com"], "ports": ports, **settings}])
+
+
+SIMPLE = {"mode": "simple"}
+OTHER_PORT = [{"address": "192.0.2.1", "port": 8443}]
+
+
+def test_tls_that_would_be_spoken_to_port_80():
+    for tls in (SIMPLE, {"mode": "mutual", "certificate": "c.pem", "key": "k.pem"}):
+        assert of_service({"number": 443}, {"number": 80}, tls=tls) == (
+            (
+                ("services", 0, "ports", 1),
+                f"tls {tls['mode']}: plain requests to port 80 are sent in TLS to port 80, for want of target_port: 443",
+            ),
+        )
+    assert len(of_service({"number": 80, "target_port": 80}, tls=SIMPLE)) == 1
+    assert of_service({"number": 80, "target_port": 8443}, tls=SIMPLE) == ()
+    assert of_service({"number": 80}, tls=SIMPLE, endpoints=OTHER_PORT) == ()
+    assert len(of_service({"number": 80}, tls=SIMPLE, endpoints=[*OTHER_PORT, {"address": "192.0.2.2"}])) == 1
+    assert of_service({"number": 80}, tls={"mode": "disable"}) == of_service({"number": 80}) == ()
+
+
+def test_port_443_that_would_be_spoken_to_in_the_clear():
+    plain = {"number": 80, "target_port": 443}
+    for port in (plain, {**plain, "protocol": "HTTP"}):
+        for settings in ({}, {"tls": {"mode": "disable"}}):
+            assert of_service(port, **settings) == (
+                (
+                    ("services", 0, "ports", 0, "target_port"),
+                    "443: plain requests are sent there in the clear, for want of tls: {mode: simple}",
+                ),
+            )
+    assert of_service(plain, tls=SIMPLE) == ()
+    assert of_service(plain, endpoints=OTHER_PORT) == ()
+    for protocol in ("TLS", "HTTPS", "TCP"):
+        assert of_service({"number": 8443, "target_port": 443, "protocol": protocol}) == ()
+    assert of_service({"number": 443, "target_port": 443}) == ()
+
+
+def test_a_server_name_that_is_an_address():
+    for address in ("192.0.2.1", "2001:db8::1"):
+        ((way, message),) = of_service({"number": 80, "target_port": 443}, tls={**SIMPLE, "sni": address})
+        assert way == ("services", 0, "tls", "sni")
+        assert message.startswith(f"{address} is an address, which is never sent as a server name")
+    assert of_service({"number": 80, "target_port": 443}, tls={**SIMPLE, "sni": "b.com"}) == ()

@@ -114,6 +114,19 @@ async def test_what_is_bad_is_told_once(secrets, refresher, caplog):
     assert identities.refusals == {"c": 1}
 
 
+async def test_a_certificate_that_has_expired_already_is_refused_in_place_of_a_good_one(secrets, refresher, caplog):
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    mounted = Mounted(secrets / "c", **secret_of(authority().issue_cert(HOST), authority()))
+    identities = Identities.load(config_of(tls_of(mode="mutual", credential="c"), directory=secrets))
+    refresher.use(identities)
+    expired = authority().issue_cert(HOST, not_before=then - datetime.timedelta(days=9), not_after=then)
+    mounted.swap(**secret_of(expired, authority()))
+    await until(lambda: identities.refusals)
+    (said,) = messages(caplog, logging.ERROR)
+    assert said.startswith(f"refused: {secrets}/c/tls.crt: has expired, on ")
+    assert messages(caplog, logging.WARNING) == []  # what is in use has not
+
+
 async def test_a_secret_may_come_later(secrets, refresher, caplog):
     caplog.set_level(logging.INFO)
     identities = Identities.load(config_of(tls_of(credential="c"), directory=secrets))

@@ -160,6 +160,16 @@ ANSWERED = TUNNEL._replace(
 )
 """A plain request that was answered."""
 
+ANSWERED_HERE = ANSWERED._replace(
+    method="OPTIONS",
+    upstream=None,
+    connected=False,
+    reply_bytes=117,
+    bytes_down=0,
+    exchange=EXCHANGE._replace(upstream_status=None, content_type=None, response_s=None, attempts=0),
+)
+"""A plain request that the proxy itself answered, as the last to be asked."""
+
 UNANSWERED = EXCHANGE._replace(upstream_status=None, content_type=None, response_s=None, complete=False)
 
 NO_ANSWER = ANSWERED._replace(

@@ -11,11 +11,11 @@ from egressproxy.wire.field_lines import (
     await_more,
     check_chunked,
     connection_options,
-    content_length,
     end_of_fields,
     excerpt,
     members,
     octet,
+    plain_number,
     sort_out,
     without,
 )
@@ -39,7 +39,7 @@ def test_whose_lines_they_are_says_which_error(sender, malformed, too_large):
     with pytest.raises(too_large, match=f"the {sender.what} is not complete within 3 bytes"):
         await_more(b"1234", 3, sender)
     with pytest.raises(malformed):
-        content_length(b"", sender)
+        plain_number("Content-Length", b"", sender)
     with pytest.raises(malformed):
         check_chunked(b"gzip", None, "1.1", sender)
     with pytest.raises(malformed):
@@ -81,7 +81,7 @@ def test_members_are_what_stands_between_commas():
 
 @pytest.mark.parametrize("value", [b"0", b"5", b"0005", b"9" * 19])
 def test_a_length_is_decimal_digits(value):
-    assert content_length(value, CLIENT) == int(value)
+    assert plain_number("Content-Length", value, CLIENT) == int(value)
 
 
 NO_LENGTHS = {
@@ -106,7 +106,7 @@ NO_LENGTHS = {
 @pytest.mark.parametrize("value", NO_LENGTHS.values(), ids=NO_LENGTHS.keys())
 def test_nothing_else_is_a_length(value):
     with pytest.raises(MalformedRequest, match="expected one Content-Length"):
-        content_length(value, CLIENT)
+        plain_number("Content-Length", value, CLIENT)
 
 
 @pytest.mark.parametrize(

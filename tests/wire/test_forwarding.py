@@ -44,6 +44,12 @@ def test_a_request_goes_on_in_origin_form_with_its_own_fields_and_ours():
     )
 
 
+@pytest.mark.parametrize("method", [b"TRACE", b"OPTIONS"])
+def test_max_forwards_is_counted_down(method):
+    asked = method + b" / HTTP/1.1\r\nHost: a.test\r\nMax-Forwards: 010\r\n\r\n"
+    assert forwarded(asked) == method + b" / HTTP/1.1\r\nHost: a.test\r\nMax-Forwards: 9\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     ("field", "written"),
     [

@@ -25,7 +25,7 @@ def raw(*lines: bytes, version: str = "1.1") -> RequestFields:
     return request_fields(RequestHead("POST", "/", version, b"".join(line + b"\r\n" for line in lines), 0))
 
 
-NOTHING = RequestFields("a.example", None, False, True, False, None, b"", None, None, None, None, False, False)
+NOTHING = RequestFields("a.example", None, False, True, False, None, b"", None, None, None, None, False, False, None)
 
 
 def test_what_curl_sends():
@@ -218,3 +218,33 @@ def test_fields_that_were_read_before_are_not_read_again_but_for_what_may_be_a_c
         assert head is not None
         assert request_fields(head) is request_fields(head)
         assert len(request_fields_module._kept) <= request_fields_module._KEPT
+
+
+# --- Max-Forwards -------------------------------------------------------------------------------------------------
+
+
+def of_method(method: str, *lines: bytes) -> RequestFields:
+    return request_fields(RequestHead(method, "/", "1.1", b"".join(line + b"\r\n" for line in lines), 0))
+
+
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS"])
+@pytest.mark.parametrize(("value", "count"), [(b"0", 0), (b"1", 1), (b"007", 7), (b"9" * 19, 10**19 - 1)])
+def test_max_forwards_counts_for_trace_and_options(method: str, value: bytes, count: int):
+    read = of_method(method, b"X: 1", b"max-FORWARDS: " + value)
+    assert (read.max_forwards, read.forward) == (count, b"X: 1\r\n")
+    assert of_method(method, b"X: 1").max_forwards is None
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"+1", b"1.0", b"1, 1", b"one", b"1" * 20, b"\xb2"])
+def test_max_forwards_that_is_no_number_is_refused_where_it_counts(value: bytes):
+    for method in ("TRACE", "OPTIONS"):
+        with pytest.raises(MalformedRequest, match="expected one Max-Forwards"):
+            of_method(method, b"Max-Forwards: " + value)
+    line = b"Max-Forwards: " + value
+    read = of_method("GET", line)
+    assert (read.max_forwards, read.forward) == (None, line + b"\r\n")
+
+
+def test_max_forwards_that_is_repeated_is_no_number():
+    with pytest.raises(MalformedRequest, match="got '1, 0'"):
+        of_method("OPTIONS", b"Max-Forwards: 1", b"Max-Forwards: 0")

@@ -98,6 +98,7 @@ CAUSES = {
     "host_unknown": Cause("UH", "no_healthy_upstream", "UH"),
     "address_denied": Cause(NOTHING, _RBAC.format("address_guard"), NOTHING),
     "loop_detected": Cause(NOTHING, DIRECT, NOTHING),
+    "tls_required": Cause("NR", "filter_chain_not_found", "NR"),
     "sni_mismatch": Cause(NOTHING, DIRECT, NOTHING),
     "ech_denied": Cause(NOTHING, DIRECT, NOTHING),
     "announcer_denied": Cause(NOTHING, NOTHING, NOTHING),
@@ -128,6 +129,8 @@ CAUSES = {
     "out_of_descriptors": Cause("UO", _BEFORE.format("overflow"), "UO"),
     "draining": Cause("LR", DIRECT, NOTHING),
     "internal_error": Cause("LR", DIRECT, NOTHING),
+    # the proxy was the last to be asked
+    "answered": Cause(NOTHING, DIRECT, NOTHING),
     # how a relay ended
     "closed": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
     "client_reset": Cause("DC", _LEFT, NOTHING),

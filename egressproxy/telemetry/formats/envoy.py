@@ -154,7 +154,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         received = str(record.bytes_up)
         sent = str(record.bytes_down + record.reply_bytes)
 
-    if outcome == ANSWERED:
+    if outcome == ANSWERED and upstream is not None:
         flags, details, termination, reason = NOTHING, VIA_UPSTREAM, NOTHING, NOTHING
     else:
         flags, details, termination, reason = words_of(record, is_http=is_http, old=habits.old_words)

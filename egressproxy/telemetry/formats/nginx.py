@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Value = Callable[[ConnectionRecord], str]
 
 _STATUS = {
+    "answered": 200,  # by the proxy itself
     "client_gone": 200,
     "hello_timeout": 200,
     "head_timeout": 200,  # who says nothing at all to an auto listener
@@ -34,6 +35,7 @@ _STATUS = {
     "host_unknown": 403,
     "address_denied": 403,
     "loop_detected": 403,
+    "tls_required": 403,
     "sni_mismatch": 403,
     "ech_denied": 403,
     "announcer_denied": 403,

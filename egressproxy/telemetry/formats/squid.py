@@ -23,7 +23,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.templates import SQUID_TIMES, squid_template
-from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied, UpstreamTimeout
+from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied, TlsRequired, UpstreamTimeout
 from egressproxy.telemetry.formats.text import MAX_TEXT, field, loose
 from egressproxy.telemetry.record import ANSWERED
 from egressproxy.wire.replies import CONTENT_TYPE
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _BLANKS = 8  # behind the elapsed time
 _HTTP_PORT = 80
-_DENIED = frozenset({RuleDenied.slug, AddressDenied.slug, LoopDetected.slug, EchDenied.slug})
+_DENIED = frozenset(each.slug for each in (RuleDenied, AddressDenied, LoopDetected, TlsRequired, EchDenied))
 _TOO_LARGE = frozenset({"head_too_large", "target_too_long"})
 
 
@@ -116,8 +116,8 @@ def _is_bare(record: ConnectionRecord) -> bool:
 
 
 def _media_type(record: ConnectionRecord, exchange: Exchange) -> str | None:
-    """Of what the client got: the upstream's response, or a page of our own."""
-    if record.status is None or record.status == exchange.upstream_status:
+    """Of what the client got: the upstream's response, or a page of our own; an answer of our own has none."""
+    if record.status is None or record.status == exchange.upstream_status or record.outcome == ANSWERED:
         return exchange.content_type
     return "text/plain" if record.outcome == UpstreamTimeout.slug else CONTENT_TYPE
 

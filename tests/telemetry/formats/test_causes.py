@@ -19,6 +19,7 @@ RELAY_ENDS = {
     "half_close_timeout",
     "drained",
     "cut",
+    "policy_changed",
 }
 
 
@@ -32,7 +33,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def test_every_outcome_has_its_words():
-    assert set(CAUSES) == {leaf.slug for leaf in LEAVES} | RELAY_ENDS
+    assert set(CAUSES) == {leaf.slug for leaf in LEAVES} | RELAY_ENDS | {"answered"}
 
 
 @pytest.mark.parametrize("causes", [CAUSES, OLD_CAUSES])

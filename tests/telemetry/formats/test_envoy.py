@@ -8,6 +8,7 @@ from hypothesis import given
 from support.any_record import records
 from support.records import (
     ANSWERED,
+    ANSWERED_HERE,
     DENIED,
     EXCHANGE,
     GARBAGE,
@@ -263,6 +264,7 @@ FIELDS = (
             "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_X509_verify_cert:TLS_error_end}"
             " - outbound|80||edition.cnn.com default",
         ),
+        (ANSWERED_HERE, "200 - direct_response - - default"),
         # an upstream that fails
         (
             NO_ANSWER,

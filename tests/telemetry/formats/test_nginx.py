@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from support.any_record import records
 from support.leaves import LEAVES
-from support.records import ANSWERED, ENDED_AT, NO_ANSWER, NO_SNI, SNI_DENIED, SNI_TUNNEL, TUNNEL
+from support.records import ANSWERED, ANSWERED_HERE, ENDED_AT, NO_ANSWER, NO_SNI, SNI_DENIED, SNI_TUNNEL, TUNNEL
 from support.samples import sample_lines
 
 from egressproxy.errors import PolicyError, UpstreamError
@@ -92,6 +92,7 @@ NGINX_STATUS = {
     "host_unknown": 403,
     "address_denied": 403,
     "loop_detected": 403,
+    "tls_required": 403,
     "sni_mismatch": 403,
     "ech_denied": 403,
     "announcer_denied": 403,
@@ -143,6 +144,10 @@ def status_of(line):
     match = re.search(r"\](\d{3}) ", line)
     assert match is not None
     return int(match[1])
+
+
+def test_what_the_proxy_itself_answered_is_no_failure():
+    assert status_of(nginx(ANSWERED_HERE)) == 200
 
 
 @pytest.mark.parametrize("error", LEAVES, ids=lambda error: error.slug)

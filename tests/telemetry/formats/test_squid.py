@@ -8,6 +8,7 @@ from hypothesis import given
 from support.any_record import records
 from support.records import (
     ANSWERED,
+    ANSWERED_HERE,
     DENIED,
     GARBAGE,
     LEFT,
@@ -250,6 +251,10 @@ def with_exchange(record, **changes):
     ("record", "line"),
     [
         (ANSWERED, f"    228 172.30.109.89 TCP_MISS/200 148746 {ANSWER} text/html"),
+        (
+            ANSWERED_HERE,
+            "    228 172.30.109.89 TCP_MISS/200 117 OPTIONS http://edition.cnn.com/politics? - HIER_NONE/- -",
+        ),
         (
             with_exchange(ANSWERED, path="/ok%20a|b'c", content_type=None),
             "    228 172.30.109.89 TCP_MISS/200 148746 GET http://edition.cnn.com/ok%20a|b'c - HIER_DIRECT/151.101.1.67 -",
