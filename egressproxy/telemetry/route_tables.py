@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from egressproxy.config.schema import Config, Listener, Route, Service
-    from egressproxy.hostport import HostPattern
+    from egressproxy.hostport import HostPattern, PortRange
 
 MAX_TABLES = 200
 MAX_HOSTS = 1000
@@ -133,35 +133,40 @@ def _of_services(config: Config) -> Iterator[tuple[str, int]]:
 def _virtual_hosts(config: Config, kind: str, port: int) -> Iterator[Json]:
     """Those that routes name, those of services, and last what becomes of all others."""
     services = {service.label: service for service in reversed(config.services)}
+    labels = _labels(config, kind, port)
     rest: list[Json] = []
-    by_hosts: dict[tuple[str, ...], list[Json]] = {}
+    by_domains: dict[tuple[str, ...], list[Json]] = {}
     for route in config.routes:
-        if _may_carry(route, kind, port):
-            conditions = _conditions(route, _labels(config, kind, port))
-            if conditions is None:
-                continue
-            domains = _domains(route.hosts or (), port)
-            entry = _route_entry(route, conditions, services, kind, port)
-            if domains == [_EVERYWHERE]:
-                rest.append(entry)
-            else:
-                by_hosts.setdefault(tuple(domains), []).append(entry)
-    for domains_, entries in by_hosts.items():
-        yield {"name": f"{domains_[0]}:{port}", "domains": list(domains_), "routes": entries}
+        conditions = _conditions(route, kind, port, labels)
+        if conditions is None:
+            continue
+        domains = _domains(route.hosts, port)
+        entry = _route_entry(route, conditions, services, kind, port)
+        if domains == (_EVERYWHERE,):
+            rest.append(entry)
+        else:
+            by_domains.setdefault(domains, []).append(entry)
     for service in config.services:
         if any(each.number == port and (each.protocol == "HTTP") == (kind == _HTTP) for each in service.ports):
-            yield from _of_service(service, kind, port)
+            known_by = (*_domains(service.hosts, port), *service.aliases, *map(str, service.addresses))[:MAX_DOMAINS]
+            entries = by_domains.setdefault(known_by, []) if known_by else []  # without, only routes lead there
+            if not any(map(_takes_all, entries)):
+                entries.append(_service_entry(service, kind, port))
+    for domains, entries in by_domains.items():
+        yield {"name": f"{domains[0]}:{port}", "domains": list(domains), "routes": entries}
     yield _of_the_rest(config, rest, kind, port)
 
 
-def _of_service(service: Service, kind: str, port: int) -> Iterator[Json]:
-    known_by = [*_domains(service.hosts, port), *service.aliases, *map(str, service.addresses)][:MAX_DOMAINS]
-    if known_by:  # else only routes lead there
-        cluster = _cluster(service, None, kind, port)
-        entry: Json = {"match": dict(_ALL), "route": {"cluster": cluster}}
-        if service.timeout_s is not None:
-            entry["route"]["timeout"] = f"{service.timeout_s:g}s"
-        yield {"name": f"{known_by[0]}:{port}", "domains": known_by, "routes": [entry]}
+def _service_entry(service: Service, kind: str, port: int) -> Json:
+    entry: Json = {"match": dict(_ALL), "route": {"cluster": _cluster(service, None, kind, port)}}
+    if service.timeout_s is not None:
+        entry["route"]["timeout"] = f"{service.timeout_s:g}s"
+    return entry
+
+
+def _takes_all(entry: Json) -> bool:
+    """What comes behind it in its virtual host is never asked."""
+    return "conditions" not in entry and entry["match"] == _ALL
 
 
 def _of_the_rest(config: Config, routes: Sequence[Json], kind: str, port: int) -> Json:
@@ -174,7 +179,7 @@ def _of_the_rest(config: Config, routes: Sequence[Json], kind: str, port: int) -
     else:
         name, last = f"blackhole:{port}", {"route": {"cluster": BLACK_HOLE}}
     entries = list(routes)
-    decided = next((entry for entry in entries if "conditions" not in entry and entry["match"] == _ALL), None)
+    decided = next(filter(_takes_all, entries), None)
     if decided is None:
         entries.append({"match": dict(_ALL), **last})
     elif "direct_response" in decided:
@@ -184,17 +189,15 @@ def _of_the_rest(config: Config, routes: Sequence[Json], kind: str, port: int) -
     return {"name": name, "domains": [_EVERYWHERE], "routes": entries}
 
 
-def _domains(hosts: Sequence[HostPattern], port: int) -> list[str]:
-    """What Envoy compares the Host field with."""
-    if not hosts or any(each.kind == "any" for each in hosts):
-        return [_EVERYWHERE]
-    return [form for each in hosts[:MAX_DOMAINS] for form in (str(each), f"{each}:{port}")]
+def _domains(hosts: Sequence[HostPattern] | None, port: int) -> tuple[str, ...]:
+    """What Envoy compares the Host field with; None: any."""
+    if hosts is None or any(each.kind == "any" for each in hosts):
+        return (_EVERYWHERE,)
+    return tuple(form for each in hosts[:MAX_DOMAINS] for form in (str(each), f"{each}:{port}"))
 
 
-def _may_carry(route: Route, kind: str, port: int) -> bool:
-    if route.carries is not None and (route.carries == "requests") != (kind == _HTTP):
-        return False
-    return route.ports is None or any(low <= port <= high for low, high in route.ports)
+def _takes(ports: Sequence[PortRange] | None, port: int) -> bool:
+    return ports is None or any(low <= port <= high for low, high in ports)
 
 
 def _labels(config: Config, kind: str, port: int) -> frozenset[str]:
@@ -206,8 +209,12 @@ def _labels(config: Config, kind: str, port: int) -> frozenset[str]:
     )
 
 
-def _conditions(route: Route, labels: frozenset[str]) -> list[str] | None:
-    """What else a route asks, in words; None where no listener of this table leads to it."""
+def _conditions(route: Route, kind: str, port: int, labels: frozenset[str]) -> list[str] | None:
+    """What a route asks that its table does not say, in words; None where nothing of this table is sent by it."""
+    if route.carries is not None and (route.carries == "requests") != (kind == _HTTP):
+        return None
+    if not _takes(route.ports, port):
+        return None
     told = []
     for key in CONDITIONS:
         value = getattr(route, key)
@@ -219,6 +226,12 @@ def _conditions(route: Route, labels: frozenset[str]) -> list[str] | None:
             if labels <= frozenset(value):
                 continue
             told.append(f"listeners: {', '.join(value[:MAX_DOMAINS])}")
+        elif key == "none":
+            if any(each.model_fields_set == {"ports"} and _takes(each.ports, port) for each in value):
+                return None
+            # Hosts that have routes of their own are left out: their virtual hosts go before this one.
+            if any(each.model_fields_set - {"hosts", "ports"} for each in value):
+                told.append(key)
         else:
             told.append(key)
     return told
