@@ -41,7 +41,7 @@ def explain_url(url, *addresses, method=None, **settings):
 
 def test_tells_the_rule_that_decides_and_that_dns_is_asked():
     assert explain("a.packages.example:443", "151.101.0.1").lines() == (
-        "CONNECT a.packages.example:443 from 10.1.2.3",
+        "CONNECT a.packages.example:443 from 10.1.2.3 by l",
         "allow (ci): allowed by rule ci",
         "inside a CONNECT: the ClientHello must ask for a.packages.example (enforce); TLS only",
         "DNS is asked for a.packages.example",
@@ -51,7 +51,7 @@ def test_tells_the_rule_that_decides_and_that_dns_is_asked():
 
 def test_tells_which_conditions_of_a_close_rule_failed():
     assert explain("a.packages.example:80", client="10.9.0.1").lines() == (
-        "CONNECT a.packages.example:80 from 10.9.0.1",
+        "CONNECT a.packages.example:80 from 10.9.0.1 by l",
         "deny (outbound): no rule, allow entry or service lets this host and port pass",
         "  close: ci: port 80 is not among 443; client 10.9.0.1 is in none of its 1 networks",
         "  close: gets: method CONNECT is not among GET",
@@ -209,7 +209,7 @@ PATHS = [
 
 def test_a_plain_request_is_told_with_its_path_and_nothing_of_tunnels():
     assert explain_url("http://a.com/api/x?q", rules=PATHS).lines() == (
-        "GET http://a.com:80/api/x from 10.1.2.3",
+        "GET http://a.com:80/api/x from 10.1.2.3 by l",
         "allow (api): allowed by rule api",
         "DNS is asked for a.com",
     )
@@ -217,7 +217,7 @@ def test_a_plain_request_is_told_with_its_path_and_nothing_of_tunnels():
 
 def test_paths_that_came_close_are_told_with_the_reading_that_failed():
     assert explain_url("http://a.com/api/..%2fadmin", rules=PATHS, services=[]).lines() == (
-        "GET http://a.com:80/api/..%2fadmin from 10.1.2.3",
+        "GET http://a.com:80/api/..%2fadmin from 10.1.2.3 by l",
         "deny (outbound): no rule, allow entry or service lets this host and port pass",
         "  close: api: path /api/..%2fadmin may be read as /admin, which is not among /api/*",
         "  close: no: path /api/..%2fadmin is in none of its readings among /api/admin",
@@ -395,7 +395,7 @@ def test_a_plain_request_to_a_port_for_tls_alone_is_told_as_refused():
     service = {"hosts": ["db.example"], "ports": [{"number": 8443, "protocol": "TLS"}]}
     told = explain_url("http://db.example:8443/", "192.0.2.1", services=[service], rules=[])
     assert told.lines() == (
-        "GET http://db.example:8443/ from 10.1.2.3",
+        "GET http://db.example:8443/ from 10.1.2.3 by l",
         "deny (tls_required): the service has this port for TLS alone",
         "  by name: allow (service): registered as a service",
         "service db.example: reached by DNS (dns), port 8443",
