@@ -8,21 +8,19 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import yaml
-from support.certificates import authority
-from support.clients import installed, receive, receive_all, run
+from support.clients import receive, receive_all
 from support.dns import DnsServer
 from support.hellos import browser_hello, openssl_hello
-from support.namespaces import Namespace, need_namespaces
-from support.nginx_stream import COUNTS_HELLO, NginxStream, version
-from support.origin import NAME, TITLE, TcpOrigin, TlsOrigin, echo
-from support.proxy import ROOT, Proxy, free_port
+from support.nginx_stream import NginxStream, version
+from support.origin import TcpOrigin, echo
+from support.proxy import Proxy, free_port
 from support.waiting import WAIT_S, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="clients come from all of 127.0.0.0/8")
@@ -112,7 +110,9 @@ TALKS = {
     "nothing": Talk("any", (), echoed=False),
     "half a hello": Talk("any", (openssl_hello("a.origin.test")[:50],), echoed=False),
     "a client that leaves": Talk("any", (openssl_hello("a.origin.test")[:50],), echoed=False, end=True),
-    "an address as name": Talk("any", (openssl_hello("127.0.0.001x").replace(b"127.0.0.001x", b"127.000.00.1"),), echoed=False),
+    "an address as name": Talk(
+        "any", (openssl_hello("127.0.0.001x").replace(b"127.0.0.001x", b"127.000.00.1"),), echoed=False
+    ),
     "an exact name": Talk("mapped", _named("exact.example.test")),
     "an exact name in capitals": Talk("mapped", _named("EXACT.example.test")),
     "a wildcard": Talk("mapped", _named("a.b.example.test")),
@@ -215,4 +215,9 @@ def proxy_with(folder: Path, conf: Path) -> Proxy:
 def test_one_conversation(both, name):
     talk = TALKS[name]
     a, b = both.nginx.hold(talk), both.ours.hold(talk)
-    print(name, {k: (a.line[k], b.line[k]) for k in a.line if a.line[k] != b.line[k]}, a.received[:20] if a.received != b.received else "", b.received[:20] if a.received != b.received else "")
+    print(
+        name,
+        {k: (a.line[k], b.line[k]) for k in a.line if a.line[k] != b.line[k]},
+        a.received[:20] if a.received != b.received else "",
+        b.received[:20] if a.received != b.received else "",
+    )
