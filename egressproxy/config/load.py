@@ -170,7 +170,9 @@ class _Reading:
         """Translate the objects of all files, which speak of each other, and merge them in."""
         if self._istio:
             has_listeners = "listeners" in self._data
-            adapted = istio.translate(self._istio, self, has_listeners=has_listeners, lenient=self._lenient)
+            adapted = istio.translate(
+                self._istio, self, has_listeners=has_listeners, lenient=self._lenient, beside=self._data
+            )
             self._take_adapted(adapted, self._istio[0].name)
 
     def _take_folder(self, folder: str, forced: Kind | None) -> None:

@@ -109,6 +109,42 @@ def compose(content: bytes, source: int = 0) -> Composed:
     return Composed(None, None, tuple(composer.faults))
 
 
+class Document(NamedTuple):
+    """One of several documents in a file.
+
+    data    what it holds, of any kind; None for an empty one
+    places  the lines of it: `Places` of a list or mapping, else a mark
+    """
+
+    data: Any
+    places: Any
+
+
+def compose_all(content: bytes, source: int, first_line: int = 1) -> tuple[list[Document], tuple[Fault, ...]]:
+    """Read a file of any number of YAML or JSON documents as Kubernetes does, and all that is wrong with it.
+
+    As strict as `compose` with keys, tags and aliases. Scalars that readers of YAML differ about are read as Kubernetes reads
+    them, whose library keeps to YAML 1.1: `yes` is true, `010` is 8. Documents before a syntax error are returned too.
+
+    first_line  where the content begins, if it is itself a value in a file
+    """
+    fault = _not_text(content, source)
+    if fault is not None:
+        return [], (fault._replace(mark=fault.mark + first_line - 1),)
+    composer = _DocumentsComposer(source, first_line)
+    try:
+        composer.read(_Loader(content))
+    except _Stop:
+        pass
+    except yaml.MarkedYAMLError as error:
+        place, message = _syntax(error, content, source)
+        composer.fault(place + first_line - 1, message)
+    except yaml.reader.ReaderError as error:
+        place, message = _unreadable(error, content, source)
+        composer.fault(place + first_line - 1, message)
+    return composer.documents, tuple(composer.faults)
+
+
 # --- before YAML --------------------------------------------------------------------------------------------------
 
 
@@ -175,8 +211,10 @@ class _Frame:
 class _Composer:
     """Builds values from events. The stack holds the open lists and mappings, so depth costs no recursion."""
 
-    def __init__(self, source: int) -> None:
-        self._first = mark(source, 1)
+    _max_depth = MAX_DEPTH
+
+    def __init__(self, source: int, first_line: int = 1) -> None:
+        self._first = mark(source, first_line)
         self.faults: list[Fault] = []
         self.data: Any = None
         self.places: Any = None
@@ -191,7 +229,7 @@ class _Composer:
             self.faults.append(Fault(place, self._path(), message))
 
     def read(self, loader: Any) -> None:
-        """Compose the one document. Raises _Stop and PyYAML's own errors."""
+        """Compose the document, or documents. Raises _Stop and PyYAML's own errors."""
         documents = 0
         next_event: Callable[[], Any] = loader.get_event
         while True:
@@ -209,12 +247,20 @@ class _Composer:
                 self._alias(event)
             elif kind is yaml.DocumentStartEvent:
                 documents += 1
-                if documents > 1:
-                    place = event.start_mark.line + self._first
-                    self.fault(place, "expected one document, got a second one behind ---; give it its own file")
-                    raise _Stop
+                self._begin(documents, event.start_mark.line + self._first)
+            elif kind is yaml.DocumentEndEvent:
+                self._end()
             elif kind is yaml.StreamEndEvent:
                 return
+
+    def _begin(self, number: int, place: int) -> None:
+        """A document begins, counted from 1."""
+        if number > 1:
+            self.fault(place, "expected one document, got a second one behind ---; give it its own file")
+            raise _Stop
+
+    def _end(self) -> None:
+        """A document ends."""
 
     def _scalar(self, event: Any) -> None:
         place = event.start_mark.line + self._first
@@ -269,8 +315,8 @@ class _Composer:
             raise _Stop
         if event.tag is not None and event.tag not in ("!", tag):
             self.fault(place, f"expected a plain value, got the tag {shown(event.tag)}; leave the tag out")
-        if len(self._stack) == MAX_DEPTH:
-            self.fault(place, f"expected at most {MAX_DEPTH} lists and mappings inside each other")
+        if len(self._stack) == self._max_depth:
+            self.fault(place, f"expected at most {self._max_depth} lists and mappings inside each other")
             raise _Stop
         self._stack.append(_Frame(data, place, event.anchor, self._size))
 
@@ -327,6 +373,33 @@ class _Composer:
         return tuple(step for step in steps if step is not None)
 
 
+class _DocumentsComposer(_Composer):
+    """Any number of documents, with Kubernetes' reading of scalars."""
+
+    # Schemas of custom resources, which stand among the files of a cluster, nest deeper than any setting here.
+    _max_depth = 128
+
+    def __init__(self, source: int, first_line: int) -> None:
+        super().__init__(source, first_line)
+        self.documents: list[Document] = []
+
+    def _begin(self, number: int, place: int) -> None:
+        self.data = self.places = None
+        self._anchors = {}
+
+    def _end(self) -> None:
+        self.documents.append(Document(self.data, self.places))
+
+    def _plain(self, text: str, place: int) -> Any:
+        if text in _WORDS:
+            return _WORDS[text]
+        if text in _KUBERNETES_WORDS:
+            return _KUBERNETES_WORDS[text]
+        if _KUBERNETES_INTEGER.fullmatch(text):
+            return _kubernetes_integer(text)
+        return float(text) if _KUBERNETES_DECIMAL.fullmatch(text) else text
+
+
 # --- scalars ------------------------------------------------------------------------------------------------------
 
 _WORDS: dict[str, bool | None] = {
@@ -362,6 +435,28 @@ _AMBIGUOUS = (
     (re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*"), "is a number to some readers of YAML; leave the _ out, or quote it"),
     (re.compile(r"="), "is a special value to some readers of YAML; quote it"),
 )
+
+
+# What go-yaml version 2, the library of Kubernetes, makes of plain scalars (its resolve.go). It knows no base 60.
+_KUBERNETES_WORDS = {
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "on", "On", "ON"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF"), False),
+}
+_KUBERNETES_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]+|[1-9][0-9_]*|0)")
+_KUBERNETES_DECIMAL = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+
+
+def _kubernetes_integer(text: str) -> int | str:
+    """The integer; text that is too long for one, or has no digits, stays text."""
+    digits = text.replace("_", "")
+    if len(digits) > 20:
+        return text
+    if re.fullmatch(r"[-+]?0[0-7]+", digits):
+        return int(digits, 8)
+    try:
+        return int(digits, 0)
+    except ValueError:
+        return text
 
 
 # --- what YAML itself refuses -------------------------------------------------------------------------------------

@@ -1,24 +1,300 @@
-"""Istio."""
+"""All Istio and Kubernetes files of one load, which speak of each other, to the native form.
+
+`documents` makes objects of files, `objects`, `kubernetes` and `settings` values of objects, `mesh` and `routes` follow what
+they mean together, `emit` says it in native words. The fate of every kind of object stands in the tables here.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from egressproxy.config.adapters.adapter import Adapted
-from egressproxy.config.faults import Fault
+from egressproxy.config.adapters.adapter import Adapted, At, settle
+from egressproxy.config.adapters.istio import (
+    destination_rule,
+    emit,
+    gateway,
+    kubernetes,
+    objects,
+    service_entry,
+    settings,
+    virtual_service,
+)
+from egressproxy.config.adapters.istio.documents import things
+from egressproxy.config.adapters.istio.fields import Report
+from egressproxy.config.adapters.istio.mesh import Mesh, Refusal, Secrets
+from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS, is_loopback
+from egressproxy.config.adapters.istio.routes import Routes
 from egressproxy.config.native import mark
+from egressproxy.hostport import parse_host_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from egressproxy.config.adapters.adapter import Files, Source
+    from egressproxy.config.adapters.istio.documents import Thing
+    from egressproxy.config.adapters.istio.objects import Sidecar
+
+ISTIO = "networking.istio.io"
+
+_NO_MEANING = "has no meaning for a proxy outside the mesh"
+
+# Kinds that decide who may go where by means that are not followed here. Without them more would pass than their author wrote.
+_REFUSED = {
+    (
+        "security.istio.io",
+        "AuthorizationPolicy",
+    ): "write rules in native settings instead, with clients, hosts and paths",
+    ("security.istio.io", "RequestAuthentication"): "tokens are not checked here",
+    ("extensions.istio.io", "WasmPlugin"): "code for Envoy is not run here",
+    **{
+        (
+            "gateway.networking.k8s.io",
+            kind,
+        ): "routes of the Kubernetes Gateway API are not read; write Istio's own objects"
+        for kind in ("Gateway", "HTTPRoute", "TLSRoute", "TCPRoute", "GRPCRoute")
+    },
+}
 
 
-def translate(sources: Sequence[Source], files: Files, *, has_listeners: bool, lenient: bool) -> Adapted:
-    """The native form of all Istio and Kubernetes files of one load, which speak of each other.
+def translate(
+    sources: Sequence[Source],
+    files: Files,
+    *,
+    has_listeners: bool = True,
+    lenient: bool,
+    beside: Mapping[str, Any] | None = None,
+) -> Adapted:
+    """The native form of all Istio and Kubernetes files of one load.
 
     has_listeners  other sources say where clients connect; else the listeners are those of the egress gateway
+    beside         native data of the other sources, not yet validated
     """
-    return Adapted(
-        None, None, [Fault(mark(sources[0].number, 1), (), "this version does not read istio files yet")], []
+    report = Report(lenient=lenient)
+    first = mark(sources[0].number, 1)
+    read = _Objects(things(sources, report), report)
+    native = _native(read, beside or {}, first, has_listeners=has_listeners)
+    data, places = settle(At(first, native))
+    return Adapted(data, places, report.faults, report.notes)
+
+
+class _Objects:
+    """The objects, sorted by what they are for."""
+
+    def __init__(self, found: Sequence[Thing], report: Report) -> None:
+        self.report = report
+        self.settings = settings.Settings()
+        self.entries: list[tuple[tuple[bool, str, str], list[objects.Service]]] = []
+        self.kubernetes: list[objects.Service] = []
+        self.endpoints: list[kubernetes.Endpoints] = []
+        self.virtual_services: list[objects.VirtualService] = []
+        self.rules: list[objects.DestinationRule] = []
+        self.gateways: list[objects.Gateway] = []
+        self.sidecars: list[Sidecar] = []
+        self.secrets: list[Thing] = []
+        self._read_secrets: dict[str, Mapping[str, str]] = {}
+        for thing in found:
+            self._take(thing)
+
+    def _take(self, thing: Thing) -> None:
+        if thing.group == ISTIO:
+            self._take_istio(thing)
+        elif (reason := _REFUSED.get((thing.group, thing.kind))) is not None:
+            self.report.fault(thing.fields.mark("kind"), thing.fields.way, f"is refused rather than ignored: {reason}")
+        elif thing.kind == "IstioOperator":
+            settings.operator(thing, self.settings)
+        elif thing.kind == "Values":
+            settings.values(thing.fields, self.settings)
+        elif not self._is_core(thing):
+            self.report.note(thing.fields.mark("kind"), thing.fields.way, _NO_MEANING)
+
+    def _take_istio(self, thing: Thing) -> None:
+        fields = thing.fields
+        if thing.version not in VERSIONS:
+            versions = ", ".join(VERSIONS)
+            fields.fault("apiVersion", f"expected {ISTIO} in one of {versions}, got {thing.version}")
+            return
+        match thing.kind:
+            case "ServiceEntry":
+                seniority = (not thing.age, thing.age, f"{thing.name}.{thing.namespace or DEFAULT_NAMESPACE}")
+                self.entries.append((seniority, service_entry.service_entry(thing)))
+            case "VirtualService":
+                self.virtual_services += _some(virtual_service.virtual_service(thing))
+            case "DestinationRule":
+                self.rules += _some(destination_rule.destination_rule(thing))
+            case "Gateway":
+                self.gateways.append(gateway.gateway(thing))
+            case "Sidecar":
+                self.sidecars.append(gateway.sidecar(thing))
+            case "EnvoyFilter":
+                settings.envoy_filter(thing, self.settings)
+            case "WorkloadEntry" | "WorkloadGroup" | "ProxyConfig":
+                self.report.note(fields.mark("kind"), fields.way, _NO_MEANING)
+            case _:
+                fields.fault("kind", "no such kind, or one that is not known here; it is refused rather than ignored")
+
+    def _is_core(self, thing: Thing) -> bool:
+        """Take one of Kubernetes' own objects that has a meaning here."""
+        match thing.group, thing.kind:
+            case "", "Service":
+                self.kubernetes += _some(kubernetes.service(thing))
+            case "", "Endpoints":
+                self.endpoints.append(kubernetes.endpoints(thing))
+            case "discovery.k8s.io", "EndpointSlice":
+                self.endpoints.append(kubernetes.endpoint_slice(thing))
+            case "", "Secret":
+                self.secrets.append(thing)
+            case "", "ConfigMap":
+                return settings.mesh_config_map(thing, self.settings, self.report)
+            case _:
+                return False
+        return True
+
+    def services(self) -> list[objects.Service]:
+        """The registry in the order in which it counts: Kubernetes' own first, then the oldest ServiceEntry."""
+        entries = sorted(self.entries, key=lambda each: each[0])
+        found = kubernetes.with_endpoints(self.kubernetes, self.endpoints)
+        return [*found, *(one for _, group in entries for one in group)]
+
+    def sidecar(self) -> Sidecar | None:
+        """The Sidecar that counts for clients: that of their namespace, else that of the root."""
+        for namespace in (DEFAULT_NAMESPACE, self.settings.root_namespace):
+            for one in self.sidecars:
+                if one.namespace == namespace:
+                    return one
+        return None
+
+    def find_secret(self, name: str) -> Mapping[str, str] | None:
+        """The files of a Secret that gateways may use."""
+        root = self.settings.root_namespace
+        namespaces = {root, *(one.namespace for one in self.kubernetes if self._is_gateway(one))}
+        for thing in self.secrets:
+            if thing.name == name and kubernetes.is_for_gateways(thing, frozenset(namespaces)):
+                if name not in self._read_secrets:
+                    self._read_secrets[name] = kubernetes.secret(thing)
+                return self._read_secrets[name]
+        return None
+
+    def _is_gateway(self, service: objects.Service) -> bool:
+        return bool(service.selector) and any(
+            each.selector.items() <= service.selector.items() for each in self.gateways
+        )
+
+
+def _some(value: Any) -> list[Any]:
+    return [] if value is None else [value]
+
+
+def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listeners: bool) -> dict[str, Any]:
+    report, said = read.report, read.settings
+    native: dict[str, Any] = {}
+    listeners = beside.get("listeners", ())
+    if not has_listeners:
+        listeners = native["listeners"] = emit.listeners(read.gateways)
+    sidecar = read.sidecar()
+    outbound = said.outbound or said.outbound_by_default
+    if sidecar is not None and sidecar.outbound is not None:
+        outbound = At(sidecar.mark, settings.OUTBOUND[sidecar.outbound])
+    if outbound is not None:
+        native["outbound"] = outbound
+    elif "outbound" not in beside:
+        report.note(
+            first,
+            (),
+            "no settings of the mesh are among the files: what is not registered is refused (registry_only), where Istio by "
+            "itself lets everything pass; give the ConfigMap istio to decide it",
+        )
+    closed = (outbound.value if outbound is not None else beside.get("outbound", "registry_only")) == "registry_only"
+    directory = beside.get("secrets")
+    mesh = Mesh(
+        read.services(),
+        read.rules,
+        root_namespace=said.root_namespace,
+        sidecar=sidecar,
+        secrets=Secrets(read.find_secret, isinstance(directory, dict) and "directory" in directory),
+        own_sni=partial(emit.own_sni, listeners if isinstance(listeners, (list, tuple)) else ()),
+        report=report,
     )
+    routes = Routes(
+        mesh,
+        read.virtual_services,
+        read.gateways,
+        said.gateways,
+        report,
+        root_namespace=said.root_namespace,
+        forwards_sni=said.forwards_sni,
+    )
+    refused = []
+    for service, port in mesh.seen():
+        end = mesh.register(service, port)
+        if isinstance(end, Refusal):
+            refused.append((service, port, end))
+    made = emit.NativeRoutes(mesh, routes, _registered_beside(beside), closed=closed, mark=first)
+    route_list = made.native + [
+        At(
+            port.mark,
+            {"hosts": mesh.names_of(service.host), "ports": [port.number], "refuse": end.word},
+        )
+        for service, port, end in refused
+    ]
+    services = mesh.native_services()
+    if route_list:
+        native["routes"] = route_list
+    if services:
+        native["services"] = services
+    if mesh.credentials:
+        native["secrets"] = {"inline": {name: dict(each) for name, each in mesh.credentials.items()}}
+    if read.gateways:
+        native["http"] = {"forwarded_for": "append"}
+    if said.sni_check is not None and _checks_all_ports(said, mesh, beside, report):
+        native["sni_check"] = said.sni_check
+    if said.access_log is not None:
+        native["access_log"] = said.access_log
+    if said.connect_timeout_s is not None:
+        native["timeouts"] = {"connect_s": said.connect_timeout_s}
+    capture = {key: each for key, each in (("include", said.include), ("exclude", said.exclude)) if each is not None}
+    if capture:
+        native["capture"] = capture
+    return native
+
+
+def _checks_all_ports(said: settings.Settings, mesh: Mesh, beside: Mapping[str, Any], report: Report) -> bool:
+    """Whether sni_verifier becomes a setting for all ports.
+
+    A tunnel to port 443 is checked in any case. Where services of TCP are registered, which carry no TLS, a setting for all
+    ports would close what leads to them; a filter for port 443 says nothing of those.
+    """
+    assert said.sni_check is not None
+    opaque = [
+        service
+        for service, port in mesh.seen()
+        if port.spoken == "TCP"
+        and not (service.endpoints and all(is_loopback(one.address) for one in service.endpoints))
+    ]
+    spares_others = bool(opaque) and said.sni_check_on_443_only and "sni_check" not in beside
+    if spares_others:
+        how = f"is held on port 443 by itself; other ports carry what is no TLS, as to {opaque[0].host}"
+    else:
+        how = "became sni_check: enforce"
+    report.note(
+        said.sni_check.mark,
+        ("EnvoyFilter",),
+        f"sni_verifier {how}: a tunnel whose TLS asks for another name than it was granted for is closed",
+    )
+    return not spares_others
+
+
+def _registered_beside(beside: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Hosts and ports that native settings register, as far as they can be read before they are validated."""
+    found = []
+    services = beside.get("services")
+    for each in services if isinstance(services, list) else ():
+        hosts, ports = (each.get("hosts"), each.get("ports")) if isinstance(each, dict) else (None, None)
+        for host in hosts if isinstance(hosts, list) else ():
+            for port in ports if isinstance(ports, list) else ():
+                number = port.get("number") if isinstance(port, dict) else None
+                try:
+                    found.append((str(parse_host_pattern(host)), int(number or 0)))
+                except (ValueError, TypeError, AttributeError):
+                    continue
+    return found
