@@ -13,7 +13,7 @@ import pytest
 from scenarios import lines
 from scenarios.deployment import CAPTURED_TCP_PORT, Captured, Deployment, capture, redirect
 from scenarios.edition import NAMES, file, files, mesh
-from scenarios.world import APPLICATION, ECHO, ENGLISH, EXTERNAL, NOBODY, PROXY_OUTSIDE, World, title_of
+from scenarios.world import APPLICATION, ECHO, ENGLISH, EXTERNAL, NOBODY, PROXY, PROXY_OUTSIDE, World, title_of
 from support.certificates import authority
 from support.clients import ESTABLISHED
 from support.waiting import WAIT_S, eventually
@@ -180,9 +180,9 @@ def test_rules_are_asked_in_order_and_the_opposite_of_the_last_is_the_end(
     rules = [line for line in text.splitlines() if line.startswith("http_access")]
     others = [line for line in text.splitlines() if not line.startswith("http_access")]
     conf.write_text("\n".join([*others, rules[2], rules[0], rules[1], ""]))
-    alone(conf, pod=world.external)
-    assert world.status("-x", f"http://{EXTERNAL}:3129", PAGE, code=56) == "000"
-    assert world.status("http://127.0.0.1:3129/squid-internal-mgr/info", pod=world.external) == "403"
+    alone(conf)
+    assert world.status("-x", f"http://{PROXY}:3129", PAGE, code=56) == "000"
+    assert world.status("http://127.0.0.1:3129/squid-internal-mgr/info", pod=world.proxy) == "403"
 
 
 # --- from the mesh ------------------------------------------------------------------------------------------------
