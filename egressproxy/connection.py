@@ -70,6 +70,8 @@ FIRST_READ_BYTES = 4096
 LINGER_READS = 64
 LINGER_READ_BYTES = 16_384
 """Read and thrown away after a refusal, at most."""
+LINGER_ROUNDS = 30
+"""Moments for who has not got all of its last answer: half a minute in all, as NGINX's lingering_time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
     while goes_on:
         upstream: TcpStream | None = None
         exchange: Exchange | None = None
-        goes_on = False
+        goes_on = parts = False
         try:
             if not requests:
                 services.head_deadlines.start(tcp)
@@ -198,8 +200,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 )
                 exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface, parent)
                 goes_on = await exchange.run()  # dial, or a connection that was kept; there and back
-                if not goes_on and draft.relay is None and not exchange.reads_client and still_talks(client):
-                    await linger(client, services.linger_deadlines)
+                parts = not goes_on and draft.relay is None and not exchange.reads_client
             else:
                 connect_deadlines = services.carriage.upstreams.connect_deadlines(
                     None if route is None else route.connect_timeout_s
@@ -253,7 +254,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
         finally:
             if draft.head_at is None or entrance.tls is not None:
                 services.head_deadlines.stop(tcp)
-            if not goes_on:
+            if not (goes_on or parts):
                 if exchange is not None and exchange.breaks_off:
                     client.abort()
                 elif exchange is not None:
@@ -264,17 +265,32 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 upstream.close()
             services.telemetry.closed(draft.finish(now(), time.time()))  # record
             draft.error = None  # its traceback holds this frame, which holds the draft: a cycle, unless cut here
-            if not goes_on:
+            if not (goes_on or parts):
                 services.admission.end(draft)
         if goes_on:
             draft = services.admission.next(draft, now())
-            if door.closed or not await another_request(client, tcp, services):
-                client.close()
-                services.admission.end(draft)
-                return
-            entrance, services = door.entrance, door.services
+            goes_on = not door.closed and await another_request(client, tcp, services)
+            before, entrance, services = entrance, door.entrance, door.services
+            if entrance is not before:  # the configuration is another one
+                goes_on = goes_on and leads_on(before, entrance)
+                frontend, draft.listener = entrance.frontend, entrance.label
+            parts = not goes_on
+        if parts:
+            await part(client, tcp, services.linger_deadlines)
+            services.admission.end(draft)
+        elif goes_on:
             services.head_deadlines.start(tcp)
             draft.accepted_at = now()
+
+
+def leads_on(before: Entrance, now: Entrance) -> bool:
+    """Whether who came in as it was before may go on as it is now: by the same protocol, and made known in the same way."""
+    return (
+        now.frontend.name == before.frontend.name
+        and (now.tls is None) == (before.tls is None)
+        and now.transparent == before.transparent
+        and (now.announcers is None) == (before.announcers is None)
+    )
 
 
 async def another_request(client: Stream, tcp: TcpStream, services: Services) -> bool:
@@ -286,6 +302,8 @@ async def another_request(client: Stream, tcp: TcpStream, services: Services) ->
             await (
                 services.carriage.stories.next_turn()
             )  # who sends many at once does not have all of them served at once
+            if tcp.expired:
+                return False
         else:
             await tcp.wait(READ)
         first = await client.read(FIRST_READ_BYTES)
@@ -446,29 +464,54 @@ async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, servi
     return services.dialer.failed_last(found)
 
 
-def still_talks(client: Stream) -> bool:
-    """Something has come that nobody will read."""
+async def part(client: Stream, tcp: TcpStream, deadlines: DeadlineQueue) -> None:
+    """Close in good order a client's connection that carries no more requests (RFC 9112 section 9.6).
+
+    A connection that is closed answers whatever comes with a reset, and so does one with bytes that nobody has read: what the
+    client has not got by then is lost. So where it has not got all, or still talks, it is told the end and waited for.
+    """
     try:
-        return bool(client.try_read(1))
+        if not tcp.has_ended and (client.unsent_bytes() or still_talks(client, tcp)):
+            for _ in range(LINGER_ROUNDS):
+                tcp.renew()
+                if not await linger(client, deadlines) or not client.unsent_bytes():
+                    break
+        elif client is not tcp:
+            client.end_writing()  # without its close_notify the last answer could be one that was cut
+    except OSError:
+        pass  # gone
+    finally:
+        client.close()
+
+
+def still_talks(client: Stream, tcp: TcpStream) -> bool:
+    """Something has come that nobody will read, as far as anybody was told."""
+    try:
+        return (client.has_unread or tcp.may_have_more) and bool(client.try_read(1))
     except OSError:
         return False
 
 
-async def linger(client: Stream, deadlines: DeadlineQueue) -> None:
-    """Tell the client that no more comes, and wait a moment for it to close first.
+async def linger(client: Stream, deadlines: DeadlineQueue) -> bool:
+    """Tell the client that no more comes, and wait a moment for it to close first. True: the moment passed, and it has not.
 
     Closing while its bytes are still arriving would reset the connection, and the reset could overtake our answer.
     """
     try:
         client.end_writing()
     except OSError:
-        return  # gone
+        return False  # gone
     deadlines.start(client)
     try:
+        if not client.try_flush():
+            await client.write(b"")
         for _ in range(LINGER_READS):
             if not await client.read(LINGER_READ_BYTES):
                 break
-    except (OSError, StreamExpired):
+    except StreamExpired:
+        return True
+    except OSError:
         pass
     finally:
         deadlines.stop(client)
+    return False

@@ -245,8 +245,8 @@ class Exchange:
                 return await self._become_tunnel(upstream, head, rest)
             return await self._answer(upstream, head, rest)
         except StreamExpired:
-            if self._failure is None:
-                raise
+            if self._failure is None:  # the time of a connection, and nobody has said whose: not the client's
+                raise UpstreamTimeout(f"{self._intent.target}: its connection was out of time") from None
             raise self._failure from None
         except UpstreamProtocolError as error:
             if error.endpoint is not None:
@@ -513,7 +513,9 @@ class Exchange:
         ended_well = upload.is_complete and not body.excess and type(body) is not ClosedBody
         # Not kept: a connection whose preface said who the client is; and one that answered a HEAD, because a server that sends
         # a body all the same would be a response behind from there on.
-        if fields.keep_alive and ended_well and not self._preface and request.method != "HEAD":
+        # And not one whose time was over before its response was: a deadline has passed for it.
+        reusable = fields.keep_alive and ended_well and self._failure is None
+        if reusable and not self._preface and request.method != "HEAD":
             self._upstream = None
             self._carriage.upstreams.give(upstream)
         return keep_alive

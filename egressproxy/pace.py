@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from egressproxy.stream import StreamExpired
+
 if TYPE_CHECKING:
     from egressproxy.stories import Stories
     from egressproxy.stream import Stream
@@ -35,9 +37,14 @@ class Pace:
         self._began_at = _now()
 
     async def read(self, stream: Stream) -> bytes:
-        """The next bytes of the stream, as `Stream.read`, after a turn for everybody else where it is time."""
+        """The next bytes of the stream, as `Stream.read`, after a turn for everybody else where it is time.
+
+        A deadline of the stream passes in such a turn, and ends the body though more of it has come. Raises StreamExpired.
+        """
         if _now() - self._began_at >= TURN_S:
             await self._stories.next_turn()
+            if stream.expired:
+                raise StreamExpired
             self._began_at = _now()
         data = stream.try_read(self._size)
         if data is None:

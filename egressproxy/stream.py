@@ -56,6 +56,10 @@ class Stream(Protocol):
     fd: int
 
     @property
+    def expired(self) -> bool:
+        """A deadline for the peer has passed. Trying goes on working: whoever need not wait has to ask."""
+
+    @property
     def has_unread(self) -> bool:
         """Bytes have come, or were put back, that no event will tell of: try to read before waiting for one."""
 
@@ -72,7 +76,7 @@ class Stream(Protocol):
         """Up to `size` bytes, at least one; empty at the end of the stream."""
 
     async def write(self, data: bytes) -> None:
-        """Write all of it."""
+        """Write all of it, and what was taken before and is still held."""
 
     def unread(self, data: bytes) -> None:
         """Put bytes back: they are read next."""
@@ -89,6 +93,9 @@ class Stream(Protocol):
     def expire(self) -> None:
         """A deadline for the peer has passed: what waits for it, now or later, gets StreamExpired."""
 
+    def renew(self) -> None:
+        """Forget a deadline that has passed: another one begins."""
+
     def close(self) -> None:
         """Close, giving the kernel what is still unsent."""
 
@@ -101,6 +108,8 @@ class TcpStream:
 
     One coroutine may wait to read and another one to write.
 
+    expired    see `Stream.expired`
+    has_ended  the end of the peer's half was read
     was_reset  a write found out that the peer has reset the connection. The kernel says so only once; a reader that finds
                the end afterwards is told, too.
     hung_up    the poller has told of the end of the peer's half, or of a failure; what it sent before may be unread
@@ -109,12 +118,13 @@ class TcpStream:
 
     __slots__ = (
         "_drained",
-        "_expired",
         "_reader",
         "_unread",
         "_writer",
         "address",
+        "expired",
         "fd",
+        "has_ended",
         "hung_up",
         "poller",
         "port",
@@ -131,9 +141,10 @@ class TcpStream:
         self.port = port
         self.was_reset = False
         self.hung_up = False
+        self.has_ended = False
+        self.expired = False
         self.unawaited: Callable[[int], None] | None = None
         self._unread = b""
-        self._expired = False
         self._drained = False  # nothing is left to read of which the poller has told
         self._reader: Signal | None = None
         self._writer: Signal | None = None
@@ -166,8 +177,10 @@ class TcpStream:
             # An end of the stream that came before the poller told of these bytes was told with them; one that came since
             # will be told.
             self._drained = not self.hung_up
-            if not data and self.was_reset:
-                raise ConnectionResetError("the peer has reset the connection")
+            if not data:
+                self.has_ended = True
+                if self.was_reset:
+                    raise ConnectionResetError("the peer has reset the connection")
         else:
             self._drained = False
         return data
@@ -191,7 +204,7 @@ class TcpStream:
 
         events  READ, after `try_read` has had nothing or less than it could take, or WRITE
         """
-        if not self._expired:
+        if not self.expired:
             waiter = Signal()
             poller = self.poller
             if events == READ:
@@ -208,7 +221,7 @@ class TcpStream:
                     self._reader = None
                 else:
                     self._writer = None
-        if self._expired:
+        if self.expired:
             raise StreamExpired
 
     @property
@@ -237,11 +250,14 @@ class TcpStream:
             self._writer.fire()
 
     def expire(self) -> None:
-        self._expired = True
+        self.expired = True
         if self._reader is not None:
             self._reader.fire()
         if self._writer is not None:
             self._writer.fire()
+
+    def renew(self) -> None:
+        self.expired = False
 
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:
@@ -341,6 +357,10 @@ class TlsStream:
         return f"<TlsStream over {self.tcp!r}>"
 
     @property
+    def expired(self) -> bool:
+        return self.tcp.expired
+
+    @property
     def engine(self) -> ssl.SSLObject:
         """The TLS engine, for asking what was agreed and who the peer is. Not for reading or writing."""
         return self._engine
@@ -434,12 +454,16 @@ class TlsStream:
     def expire(self) -> None:
         self.tcp.expire()
 
+    def renew(self) -> None:
+        self.tcp.renew()
+
     async def read(self, size: int) -> bytes:
         while (data := self.try_read(size)) is None:
             await self.tcp.wait(READ)
         return data
 
     async def write(self, data: bytes) -> None:
+        await self._flush()  # for no data, too: what was taken before is still to be written
         view = memoryview(data)
         while view:
             taken = self.try_write(view)

@@ -175,7 +175,7 @@ class Upload:
     async def _hand_on(self, upstream: Upstream, piece: bytes) -> bool:
         """False: the upstream takes no more."""
         try:
-            if piece:
+            if piece or not upstream.stream.try_flush():
                 await upstream.stream.write(piece)
             if not self._discards:
                 self._moved()

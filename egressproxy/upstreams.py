@@ -94,7 +94,7 @@ class Upstream:
     def is_quiet(self) -> bool:
         """It has nothing to say that was not asked for, nor an end. Words that TLS has with itself do not count."""
         try:
-            return self.stream.try_read(1) is None and not self.tcp.hung_up
+            return self.stream.try_read(1) is None and not self.tcp.hung_up and not self.tcp.expired
         except OSError:
             return False
 
@@ -240,6 +240,9 @@ class Upstreams:
         upstream.used += 1
         if _now() - upstream.made_at >= self.lifetime_s:
             self._close(upstream, "old")
+            return
+        if upstream.tcp.expired:  # whoever waited for it next would be the one who was too slow
+            self._close(upstream, "not_reusable")
             return
         if upstream.tcp.may_have_more and not upstream.is_quiet():
             self._close(upstream, "closed_by_upstream")

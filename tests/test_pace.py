@@ -11,6 +11,7 @@ from egressproxy import pace as module
 from egressproxy.pace import PIECE_BYTES, SMALL_PIECE_BYTES, Pace
 from egressproxy.poller import create_poller
 from egressproxy.stories import Stories
+from egressproxy.stream import StreamExpired
 
 
 @pytest.fixture
@@ -48,6 +49,15 @@ async def test_others_have_their_turn_between_two_reads_that_need_no_wait(pair, 
         asyncio.get_running_loop().call_soon(turns.append, number)
         assert await pace.read(stream) == b"x"
         assert turns == list(range(number + 1))
+
+
+async def test_a_deadline_that_passes_in_the_turn_of_others_ends_a_body_that_keeps_coming(pair, monkeypatch):
+    peer, stream, stories = pair
+    monkeypatch.setattr(module, "TURN_S", 0.0)
+    await peer.send(b"more")
+    asyncio.get_running_loop().call_soon(stream.expire)
+    with pytest.raises(StreamExpired):
+        await Pace(stories, in_chunks=False).read(stream)
 
 
 async def test_it_waits_for_what_has_not_come(pair):

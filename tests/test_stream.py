@@ -127,6 +127,19 @@ async def test_takes_no_more_than_fits(ends):
     assert stream.try_flush()
 
 
+async def test_a_write_ends_when_all_is_written_that_was_taken_before(ends):
+    """For no data, too: who was told that all was taken, but not flushed, writes the nothing that is left."""
+    stream, peer = ends
+    payload = memoryview(os.urandom(4_000_000))
+    taken = 0
+    while now := stream.try_write(payload[taken:]):
+        taken += now
+    async with asyncio.timeout(10):
+        received, _ = await together(peer.receive(taken), stream.write(b""))
+    assert received == payload[:taken]
+    assert stream.try_flush()
+
+
 async def test_an_empty_write_is_nothing(ends):
     stream, peer = ends
     await stream.write(b"")

@@ -68,6 +68,23 @@ async def place():
     assert left_open(before) == {}
 
 
+async def test_a_connection_whose_time_was_over_is_not_kept(place):
+    """Whoever took it next would be told at his first wait that he was too slow."""
+    late = await place.make()
+    late.tcp.expire()
+    place.pool.give(late)
+    assert place.pool.idle == 0
+    assert place.pool.outcomes["not_reusable"] == 1
+
+
+async def test_a_connection_whose_time_is_over_is_not_taken(place):
+    late = await place.make()
+    place.pool.give(late)
+    late.tcp.expire()
+    assert place.take() is None
+    assert place.pool.idle == 0
+
+
 async def test_a_connection_that_was_given_back_is_taken_again(place):
     made = await place.make()
     assert place.take() is None

@@ -161,7 +161,7 @@ class HttpFrontend:
         """Answer 200. Raises ClientGone."""
         try:
             sent = client.try_write(ESTABLISHED)
-            if sent < len(ESTABLISHED):
+            if sent < len(ESTABLISHED) or not client.try_flush():
                 await client.write(ESTABLISHED[sent:])
         except OSError as error:
             raise ClientGone("the client left before its tunnel was ready") from error
@@ -178,7 +178,8 @@ class HttpFrontend:
             return False
         goes_on = draft.may_go_on and isinstance(error, (PolicyError, UpstreamError))
         status = error.status
-        unknown = self.name == "http" and status == 403 and draft.verdict is not None and draft.verdict.rule == OUTBOUND
+        unknown = status == 403 and draft.verdict is not None and draft.verdict.rule == OUTBOUND
+        unknown = unknown and (self.name == "http" or (draft.target_text or "").startswith("/"))
         if unknown:
             status = 502  # as a gateway with a registry says it: nothing is known of this host
         reply = refusal(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from egressproxy.errors import UpstreamError
     from egressproxy.resolve.answers import Answer
     from egressproxy.resolve.cache import Entry
+    from egressproxy.resolve.patience import Patience
 
 OUTCOMES = (
     "cache",  # an answer that was still good
@@ -90,11 +91,15 @@ class Resolver:
             return entry[1]
         raise NameNotFound(entry.problem)
 
-    async def resolve(self, host: str) -> tuple[str, ...]:
+    async def resolve(self, host: str, patience: Patience | None = None) -> tuple[str, ...]:
         """The addresses of `host`, best first by RFC 6724, in standard spelling, without duplicates; never empty.
 
-        `host` is a canonical name. Askers of one name share one lookup, which goes on when they are cancelled, and
-        lasts at most `timeout_s` x `tries` x number of servers. Raises NameNotFound, ResolverFailed, ResolverTimeout.
+        host      a canonical name
+        patience  how long the asker waits, where that is less than a lookup may last
+
+        Askers of one name share one lookup, which goes on when they are cancelled or have waited for long enough, and
+        lasts at most `timeout_s` x `tries` x number of servers. Raises NameNotFound, ResolverFailed, ResolverTimeout, and
+        what `patience` raises.
         """
         addresses = self.cached(host)
         if addresses is not None:
@@ -110,8 +115,10 @@ class Resolver:
         pending = self._pending.get(host)
         if pending is not None:
             self.outcomes["joined"] += 1
-            return await pending.join()
-        return await self._look_up(host)
+            asker = pending.join()
+        else:
+            asker = self._look_up(host)
+        return await (asker if patience is None else patience.wait_for(asker))
 
     def close(self) -> None:
         """Give every asker ResolverFailed, and close all sockets. May be called twice."""

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +345,43 @@ def test_a_long_answer_behind_which_more_was_asked_arrives_whole(proxy: Proxy) -
         reply = client.response()
         assert reply.complete
         assert reply.body == body
+
+
+LONG = b"0123456789abcdef" * 6_250
+"""A body that fits what the system holds for a client that does not read, and not what that client holds itself."""
+
+
+@pytest.mark.usefixtures("new_lines_only")
+def test_bytes_that_come_behind_the_last_answer_do_not_cost_the_client_its_tail(proxy: Proxy) -> None:
+    with RawOrigin(lambda _: [response(LONG)]) as origin, Ends(proxy, buffer=4096) as client:
+        client.send(request(origin.url(), "Connection: close"))
+        eventually(lambda: proxy.logged().records[-1:], "the proxy is done with it")
+        client.send(b"\r\n")  # of old, some clients write one behind a body
+        reply = client.response()
+        assert (len(reply.body), reply.get("connection")) == (len(LONG), "close")
+        assert client.to_the_end() == b""
+        assert not client.was_reset
+    assert outcomes(proxy) == [(200, "answered")]
+
+
+def test_a_request_that_comes_as_its_listener_goes_does_not_cost_the_client_the_answer_before(
+    start: Start, config: dict[str, Any], origin: RawOrigin
+) -> None:
+    staying, leaving = {"protocol": "http-proxy"}, {"protocol": "http-proxy", "port": free_port()}
+    proxy = start({**config, "listeners": [staying, leaving]})
+    with Ends(proxy, leaving["port"], buffer=4096) as client:
+        client.send(request(origin.url("/1")))
+        upstream = origin.take()
+        upstream.request()
+        assert proxy.reload({**config, "listeners": [staying]})
+        client.send(request(origin.url("/2")))
+        upstream.send(response(LONG))
+        proxy.records(1)
+        reply = client.response()
+        assert (len(reply.body), reply.complete) == (len(LONG), True)
+        assert client.to_the_end() == b""
+        assert not client.was_reset
+    assert [record["path"] for record in proxy.settled().records] == ["/1"]
 
 
 # --- fields -------------------------------------------------------------------------------------------------------
@@ -1476,6 +1513,33 @@ def test_the_next_request_of_a_kept_client_is_judged_by_the_new_configuration(
         assert [wire.received.count(b"GET /2") for wire in origin.connections] == [0] * origin.contacts()
 
 
+def test_the_next_request_of_a_kept_client_comes_in_by_the_listener_as_it_is_now(
+    configured: Callable[..., Proxy], config: dict[str, Any]
+) -> None:
+    proxy = configured()
+    with RawOrigin(answer) as origin, Ends(proxy) as client:
+        long = request(origin.url(), "X: " + "y" * 3000)
+        assert client.ask(long).status == 200
+        changed = {"listeners": [{"protocol": "http-proxy", "name": "renamed"}], "limits": {"max_head_bytes": 2048}}
+        assert proxy.reload({**config, **changed})
+        assert client.ask(request(origin.url())).status == 200
+        assert client.ask(long).status == 431
+    assert [record["listener"] for record in proxy.settled().records][1:] == ["renamed", "renamed"]
+
+
+def test_a_kept_client_is_closed_in_order_where_its_listener_is_another_now(
+    configured: Callable[..., Proxy], config: dict[str, Any]
+) -> None:
+    proxy = configured()
+    with RawOrigin(answer) as origin, Ends(proxy) as client:
+        assert client.ask(request(origin.url())).status == 200
+        assert proxy.reload({**config, "listeners": [{"protocol": "http", "service_port": origin.port}]})
+        client.send(request("", method="CONNECT").replace(b"CONNECT ", f"CONNECT {origin.target}".encode()))
+        assert client.to_the_end() == b""
+        assert not client.was_reset
+    assert outcomes(proxy) == [(200, "answered")]
+
+
 def test_a_method_that_a_rule_refuses_is_refused_for_that_request_alone(configured: Callable[..., Proxy]) -> None:
     with RawOrigin(answer) as origin:
         proxy = configured(rules=[{"action": "deny", "ports": [origin.port], "methods": ["DELETE"]}])
@@ -1616,6 +1680,71 @@ def test_a_body_of_endless_tiny_chunks_leaves_others_their_turn(proxy: Proxy, or
                 wire.sock.shutdown(socket.SHUT_RDWR)
             for thread in threads:
                 thread.join(10)
+
+
+@contextmanager
+def flooding(wire: Wire, data: bytes) -> Iterator[None]:
+    """Sends it again and again, until the connection is broken or the test is over."""
+    over = threading.Event()
+
+    def flood() -> None:
+        try:
+            while not over.is_set():
+                wire.send(data)
+        except OSError:
+            pass  # the proxy has left
+
+    thread = threading.Thread(target=flood, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        try:
+            wire.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the same
+        thread.join(10)
+
+
+ENDLESS = [("length", b"x" * 65_536), ("tiny chunks", TINY)]
+
+
+@pytest.mark.parametrize(("framing", "piece"), ENDLESS, ids=[framing for framing, _ in ENDLESS])
+def test_the_time_of_a_service_is_over_though_its_response_keeps_coming(
+    configured: Callable[..., Proxy], origin: RawOrigin, framing: str, piece: bytes
+) -> None:
+    proxy = configured(services=[service(origin, timeout_s=SHORT_S)])
+    field = f"Content-Length: {1 << 50}" if framing == "length" else "Transfer-Encoding: chunked"
+    with Ends(proxy) as client:
+        client.send(request("http://api.example.test/"))
+        upstream = origin.take()
+        upstream.request()
+        upstream.send(f"HTTP/1.1 200 OK\r\n{field}\r\n\r\n".encode())
+        with flooding(upstream, piece):
+            eventually(lambda: not client.sock.recv(1 << 18), "it is cut", 8.0)
+    record = the_only_record(proxy)
+    assert record["outcome"] == "upstream_timeout"
+    assert record["duration_ms"] < 5000
+
+
+@pytest.mark.parametrize(("framing", "piece"), ENDLESS, ids=[framing for framing, _ in ENDLESS])
+def test_a_body_that_keeps_coming_behind_its_answer_is_not_read_without_end(
+    configured: Callable[..., Proxy], origin: RawOrigin, framing: str, piece: bytes
+) -> None:
+    proxy = configured()
+    field = f"Content-Length: {1 << 50}" if framing == "length" else "Transfer-Encoding: chunked"
+    with Ends(proxy) as client:
+        client.send(request(origin.url(), field, method="POST"))
+        upstream = origin.take()
+        upstream.head()
+        with flooding(client, piece):
+            upstream.send(response(b"no", "Connection: close", status="403 Forbidden"))
+            upstream.close()
+            reply = client.response()
+            assert (reply.status, reply.body) == (403, b"no")
+            eventually(lambda: proxy.metric("connections_open") == 0, "it had its time", 8.0)
+    the_only_record(proxy)
 
 
 @pytest.mark.parametrize("asked", ["h2c", "TLS/1.3", "HTTP/2.0, h2c"])

@@ -140,10 +140,11 @@ def test_a_path_chooses_the_service_and_the_record_says_which_route(start: Start
         ("close", 0, "host_unknown"),
     ],
 )
+@pytest.mark.parametrize("protocol", ["http", "auto"])
 def test_a_route_refuses_requests_in_its_way(
-    start: Start, names: DnsServer, refuse: str, status: int, outcome: str
+    start: Start, names: DnsServer, protocol: str, refuse: str, status: int, outcome: str
 ) -> None:
-    proxy = start(settings(names, listeners=[{"protocol": "http"}], routes=[{"hosts": ["*"], "refuse": refuse}]))
+    proxy = start(settings(names, listeners=[{"protocol": protocol}], routes=[{"hosts": ["*"], "refuse": refuse}]))
     reply = ask(proxy, get(proxy))
     assert reply.status == status
     (record,) = proxy.settled().records

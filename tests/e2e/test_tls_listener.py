@@ -6,12 +6,14 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from support import certificates
 from support.certificates import NAME, TLS_1_2, TLS_1_3
 from support.clients import connect_head, dial, receive_all
+from support.plain_http import CLOSE, RawOrigin, Wire, request, response
 from support.proxy import Proxy, free_port
 from support.waiting import eventually
 
@@ -89,6 +91,43 @@ def test_who_shows_no_certificate_is_told_that_one_is_wanted(proxy: Proxy, versi
         shake_hands_and_ask()
     assert caught.value.reason == alert
     assert the_record(proxy)["detail"] == "TLS handshake: the client showed no certificate, and client_ca asks for one"
+
+
+@contextmanager
+def tls_client(proxy: Proxy) -> Iterator[Wire]:
+    """One that takes no end for one without a close_notify."""
+    with (
+        dial(proxy) as tcp,
+        certificates.client_context(TLS_1_3).wrap_socket(
+            tcp, server_hostname=NAME, suppress_ragged_eofs=False
+        ) as client,
+    ):
+        yield Wire(client)
+
+
+UNTIL_CLOSED = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nwhole"
+IN_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("told", [UNTIL_CLOSED, IN_CHUNKS, response(b"whole")], ids=["closed", "chunks", "length"])
+def test_the_last_answer_ends_with_a_close_notify(proxy: Proxy, version: str, told: bytes) -> None:
+    """In HTTP/1.0 a body may end where the connection does: only this tells it from one that was cut."""
+    with RawOrigin(lambda _: [told, CLOSE]) as origin, tls_client(proxy) as client:
+        client.send(request(origin.url(), "Connection: close", version=version))
+        assert b"whole" in client.to_the_end()
+        assert not client.was_reset
+    proxy.settled()
+
+
+def test_an_answer_that_breaks_off_ends_without_a_close_notify(proxy: Proxy) -> None:
+    begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhal\r\n"
+    with RawOrigin(lambda _: [begun, CLOSE]) as origin, tls_client(proxy) as client:
+        client.send(request(origin.url(), version="1.0"))
+        with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            while client.sock.recv(100):
+                pass
+    proxy.settled()
 
 
 def test_who_was_turned_away_and_does_not_close_is_waited_for_and_then_left(proxy: Proxy) -> None:

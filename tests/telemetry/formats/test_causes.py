@@ -19,6 +19,7 @@ RELAY_ENDS = {
     "half_close_timeout",
     "drained",
     "cut",
+    "policy_changed",
 }
 
 

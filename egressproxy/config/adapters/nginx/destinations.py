@@ -93,6 +93,8 @@ class Services:
                 )
                 return Nowhere()
             raise
+        if not in_variable and target.host in self._upstreams:
+            raise ValueError(f"the upstream {shown(target.host)} has the ports of its servers; write its name alone")
         made = self._made.get(target.text)
         if made is None:
             if not in_variable:

@@ -29,6 +29,9 @@ MANAGER = "^http://[^/]+/squid-internal-mgr/"
 """URLs of Squid's manager pages, as the predefined ACL of that name finds them; those of the scheme `cache_object`, which Squid
 7 has given up, are no HTTP and refused by all listeners."""
 
+IS_ADDRESS = r"^[0-9.]+\Z|:"
+"""Hosts that are addresses: no name ends in a number or has a colon."""
+
 _DAYS = dict(
     zip("SMTWHFA", ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True)
 )
@@ -145,7 +148,9 @@ class Acls:
     def _values(self, statement: Statement, acl: Acl, rest: str) -> None:
         type_ = _TYPES[acl.type]
         words = (patterns_of if type_.is_pattern else words_of)(rest)
-        words, any_case = self._options(statement, type_, words)
+        words, options = self._options(statement, type_, words)
+        any_case = options[-1:] == ["-i"]
+        read = type_.read_plainly if type_.read_plainly is not None and "-n" in options else type_.read
         if not words:
             self._notes.append(statement.fault(f"{acl.name} has no value on this line"))
         values = self._lexer.values(statement, words)
@@ -154,22 +159,24 @@ class Acls:
                 any_case = value.text == "-i"
                 continue
             try:
-                acl.alternatives.append(type_.read(value, any_case))
+                acl.alternatives.append(read(value, any_case))
             except ValueError as error:
                 self._faults.append(statement._replace(mark=value.mark).fault(str(error)))
 
-    def _options(self, statement: Statement, type_: _Type, words: list[str]) -> tuple[list[str], bool]:
-        """The values behind the options, and whether `-i` is among those."""
-        any_case = False
+    def _options(self, statement: Statement, type_: _Type, words: list[str]) -> tuple[list[str], list[str]]:
+        """The values behind the options, and those; of `-i` and `+i` the last one alone, behind all others."""
+        found: list[str] = []
         while words and words[0][0] in "-+" and len(words[0]) > 1:
             option, words = words[0], words[1:]
             if option == "--":
                 break
             if option in ("-i", "+i") and type_.is_pattern:
-                any_case = option == "-i"
-            elif option not in type_.options:
+                found = [each for each in found if each not in ("-i", "+i")] + [option]
+            elif option in type_.options:
+                found.insert(0, option)
+            else:
                 self._faults.append(statement.fault(f"the option {shown(option)} is not known for this type here"))
-        return words, any_case
+        return words, found
 
     def _times(self, statement: Statement, values: Iterable[Value]) -> list[Term]:
         """Days, days with hours, hours; days count for the hours behind them."""
@@ -198,6 +205,11 @@ def _client(value: Value, _any_case: bool) -> Term:
 
 def _addresses(value: Value, _any_case: bool) -> Term:
     return _networks("addresses", value)
+
+
+def _written_addresses(value: Value, any_case: bool) -> Term:
+    """Of targets that are addresses: names are not looked up for it."""
+    return all_of([Is("hosts_matching", (At(value.mark, IS_ADDRESS),)), _addresses(value, any_case)])
 
 
 def _networks(key: str, value: Value) -> Term:
@@ -300,18 +312,25 @@ def _span(mark: int, days: str, start: str = "00:00", end: str = "24:00") -> Ter
 
 @dataclass(frozen=True)
 class _Type:
-    """How the values of a type are read (raises ValueError), whether they are expressions, which options change nothing."""
+    """How the values of a type are read.
+
+    read          one value, the letters of an expression in any case or not; raises ValueError
+    is_pattern    they are expressions
+    options       that it takes besides
+    read_plainly  the same with `-n`, where that changes anything
+    """
 
     read: Callable[[Value, bool], Term]
     is_pattern: bool = False
     options: tuple[str, ...] = ()
+    read_plainly: Callable[[Value, bool], Term] | None = None
 
 
 _SNI_OPTIONS = ("--client-requested", "--consensus")
 
 _TYPES = {
     "src": _Type(_client),
-    "dst": _Type(_addresses),
+    "dst": _Type(_addresses, options=("-n",), read_plainly=_written_addresses),
     "dstdomain": _Type(_domain, options=("-n",)),
     "dstdom_regex": _Type(_host_expression, is_pattern=True, options=("-n",)),
     "ssl::server_name": _Type(_domain, options=_SNI_OPTIONS),

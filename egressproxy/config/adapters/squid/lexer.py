@@ -8,7 +8,7 @@ refused.
 
 from __future__ import annotations
 
-import os.path
+import posixpath
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -247,4 +247,4 @@ def _statement(source: Source, line: int, text: str) -> Statement:
 
 def _beside(source: Source, name: str) -> str:
     """A relative name starts from the folder of the file that it stands in."""
-    return os.path.join(os.path.dirname(source.name), name)  # noqa: PTH118, PTH120 - names, not files
+    return posixpath.join(posixpath.dirname(source.name), name)

@@ -83,7 +83,7 @@ class Logs:
             return self._logs, []
         if files.may_write(DEFAULT_PATH):
             return [At(first, {"format": "squid", "path": DEFAULT_PATH})], []
-        note = f"no access_log: Squid logs to {DEFAULT_PATH}, which cannot be written here, so this is standard output"
+        note = f"there is none: Squid logs to {DEFAULT_PATH}, which cannot be written here, so this is standard output"
         return [At(first, {"format": "squid"})], [note]
 
     def _options(self, statement: Statement, options: list[str]) -> tuple[str, list[str]]:

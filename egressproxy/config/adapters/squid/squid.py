@@ -7,7 +7,7 @@ line.
 
 from __future__ import annotations
 
-import os.path
+import posixpath
 import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -331,7 +331,7 @@ class _Reading:
         """`http_access-LINE`; of an included file with its name, as lines are counted anew there."""
         if statement.source == self._source:
             return f"http_access-{statement.line}"
-        file = re.sub(r"[^A-Za-z0-9_.-]", "_", os.path.basename(statement.source.name))[-30:]  # noqa: PTH119 - a name
+        file = re.sub(r"[^A-Za-z0-9_.-]", "_", posixpath.basename(statement.source.name))[-30:]
         return f"http_access-{file}-{statement.line}"
 
 

@@ -113,9 +113,9 @@ def test_what_belongs_elsewhere_is_refused_whoever_asks_for_leniency():
     ("text", "context", "fault"),
     [
         ("proxy_pass a;\nproxy_pass b;", "server", "2 proxy_pass: is written twice; the first is on line 1"),
-        ("proxy_pass;", "server", "1 proxy_pass: expected 1 words behind it, got 0"),
-        ("proxy_pass a b;", "server", "1 proxy_pass: expected 1 words behind it, got 2"),
-        ("log_format a;", "stream", "1 log_format: expected 2 or more words behind it, got 1"),
+        ("proxy_pass;", "server", "1 proxy_pass: expected 1 word behind it, got 0"),
+        ("proxy_pass a b;", "server", "1 proxy_pass: expected 1 word behind it, got 2"),
+        ("log_format a;", "stream", "1 log_format: expected 2 to more words behind it, got 1"),
         ("listen 1 {}", "server", "1 listen: expected a ; behind it, got a block"),
         ("upstream a;", "stream", "1 upstream: expected a block in braces behind it"),
         ("server a {}", "stream", "1 server: expected 0 words behind it, got 1"),

@@ -1,0 +1,141 @@
+"""Lines, words, files: as Squid 5 reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.squid_conf import MAIN, Folder, conditions, faults, native
+
+from egressproxy.config.adapters.squid.lexer import MAX_DEPTH, MAX_LINE, Lexer, patterns_of, words_of
+
+if TYPE_CHECKING:
+    from egressproxy.config.faults import Fault
+
+
+def statements(text: str, **files: str) -> list[tuple[int, str, str]]:
+    """Line, name and rest of each statement. Nothing is wrong."""
+    found: list[Fault] = []
+    folder = Folder({MAIN: text, **{f"/etc/squid/{name}.conf": content for name, content in files.items()}})
+    lexer = Lexer(folder, found)
+    result = [(each.line, each.name, each.rest) for each in lexer.statements(folder.read(MAIN))]
+    assert found == []
+    return result
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("via on\n", [(1, "via", "on")]),
+        ("via on", [(1, "via", "on")]),
+        ("\tvia  \t on \t\n", [(1, "via", "on")]),
+        ("via on\r\nvia off\r\n", [(1, "via", "on"), (2, "via", "off")]),
+        ("# via on\n  # via on\n\nvia off\n", [(4, "via", "off")]),
+        ("acl a port 80 \\\n  443\n", [(1, "acl", "a port 80 443")]),
+        ("acl a po\\\nrt 80\n", [(1, "acl", "a port 80")]),  # joined without a blank
+        ("acl a port 80 \\\n# not a line\n\n 443\nvia on\n", [(1, "acl", "a port 80 443"), (5, "via", "on")]),
+        ("# comment \\\nvia on\n", [(2, "via", "on")]),  # a comment goes on in no other line
+        ("chroot\n", [(1, "chroot", "")]),
+    ],
+)
+def test_lines_become_statements(text: str, expected: list[tuple[int, str, str]]) -> None:
+    assert statements(text) == expected
+
+
+def test_a_word_that_begins_with_a_hash_ends_the_statement() -> None:
+    assert words_of("a b#c #d e") == ["a", "b#c"]
+
+
+def test_a_backslash_keeps_a_blank_in_an_expression() -> None:
+    assert patterns_of(r"a\ b \.gif$ #x") == [r"a\ b", r"\.gif$"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("if true\nvia on\nelse\nvia off\nendif\nvia x\n", ["on", "x"]),
+        ("if false\nvia on\nelse\nvia off\nendif\n", ["off"]),
+        ("if 1 = 1\nif 1=2\nvia on\nendif\nvia off\nendif\n", ["off"]),
+    ],
+)
+def test_branches(text: str, expected: list[str]) -> None:
+    assert [rest for _, _, rest in statements(text)] == expected
+
+
+def test_included_files_stand_in_the_place_of_the_line() -> None:
+    found = statements(
+        "via 1\ninclude a.conf\ninclude /etc/squid/b*.conf\nvia 5\n", a="via 2\n", b2="via 4\n", b1="via 3\n"
+    )
+    assert [rest for _, _, rest in found] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "expected"),
+    [
+        ("include none*.conf\n", {}, ["1: include: no file matches 'none*.conf'"]),
+        ("include\n", {}, ["1: include: expected the name of a file"]),
+        ("include !date\n", {}, ["1: include: is the output of a program, which is never run; include a file"]),
+        ("endif\n", {}, ["1: endif: has no if before it in this file"]),
+        ("else\n", {}, ["1: else: has no if before it in this file"]),
+        ("via on\nif true\n", {}, ["2: if: has no endif in this file"]),
+        ("if ${process_number}=1\nendif\n", {}, ["1: if: expected true, false or N = M, got '${process_number}=1'"]),
+        (b"via on\n# caf\xe9\n", {}, ["2: expected text in UTF-8, got the byte 0xe9"]),
+        (b"via on\n\0\n", {}, ["2: expected text, got a NUL byte"]),
+        ("via on \\\n", {}, ["1: goes on in a next line that never comes; leave out the backslash"]),
+        (
+            "via on\n#" + "x" * MAX_LINE + "\n",
+            {},
+            [f"2: expected at most {MAX_LINE} characters in a line, got {MAX_LINE + 1}; Squid reads it as two"],
+        ),
+        (
+            "include a.conf\n",
+            {"/etc/squid/a.conf": "via on\nvia x\n"},
+            ["/etc/squid/a.conf:2: via: expected on or off, got 'x'"],
+        ),
+        ('acl a dstdomain "no"\n', {}, ["1: acl: '/etc/squid/no' cannot be read: No such file or directory"]),
+        (
+            'acl a dstdomain "f" x.example\n',
+            {"/etc/squid/f": "a.example\n"},
+            [
+                "1: acl: has values behind the file 'f', which Squid reads from version 6 on and ignores before; give them a "
+                "line of their own"
+            ],
+        ),
+        (
+            'acl a dstdomain "f"\nhttp_access allow a\n',
+            {"/etc/squid/f": "a.example\n\nb_*\n"},
+            ["/etc/squid/f:3: acl: expected a name, or .example.com for it and all below, got 'b_*'"],
+        ),
+    ],
+)
+def test_what_is_malformed_is_told_with_its_place(
+    text: str | bytes, files: dict[str, str | bytes], expected: list[str]
+) -> None:
+    assert [fault for fault in faults(text, files) if "there is none" not in fault] == expected
+
+
+def test_a_file_that_includes_itself_ends() -> None:
+    found = faults("include squid.conf\n")
+    assert found == [f"1: include: expected files at most {MAX_DEPTH} deep in each other"]
+
+
+def test_two_files_that_include_each_other_twice_end() -> None:
+    text = "include a.conf b.conf\n"
+    found = faults(text, {"/etc/squid/a.conf": text, "/etc/squid/b.conf": text})
+    assert found[-1].endswith("expected at most 1000 files in all") or any("1000 files" in each for each in found)
+
+
+def test_values_in_a_file_stand_one_on_a_line_with_comments() -> None:
+    files: dict[str, str | bytes] = {"/etc/squid/sites": "# all of them\n a.example  # first\n\nb.example\r\n"}
+    data = native('acl s dstdomain "sites"\nhttp_access allow s\n', files)
+    assert data["rules"][0]["hosts"] == ["a.example", "b.example"]
+
+
+def test_an_expression_in_a_file_may_have_blanks() -> None:
+    files: dict[str, str | bytes] = {"/etc/squid/urls": "a b\n"}
+    data = native('acl s url_regex "/etc/squid/urls"\nhttp_access allow s\n', files)
+    assert data["rules"][0]["urls_matching"] == ["a b"]
+
+
+def test_quotes_mean_nothing_elsewhere() -> None:
+    assert conditions("allow a", 'acl a url_regex x"y') == {"urls_matching": ['x"y']}

@@ -1,0 +1,62 @@
+"""Squid's manager pages on the proxy's own port, for whom the rules let reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from support.clients import ask
+from support.proxy import Proxy
+
+Start = Callable[..., Proxy]
+RULES = [
+    {"action": "allow", "clients": ["127.0.0.1"], "urls_matching": ["^http://[^/]+/squid-internal-mgr/"]},
+    {"action": "deny", "urls_matching": ["^http://[^/]+/squid-internal-mgr/"]},
+    {"action": "allow"},
+]
+MANAGED: dict[str, Any] = {"listeners": [{"protocol": "http-proxy", "manager": True}], "rules": RULES}
+
+
+def asked(target: str, method: str = "GET") -> bytes:
+    return f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+
+def test_localhost_reads_them_by_path_or_by_the_proxys_own_port(start: Start) -> None:
+    proxy = start(MANAGED)
+    for target in ("/squid-internal-mgr/info", f"http://127.0.0.1:{proxy.port}/squid-internal-mgr/info"):
+        reply = ask(proxy, asked(target))
+        assert (reply.status, reply.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert b"Number of HTTP requests received" in reply.body
+    head = ask(proxy, asked("/squid-internal-mgr/menu", "HEAD"))
+    assert (head.status, head.body) == (200, b"")
+    first, _, third = proxy.settled().squid
+    assert " TCP_MISS/200 " in first
+    assert first.endswith("/squid-internal-mgr/info - HIER_NONE/- text/plain")
+    assert " HEAD " in third
+
+
+def test_nobody_else_does(start: Start) -> None:
+    proxy = start(MANAGED)
+    assert ask(proxy, asked("/squid-internal-mgr/info"), source="127.0.0.9").slug == "rule_denied"
+    (line,) = proxy.settled().squid
+    assert " TCP_DENIED/403 " in line
+
+
+def test_a_page_that_is_none_is_404(start: Start) -> None:
+    proxy = start(MANAGED)
+    assert ask(proxy, asked("/squid-internal-mgr/shutdown")).status == 404
+    proxy.settled()
+
+
+def test_without_the_setting_a_path_is_no_target(start: Start) -> None:
+    proxy = start({"rules": RULES})
+    assert ask(proxy, asked("/squid-internal-mgr/info")).status == 400
+    own = f"http://127.0.0.1:{proxy.port}/squid-internal-mgr/info"
+    assert ask(proxy, asked(own)).status == 508
+    proxy.settled()
+
+
+def test_the_page_of_another_host_is_that_hosts(start: Start) -> None:
+    proxy = start(MANAGED)
+    assert ask(proxy, asked("http://nowhere.invalid/squid-internal-mgr/info")).status == 503
+    proxy.settled()
