@@ -52,6 +52,7 @@ from egressproxy.runtime.watch import Watch
 from egressproxy.stories import Stories
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.admin import AdminServer, start_admin
+from egressproxy.telemetry.clusters import counts_clusters
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.telemetry import Telemetry
 from egressproxy.upstreams import Balancer, Upstreams
@@ -117,6 +118,7 @@ class Worker:
         self.generation = 0
         self.loaded_at_unix_s = 0.0
         self.last_reload_problems: Sequence[Problem] = ()
+        self.notes: Sequence[Problem] = ()
 
     # --- what the admin pages see ---------------------------------------------------------------------------------
 
@@ -222,7 +224,8 @@ class Worker:
         self._digest = parts.loaded.snapshot.digest
         self._refresher.use(parts.identities)
         self._change_listeners(config, services, parts)
-        self.sources = parts.loaded.sources
+        self.sources, self.notes = parts.loaded.sources, parts.notes
+        self.metrics.counts_clusters = counts_clusters(config)
         self.generation += 1
         self.loaded_at_unix_s = time.time()
         self.last_reload_problems = ()

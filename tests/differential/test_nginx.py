@@ -112,7 +112,9 @@ TALKS = {
     "nothing": Talk("any", (), echoed=False),
     "half a hello": Talk("any", (openssl_hello("a.origin.test")[:50],), echoed=False),
     "a client that leaves": Talk("any", (openssl_hello("a.origin.test")[:50],), echoed=False, end=True),
-    "an address as name": Talk("any", (openssl_hello("127.0.0.001x").replace(b"127.0.0.001x", b"127.000.00.1"),), echoed=False),
+    "an address as name": Talk(
+        "any", (openssl_hello("127.0.0.001x").replace(b"127.0.0.001x", b"127.000.00.1"),), echoed=False
+    ),
     "an exact name": Talk("mapped", _named("exact.example.test")),
     "an exact name in capitals": Talk("mapped", _named("EXACT.example.test")),
     "a wildcard": Talk("mapped", _named("a.b.example.test")),
@@ -215,4 +217,9 @@ def proxy_with(folder: Path, conf: Path) -> Proxy:
 def test_one_conversation(both, name):
     talk = TALKS[name]
     a, b = both.nginx.hold(talk), both.ours.hold(talk)
-    print(name, {k: (a.line[k], b.line[k]) for k in a.line if a.line[k] != b.line[k]}, a.received[:20] if a.received != b.received else "", b.received[:20] if a.received != b.received else "")
+    print(
+        name,
+        {k: (a.line[k], b.line[k]) for k in a.line if a.line[k] != b.line[k]},
+        a.received[:20] if a.received != b.received else "",
+        b.received[:20] if a.received != b.received else "",
+    )

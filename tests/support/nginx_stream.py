@@ -1,7 +1,7 @@
 """NGINX as a TCP proxy: a child process that runs a configuration file as it stands.
 
-    with NginxStream(folder, folder / "nginx.conf"):
-        ...                              # it listens where the file says
+with NginxStream(folder, folder / "nginx.conf"):
+    ...                              # it listens where the file says
 """
 
 from __future__ import annotations
