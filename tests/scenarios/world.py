@@ -43,7 +43,7 @@ ECHO, OTHER_ECHO = "34.194.129.11", "35.170.216.115"
 SEARCH = "172.217.161.36"
 WWW_LIBRARY = "208.80.154.224"
 NOBODY = "203.0.113.99"
-"""An address on which nothing answers; connections are refused."""
+"""An address of nobody: the internet says that there is no way to it."""
 
 ENGLISH = "<title>The library, in English</title>"
 GERMAN = "<title>Die Bücherei auf Deutsch</title>"
@@ -152,6 +152,16 @@ class World(NamedTuple):
         return [title_of(self.curl(*words, page, pod=pod).out) for page in pages]
 
 
+def told_by_address(http: int = 8080, tls: int = 8443) -> tuple[str, ...]:
+    """Words for curl that lead it to the proxy's own ports for HTTP and TLS, as a route to the gateway would."""
+    return ("--connect-to", f":80:{PROXY}:{http}", "--connect-to", f":443:{PROXY}:{tls}")
+
+
+def dialling(host: str, address: str, *ports: int) -> tuple[str, ...]:
+    """Words for curl that make it believe the host to be at this address."""
+    return tuple(word for port in ports or (80, 443) for word in ("--resolve", f"{host}:{port}:{address}"))
+
+
 def title_of(page: str) -> str:
     """As `grep -o "<title>.*</title>"` prints it."""
     start, end = page.find("<title>"), page.find("</title>")
@@ -204,9 +214,10 @@ def _wire(pods: dict[str, Pod]) -> None:
     }
     for name, gateway in gateways.items():
         pods[name].ip("route", "add", "default", "via", gateway)
-    public = (NAME_SERVER, NEWS, NEWS_TOO, ECHO, OTHER_ECHO, SEARCH, WWW_LIBRARY, NOBODY, *NAMES.endpoints)
+    public = (NAME_SERVER, NEWS, NEWS_TOO, ECHO, OTHER_ECHO, SEARCH, WWW_LIBRARY, *NAMES.endpoints)
     for address in public:
         pods["internet"].ip("addr", "add", f"{address}/32", "dev", "lo")
+    pods["internet"].ip("route", "add", "unreachable", NOBODY)
     pods["proxy"].forward()
     pods["internet"].forward()
 
