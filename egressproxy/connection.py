@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from egressproxy.agreement import agreement_for
 from egressproxy.capture import original_destination
+from egressproxy.destination import addresses_of, locate
 from egressproxy.errors import (
     AnnouncerDenied,
     ClientGone,
@@ -25,12 +26,9 @@ from egressproxy.errors import (
     InternalError,
     MalformedProxyHeader,
     NoRoute,
-    PolicyError,
-    TlsRequired,
-    UpstreamError,
 )
 from egressproxy.exchange import Exchange
-from egressproxy.model import Endpoint, Target
+from egressproxy.model import Endpoint
 from egressproxy.parents import go_through
 from egressproxy.policy.networks import parse_client
 from egressproxy.poller import READ
@@ -51,11 +49,11 @@ if TYPE_CHECKING:
     from egressproxy.dial import Dialer
     from egressproxy.exchange import Carriage
     from egressproxy.frontends.frontend import Frontend
-    from egressproxy.model import Intent, Verdict
+    from egressproxy.model import Verdict
     from egressproxy.parents import Parent
     from egressproxy.policy.networks import NetworkSet
     from egressproxy.policy.policy import Policy
-    from egressproxy.registry import Registry, Route
+    from egressproxy.registry import Registry
     from egressproxy.relay.relay import Relay
     from egressproxy.resolve.resolver import Resolver
     from egressproxy.telemetry.record import RecordDraft
@@ -172,27 +170,16 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 draft.exchange.user_agent, draft.exchange.request_id = fields.user_agent, fields.request_id
             verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
             addresses = None
-            if verdict.needs_addresses:  # a rule asks for them: they are looked up before it is decided
+            if verdict.needs_addresses:  # a rule asks for them
                 addresses = await addresses_of(intent.target, services.resolver)
                 verdict = draft.verdict = services.policy.decide(intent, addresses)
             verdict.enforce(intent)
             if intent.manager is not None:
                 await show_page(client, intent.manager, draft, services)
                 continue  # to the end: the connection is closed behind the page
-            route = None if services.registry is None else way_to(intent, verdict, services.registry, services)
-            if route is not None:
-                secured = intent.request is not None and route.tls is not None
-                draft.service, draft.service_port = route.name, route.port if secured else intent.target.port
-                if route.needs_tls and intent.request is not None:
-                    raise TlsRequired(f"{intent.target} is for TLS alone (protocol of this port of {route.name})")
-                if draft.exchange is not None:
-                    draft.exchange.route = route.route
-            parent = None if verdict.parent is None else services.parents[verdict.parent]
-            if parent is None:
-                endpoints = await locate(intent, verdict, route, addresses, services)  # resolve; decide, by address
-            else:
-                draft.parent = parent.name
-                endpoints = await locate_parent(intent, verdict, parent, services)
+            route, parent, endpoints = await locate(
+                intent, verdict, addresses, draft, services
+            )  # resolve; decide, by address
             draft.resolved_at = now()
             if intent.request is not None:
                 preface = (
@@ -386,82 +373,6 @@ async def show_page(client: Stream, name: str, draft: RecordDraft, services: Ser
     draft.status, draft.reply_bytes = 200, len(head)
     exchange.complete, exchange.content_type = True, "text/plain"
     exchange.bytes_down = 0 if draft.method == "HEAD" else len(body)
-
-
-def way_to(intent: Intent, verdict: Verdict, registry: Registry, services: Services) -> Route | None:
-    """How the target is reached: as a route says that sends it, or as the service that it names. Raises as `Policy.route`."""
-    host, port, _ = intent.target
-    number = services.policy.route(intent, verdict)
-    if number is None:
-        return registry.find(host, port)
-    return registry.routed(number, services.balancer.turn(number, registry.weights[number]), host, port)
-
-
-async def addresses_of(target: Target, resolver: Resolver) -> Sequence[str]:
-    """What the target's host stands for. Raises what `Resolver.resolve` raises."""
-    host, _, is_address = target
-    return (host,) if is_address else resolver.cached(host) or await resolver.resolve(host)
-
-
-async def locate(
-    intent: Intent, verdict: Verdict, route: Route | None, judged: Sequence[str] | None, services: Services
-) -> Sequence[Endpoint]:
-    """Where the target is, as far as the policy lets it be dialled; nowhere, for a request that goes no further than here.
-
-    judged  its addresses, where a rule has asked for them: no others are dialled
-
-    Raises what `Resolver.resolve` and `Policy.screen` raise.
-    """
-    if intent.request is not None and intent.request.fields.max_forwards == 0:
-        return ()
-    target = intent.target
-    host, port, is_address = target
-    written_down = False
-    if route is not None:
-        if route.endpoints and not verdict.dials_original:
-            return await locate_endpoints(intent, verdict, route, services)
-        if route.host != host:
-            host, is_address = route.host, False
-        port, written_down = route.port, route.by_address
-    if verdict.dials_original and intent.dialled is not None:
-        addresses: Sequence[str] = (intent.dialled[0],)
-    elif is_address:
-        addresses = (host,)
-    elif judged is not None and host == target.host:
-        addresses = judged
-    else:
-        addresses = services.resolver.cached(host) or await services.resolver.resolve(host)
-    return services.policy.screen(intent, verdict, addresses, port, written_down)
-
-
-async def locate_parent(intent: Intent, verdict: Verdict, parent: Parent, services: Services) -> Sequence[Endpoint]:
-    """Where the parent is. Raises what `Resolver.resolve` raises, and LoopDetected where it is this proxy."""
-    addresses = await addresses_of(Target(parent.host, parent.port, parent.is_address), services.resolver)
-    return services.policy.screen(intent, verdict, addresses, parent.port, written_down=True)
-
-
-async def locate_endpoints(intent: Intent, verdict: Verdict, route: Route, services: Services) -> Sequence[Endpoint]:
-    """The endpoints that the service names, beginning with the one whose turn it is; those that failed not long ago come last.
-
-    Those that are not found, or may not be dialled, are left out. Raises as `locate`, when none is left.
-    """
-    resolver, screen = services.resolver, services.policy.screen
-    found: list[Endpoint] = []
-    last: EgressError | None = None
-    for index in services.balancer.in_turn(route):
-        host, is_address, port, _ = route.endpoints[index]
-        try:
-            if is_address:
-                found += screen(intent, verdict, (host,), port or route.port, written_down=True)
-            else:
-                addresses = resolver.cached(host) or await resolver.resolve(host)
-                found += screen(intent, verdict, addresses, port or route.port)
-        except (UpstreamError, PolicyError) as error:
-            last = error
-    if not found:
-        assert last is not None  # there is an endpoint
-        raise last
-    return services.dialer.failed_last(found)
 
 
 async def part(client: Stream, tcp: TcpStream, deadlines: DeadlineQueue) -> None:

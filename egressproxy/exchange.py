@@ -83,6 +83,9 @@ MAX_INTERIM = 16
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2: idempotent, so that asking twice is asking once."""
 
+TIME_STEPS = 20
+"""In which the time of a service is counted that was spent before its endpoints were known."""
+
 SWITCHING = 101
 NO_CONTENT = 204
 
@@ -312,7 +315,7 @@ class Exchange:
         forward = fields.forward
         route = self._route
         if route is not None and route.has_headers:
-            if self._request.method == "TRACE":
+            if self._request.method.upper() == "TRACE":  # methods have a case, and some servers do not know
                 raise MethodNotImplemented(f"TRACE would tell the client what {route.name} is told in its place")
             forward = without(forward, carriage.own_fields[route.service])
             forward += carriage.identities.header_lines(route.service)
@@ -344,9 +347,11 @@ class Exchange:
                 self._is_making,
                 self._through,
             )
-        except UpstreamError:
+        except UpstreamError as error:
             if self._failure is None:
                 raise
+            if isinstance(self._failure, UpstreamError):
+                self._failure.endpoint = error.endpoint  # the one that was waited for
             raise self._failure from None
         finally:
             self._making = None
@@ -409,11 +414,19 @@ class Exchange:
         route = self._route
         if route is not None and route.timeout_s is not None and not self._timed:
             self._timed = True
-            queue = self._carriage.response.of(route.timeout_s)
+            queue = self._carriage.response.of(self._time_left(route.timeout_s))
             facts = (
                 f"{self._intent.target}: no complete response within {route.timeout_s:g} s (timeout_s of {route.name})"
             )
             self._limit(queue, UpstreamTimeout(facts))
+
+    def _time_left(self, timeout_s: float) -> float:
+        """Of the service's time, less what was spent on finding out where it is. In steps, which keeps the queues few."""
+        step = timeout_s / TIME_STEPS
+        head_at, resolved_at = self._draft.head_at, self._draft.resolved_at
+        if self._draft.connected or head_at is None or resolved_at is None:
+            return timeout_s
+        return max(step, timeout_s - int((resolved_at - head_at) / step) * step)
 
     async def _answer_as_the_last(self) -> bool:
         """Answer a request that may go no further (RFC 9110 section 7.6.2). Raises MethodNotImplemented or ClientGone."""
@@ -526,8 +539,9 @@ class Exchange:
             return LengthBody(0), False, fields.length if head.status != NO_CONTENT else None, False
         if fields.length is not None and not fields.chunked:
             return LengthBody(fields.length), False, fields.length, False
+        limits = self._carriage.limits
         body: Body = (
-            ChunkedBody(self._carriage.limits.max_bytes, UpstreamProtocolError) if fields.chunked else ClosedBody()
+            ChunkedBody(limits.max_bytes, limits.max_headers, UpstreamProtocolError) if fields.chunked else ClosedBody()
         )
         if self._request.http_version == "1.0":
             return body, False, None, True

@@ -38,7 +38,7 @@ FLOORS = (
         "parents",
         "upstreams",
     ),
-    ("admission", "pace", "upload", "exchange", "connection"),
+    ("admission", "pace", "upload", "exchange", "destination", "connection"),
     ("accept", "runtime"),
     ("cli", "__main__"),
 )
@@ -133,6 +133,7 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "errors.py": "its tree is walked by wire/test_replies.py",
     "model.py": "values, tested where they are made",
     "connection.py": "told by tests/e2e",
+    "destination.py": "told by tests/e2e/test_routes.py, test_origination.py and test_transparent.py",
     "exchange.py": "told by tests/e2e/test_http_forwarding.py",
     "upload.py": "told by tests/e2e/test_http_forwarding.py",
     "wire/request.py": "a value",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.clients import ask, connect_head, dial, open_tunnel, receive_all, run
-from support.dns import DnsServer
+from support.dns import DnsServer, Reply
 from support.hellos import openssl_hello
 from support.origin import NAME, TITLE, TcpOrigin, TlsOrigin, echo
 from support.plain_http import RawOrigin
@@ -150,6 +151,36 @@ def test_a_route_refuses_requests_in_its_way(
     (record,) = proxy.settled().records
     assert record["outcome"] == outcome
     assert names.count("a.example.org") == 0
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_time_of_a_service_includes_finding_out_where_it_is(start: Start, names: DnsServer) -> None:
+    names.add("slow.example.test", "A", "127.0.0.1")
+    slow = {"hosts": ["slow.example.test"], "ports": [{"number": 80}], "timeout_s": 0.4, "private_addresses": True}
+    proxy = start(settings(names, slow, listeners=[{"protocol": "http"}]))
+    names.script("slow.example.test", "*", Reply(hold=True))
+    began = time.monotonic()
+    reply = ask(proxy, get(proxy, host="slow.example.test"))
+    assert (reply.status, reply.slug, reply.body) == (504, "upstream_timeout", b"upstream request timeout")
+    assert time.monotonic() - began < 2, "a lookup lasts 6 s"
+    names.release()
+    (record,) = proxy.settled().records
+    assert (record["outcome"], record["upstream"]) == ("upstream_timeout", None)
+
+
+def test_who_kept_a_request_waiting_for_its_connection_is_named(start: Start, names: DnsServer) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)) as _:
+            there = service("full", 80, "127.0.0.1", timeout_s=0.4)
+            there["ports"] = [{"number": 80, "target_port": port}]
+            there["hosts"] = ["full.example.test"]
+            proxy = start(settings(names, there, listeners=[{"protocol": "http"}]))
+            assert ask(proxy, get(proxy, host="full.example.test")).slug == "upstream_timeout"
+            (record,) = proxy.settled().records
+            assert record["upstream"] == f"127.0.0.1:{port}"
 
 
 # --- TCP listeners ------------------------------------------------------------------------------------------------

@@ -70,8 +70,7 @@ def mesh_config_map(thing: Thing, settings: Settings, report: Report) -> bool:
     if fields is None or text is None:
         return True
     source, line = unmark(fields.places.children["mesh"])
-    # A block begins on the line behind its key, anything else on the same.
-    documents, faults = compose_all(text.encode(), source, line + (1 if "\n" in text else 0))
+    documents, faults = compose_all(text.encode(), source, line)
     report.faults += faults
     for document in documents:
         if isinstance(document.data, dict) and isinstance(document.places, Places):
