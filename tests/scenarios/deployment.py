@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Self
 from scenarios import lines
 from scenarios.pods import Pod
 from scenarios.world import World
+from support import nursery
 from support.clients import Done
 from support.proxy import ROOT, Proxy
 from support.waiting import eventually
@@ -33,6 +33,7 @@ class Deployment(Proxy):
     def __init__(self, pod: Pod, folder: Path, files: Sequence[Path | str], **options: Any) -> None:
         self.pod = pod
         super().__init__(folder, arguments=tuple(map(str, files)), **options)
+        self._fresh = False  # a fork may have arguments of its own; there is nothing else to it
         self.admin_port = DEFAULT_ADMIN_PORT
         self._told = 0
 
@@ -127,16 +128,18 @@ class Captured(Deployment):
         self._told, self._read_1_7 = len(self.log()), len(self.log(self.istio_1_7))
 
 
-def redirect(pod: Pod, *words: str) -> Done:
-    """`egressproxy redirect` in a pod."""
-    return pod.run(sys.executable, "-m", "egressproxy", "redirect", *words, folder=ROOT)
+def command(pod: Pod, *words: str, code: int = 0) -> Done:
+    """What `egressproxy WORDS` prints in a pod, and the exit code it must have."""
+    done = pod.call(nursery.run, *words)
+    assert done.returncode == code, f"{words}: {done}"
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
 def capture(pod: Pod, port: int, *words: str) -> Iterator[None]:
     """What is routed through the pod goes to this port of it, in place of what was captured before."""
     before = pod.run("nft", "list", "table", "inet", "egressproxy", folder=ROOT, code=None)
-    redirect(pod, "--port", str(port), "--no-own", "--routed", "--apply", *words)
+    command(pod, "redirect", "--port", str(port), "--no-own", "--routed", "--apply", *words)
     try:
         yield
     finally:

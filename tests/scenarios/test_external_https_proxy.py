@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from scenarios import lines
-from scenarios.deployment import CAPTURED_TCP_PORT, Captured, Deployment, capture, redirect
+from scenarios.deployment import CAPTURED_TCP_PORT, Captured, Deployment, capture
 from scenarios.edition import NAMES, file, files, mesh
 from scenarios.world import APPLICATION, ECHO, ENGLISH, EXTERNAL, NOBODY, PROXY, PROXY_OUTSIDE, World, title_of
 from support.certificates import authority
