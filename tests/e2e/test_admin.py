@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
 from support import nursery
-from support.clients import ask, connect_head, open_tunnel
-from support.origin import NAME, TcpOrigin
-from support.proxy import Proxy
-=======
 from support.clients import ask, connect_head, open_tunnel, run
 from support.dns import DnsServer
 from support.origin import NAME, TcpOrigin, TlsOrigin
 from support.proxy import ROOT, Proxy
->>>>>>> 515ba16aca310c3f96fd9d38c8a4d089bd7e9121
 from support.waiting import eventually
 
 from egressproxy._version import __version__
