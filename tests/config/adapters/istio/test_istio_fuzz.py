@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.adapting import MemoryFiles
 
 from egressproxy.config.adapters.adapter import Source
 from egressproxy.config.adapters.istio import istio
-from support.adapting import MemoryFiles
 
 EXAMPLES = Path(__file__).parents[4] / "config" / "istio"
 
