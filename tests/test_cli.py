@@ -9,21 +9,23 @@ import re
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trustme
+from support import nursery
 from support.namespaces import Namespace, need_namespaces
 
 from egressproxy._version import __version__
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from egressproxy.config.load import load
 
 L = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]\n"
 
 
 def egressproxy(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """With options of subprocess.run: started from nothing."""
+    if not options:
+        return nursery.run(*arguments)
     return subprocess.run(
         [sys.executable, "-m", "egressproxy", *arguments],
         **{
@@ -57,7 +59,7 @@ def test_alone_it_prints_its_help() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == egressproxy("--help").stdout
     assert done.stdout.startswith("Usage: egressproxy ")
-    for command in ("run", "check", "explain", "redirect", "schema"):
+    for command in ("run", "check", "explain", "convert", "redirect", "schema"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -71,7 +73,7 @@ def test_it_tells_its_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("convert", "x"), ("check",), ("explain",), ("run", "--nope"), ("explain", "--to")], ids=" ".join
+    "arguments", [("convert",), ("check",), ("explain",), ("run", "--nope"), ("explain", "--to")], ids=" ".join
 )
 def test_misuse_exits_2_and_says_so_on_standard_error(arguments: tuple[str, ...]) -> None:
     done = egressproxy(*arguments)
@@ -332,10 +334,163 @@ def test_a_malformed_question_exits_2_in_one_line(arguments: tuple[str, ...], sa
     assert done.stderr.count("\n") == 1
 
 
+def test_explain_tells_the_line_that_decides(policy: str) -> None:
+    done = egressproxy("explain", policy, "--to", "git.example:22", "--client", "10.1.2.3")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  written at ")]
+    file, _, number = line.removeprefix("  written at ").rpartition(":")
+    assert file == policy
+    assert "name: lan" in Path(policy).read_text().splitlines()[int(number) - 1]
+
+
+DOORS = "listeners: [{protocol: http, port: 8080, name: web}, {protocol: sni, port: 8443}]\n"
+
+
+def test_explain_takes_the_listener_that_fits_or_the_one_that_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(DOORS + "rules: [{name: web-only, action: allow, listeners: [web]}]\n")
+    for arguments, code, listener in (
+        (("--to", "http://a.example/"), 0, "web"),
+        (("--to", "https://a.example/"), 3, "sni:8443"),
+        (("--to", "http://a.example/", "--listener", "web"), 0, "web"),
+    ):
+        done = egressproxy("explain", str(file), *arguments, "--json")
+        assert (done.returncode, json.loads(done.stdout)["listener"]) == (code, listener)
+    done = egressproxy("explain", str(file), "--to", "http://a.example/", "--listener", "sni:8443")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "--listener: expected a listener that takes plain requests (web), got 'sni:8443'\n"
+
+
+def test_explain_is_undecided_until_the_addresses_that_a_rule_asks_for_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        L + "rules:\n- {name: here, action: deny, addresses: [127.0.0.0/8]}\n- {name: rest, action: allow}\n"
+    )
+    done = egressproxy("explain", str(file), "--to", "localhost:443")
+    assert done.returncode == 3
+    assert "undecided: here asks for the target's addresses" in done.stdout
+    assert "DNS is asked for localhost" in done.stdout
+    done = egressproxy("explain", str(file), "--to", "localhost:443", "--resolve")
+    assert done.returncode == 3
+    assert "deny (here): refused by rule here" in done.stdout
+    file.write_text(file.read_text().replace("127.0.0.0/8", "192.0.2.0/24"))
+    done = egressproxy("explain", str(file), "--to", "localhost:443", "--resolve", "--json")
+    assert json.loads(done.stdout)["by_name"]["rule"] == "rest"
+
+
+def test_explain_looks_up_what_the_service_names_behind_a_rule_that_asks_for_addresses(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        L + "rules:\n- {name: there, action: deny, addresses: [192.0.2.0/24]}\n"
+        "- {name: rest, action: allow, private_addresses: true}\n"
+        "services: [{hosts: [127.0.0.1], ports: [{number: 443}]},\n"
+        "  {hosts: [localhost], ports: [{number: 443}], endpoints: [{address: localhost, port: 8443}]}]\n"
+    )
+    done = egressproxy("explain", str(file), "--to", "localhost:443", "--resolve")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "DNS is asked for localhost" in done.stdout
+
+
+def test_explain_follows_the_files_of_other_programs(tmp_path: Path) -> None:
+    file = tmp_path / "squid.conf"
+    file.write_text("acl safe port 443\nhttp_access deny !safe\nhttp_access allow all\nhttp_port 127.0.0.1:3128\n")
+    done = egressproxy("explain", f"squid:{file}", "--to", "a.example:443")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  written at {file}:3" in done.stdout.splitlines()
+    done = egressproxy("explain", f"squid:{file}", "--to", "a.example:22")
+    assert done.returncode == 3
+    assert f"  written at {file}:2" in done.stdout.splitlines()
+
+
 def test_explain_with_a_bad_configuration_exits_1(tmp_path: Path) -> None:
     done = egressproxy("explain", str(tmp_path / "none.yaml"), "--to", "a.example:1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{tmp_path}/none.yaml: cannot be read: No such file or directory\n"
+
+
+# --- other programs' files ----------------------------------------------------------------------------------------
+
+SQUID = """\
+http_port 127.0.0.1:3128
+acl ok dstdomain .example.com
+http_access allow ok
+http_access deny all
+access_log none
+coredump_dir /var/spool/squid
+fancy_directive on
+"""
+
+
+@pytest.fixture
+def squid(tmp_path: Path) -> str:
+    file = tmp_path / "squid.conf"
+    file.write_text(SQUID)
+    return str(file)
+
+
+def test_the_help_of_each_command_names_the_formats_and_their_prefixes() -> None:
+    for command in ("run", "check", "explain", "convert", "redirect"):
+        told = " ".join(egressproxy(command, "--help").stdout.split())
+        for word in ("squid:PATH", "nginx:PATH", "istio:PATH", "--lenient"):
+            assert word in told, (command, word)
+
+
+@pytest.mark.parametrize("command", ["run", "check", "explain", "convert"])
+def test_what_is_not_known_is_refused_in_each_command(squid: str, command: str) -> None:
+    done = egressproxy(command, squid, *(["--to", "a.example.com:443"] if command == "explain" else []))
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{squid}:7: fancy_directive: ")
+
+
+def test_lenient_notes_what_is_not_known_and_goes_on(squid: str) -> None:
+    done = egressproxy("check", "--lenient", squid)
+    assert (done.returncode, done.stderr) == (0, "")
+    notes = [line for line in done.stdout.splitlines() if ": note: " in line]
+    assert any(note.startswith(f"{squid}:7: fancy_directive: note: ") for note in notes), notes
+    assert any(note.startswith(f"{squid}:6: coredump_dir: note: ") for note in notes), notes
+    assert egressproxy("explain", "--lenient", squid, "--to", "a.example.com:443").returncode == 0
+    assert egressproxy("explain", "--lenient", squid, "--to", "a.example.org:443").returncode == 3
+
+
+# --- convert ------------------------------------------------------------------------------------------------------
+
+
+def test_convert_prints_what_loads_to_the_same_and_notes_on_standard_error(squid: str, tmp_path: Path) -> None:
+    done = egressproxy("convert", "--lenient", squid)
+    assert done.returncode == 0
+    assert "coredump_dir: note: " in done.stderr
+    assert re.search(rf"^  # {re.escape(squid)}:3\n  - {{?name: http_access-3,?\s", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
+    native = tmp_path / "native.yaml"
+    native.write_text(done.stdout)
+    again = egressproxy("convert", str(native))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert without_comments(again.stdout) == without_comments(done.stdout)
+    assert load([str(native)]).config == load([squid], lenient=True).config
+
+
+def without_comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def test_convert_prints_secrets_as_they_are_and_warns_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(L + 'secrets: {inline: {c: {"ca.crt": "-----BEGIN\\nx\\n"}}}\n')
+    done = egressproxy("convert", str(file))
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: secrets.inline is printed as it is, private keys included: keep the output to yourself\n"
+    )
+    assert done.stdout.endswith("secrets:\n  inline:\n    c:\n      ca.crt: |\n        -----BEGIN\n        x\n")
+
+
+def test_convert_refuses_what_check_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(L + "alow: []\n")
+    done = egressproxy("convert", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{file}:2: alow: no such setting; did you mean allow?\n"
 
 
 # --- redirect -----------------------------------------------------------------------------------------------------
@@ -364,6 +519,27 @@ def test_redirect_takes_port_and_mode_from_a_configuration(tmp_path: Path) -> No
     assert "# Note: the proxy's user is root: whatever runs as root goes past the proxy.\n" in done.stdout
     same = egressproxy("redirect", str(file), "--user", "0", "--port", "8443", "--mode", "tproxy")
     assert same.stdout == done.stdout
+
+
+def test_redirect_takes_destinations_from_a_configuration_unless_its_options_say_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(TRANSPARENT + "capture: {include: [10.0.0.0/8], exclude: [10.1.0.0/16, fd00::/8]}\n")
+    whole = egressproxy("redirect", str(file), "--user", "1337")
+    assert (whole.returncode, whole.stderr) == (0, "")
+    same = ("--include", "10.0.0.0/8", "--exclude", "10.1.0.0/16,fd00::/8")
+    assert whole.stdout == egressproxy("redirect", str(file), "--user", "1337", *same).stdout
+    other = egressproxy("redirect", str(file), "--user", "1337", "--include", "192.0.2.0/24").stdout
+    assert "192.0.2.0/24" in other
+    assert "10.0.0.0/8" not in other
+    assert "10.1.0.0/16" in other
+
+
+def test_redirect_captures_all_ports_but_dns_for_a_tcp_listener(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("listeners: [{protocol: tcp, port: 15001, transparent: redirect}]\n")
+    done = egressproxy("redirect", str(file), "--user", "1337")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tcp dport { 1-52, 54-65535 } redirect to :15001" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ Kind = Literal["native", "squid", "nginx", "istio"]
 """The formats."""
 
 _SQUID = re.compile(rb"^(?:http_access|http_port|acl|cache_peer|https_port|visible_hostname)[ \t]", re.M)
-_NGINX = re.compile(rb"^[ \t]*(?:events|stream|http|server)[ \t]*\{|^[ \t]*worker_processes[ \t]", re.M)
+_NGINX = re.compile(rb"^[ \t]*(?:events|stream|http|server)\s*\{|^[ \t]*worker_processes[ \t]", re.M)
 _KUBERNETES = (re.compile(rb"^[\"']?apiVersion[\"']?[ \t]*:", re.M), re.compile(rb"^[\"']?kind[\"']?[ \t]*:", re.M))
 _JSON_OBJECT = re.compile(rb"\s*\{")
 
