@@ -120,8 +120,8 @@ class NativeRoutes:
         for host in routes.gateway_services():
             self.native.append(At(mark, {"hosts": mesh.names_of(host), "refuse": "not_found"}))
         if closed:
-            plain = {server.port for each in routes.gateways for server in each.servers if server.mode == "NONE"}
-            self._refuse_unknown_requests(plain)
+            servers = [server for each in routes.gateways for server in each.servers]
+            self._refuse_unknown_requests({one.port for one in servers if (one.routes, one.mode) == ("http", "NONE")})
 
     def _add(self, legs: Iterable[Leg], carries: Carries, *, spare_registered: bool = False) -> None:
         """Legs as routes; neighbours that differ in their host alone share one."""

@@ -108,7 +108,6 @@ def test_what_is_wrong_is_said_and_never_raised(data: st.DataObject) -> None:
         found = istio.translate(
             [Source(0, "mesh.yaml", text)],
             MemoryFiles({}),
-            has_listeners="listeners" in beside,
             lenient=data.draw(st.booleans()),
             beside=beside,
         )
