@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from egressproxy.errors import MalformedTarget
 from egressproxy.model import Endpoint
-from egressproxy.policy.explanation import intent_about
+from egressproxy.policy.explanation import intent_about, listener_for
 from egressproxy.telemetry.clusters import Line, Table, known_clusters
 from egressproxy.telemetry.name_filter import name_filter
 from egressproxy.telemetry.route_tables import config_dump, listener_statuses, listeners, route_tables
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
+    from egressproxy.config.faults import Way
     from egressproxy.config.schema import Config
     from egressproxy.model import Problem
     from egressproxy.policy.policy import Policy
@@ -112,6 +113,9 @@ class AdminState(Protocol):
     @property
     def sources(self) -> Sequence[str]:
         """The files it was read from; empty for the built-in default."""
+
+    def locate(self, way: Way, /) -> tuple[str, int | None]:
+        """File and line of a setting; no line where it is not written."""
 
     @property
     def notes(self) -> Sequence[Problem]:
@@ -350,10 +354,11 @@ class _Pages:
             intent = intent_about(
                 query["to"],
                 query.get("client", "127.0.0.1"),
-                query.get("listener", state.config.listeners[0].label),
+                "",
                 query.get("method"),
             )
-            explanation = state.policy.explain(intent, addresses)
+            intent = intent._replace(listener=listener_for(state.config.listeners, intent, query.get("listener")))
+            explanation = state.policy.explain(intent, addresses, locate=state.locate)
         except (ValueError, MalformedTarget) as error:
             raise web.HTTPBadRequest(text=f"{_visible(str(error))}\n") from error
         if "text/" in request.headers.get(hdrs.ACCEPT, ""):

@@ -1,8 +1,8 @@
 """`?filter=`: which names of statistics somebody wants to see, as a regular expression that cannot run away.
 
 Python's engine tries again and again where repetitions stand in repetitions, and while it does the event loop carries no
-tunnel. So groups and counted repetitions are not taken, and two repetitions without end at most in one alternative: what is
-left takes time in proportion to the third power of a name's length at worst, which is short.
+tunnel. So groups and counted repetitions are not taken, and in one alternative two repetitions without end at most, and few
+optional characters: what is left takes time in proportion to the third power of a name's length at worst, which is short.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 200
 MAX_ENDLESS = 2
-"""`*` and `+` in one alternative, those at its ends not counted."""
+"""`*` and `+` in one alternative, `.*` at its ends not counted."""
+MAX_OPTIONAL = 4
+"""`?` in one alternative."""
 
 _PIECE = re.compile(
     r"""
@@ -36,9 +38,13 @@ def name_filter(text: str) -> Callable[[str], object]:
         raise ValueError(f"expected a filter of at most {MAX_LENGTH} characters, got {len(text)}")
     parts = [_SURROUNDING.sub("", part) for part in _alternatives(text)]
     for part in parts:
-        endless = sum(match["times"] in ("*", "+") for match in _PIECE.finditer(part))
-        if endless > MAX_ENDLESS:
-            raise ValueError(f"expected at most {MAX_ENDLESS} of * and + between two |, got {endless} in {shown(part)}")
+        times = [match["times"] for match in _PIECE.finditer(part)]
+        for most, what, count in (
+            (MAX_ENDLESS, "* and +", times.count("*") + times.count("+")),
+            (MAX_OPTIONAL, "?", times.count("?")),
+        ):
+            if count > most:
+                raise ValueError(f"expected at most {most} of {what} between two |, got {count} in {shown(part)}")
     try:
         return re.compile("|".join(parts)).search
     except re.error as error:

@@ -69,9 +69,7 @@ def captured_for_good(world: World) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def captured(
-    world: World, tmp_path_factory: pytest.TempPathFactory, captured_for_good: None
-) -> Iterator[Captured]:
+def captured(world: World, tmp_path_factory: pytest.TempPathFactory, captured_for_good: None) -> Iterator[Captured]:
     """A proxy in whose hands the application's connections are, at first with the mesh's settings alone: REGISTRY_ONLY."""
     deployment = Captured(world, tmp_path_factory.mktemp("captured"))
     deployment.put([mesh("registry-only")])

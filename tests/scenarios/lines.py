@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_QUOTED = frozenset({"request", "policy", "transport_failure", "forwarded_for", "agent", "request_id", "host", "upstream"})
+_QUOTED = frozenset(
+    {"request", "policy", "transport_failure", "forwarded_for", "agent", "request_id", "host", "upstream"}
+)
 
 _E4 = (
     "start request code flags policy transport_failure received sent duration service_time forwarded_for agent request_id host "

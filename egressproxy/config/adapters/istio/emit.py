@@ -13,6 +13,7 @@ from egressproxy.config.adapters.istio.routes import HTTP_PORT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from egressproxy.config.adapters.istio.fields import Report
     from egressproxy.config.adapters.istio.mesh import End, Mesh
     from egressproxy.config.adapters.istio.objects import Gateway, Port, Service
     from egressproxy.config.adapters.istio.routes import Carries, Leg, Routes
@@ -25,22 +26,39 @@ HTTP_LISTENER = 8080
 TLS_LISTENER = 8443
 
 
-def listeners(gateways: Sequence[Gateway]) -> list[dict[str, Any]]:
+def listeners(gateways: Sequence[Gateway], behind: Mapping[int, int], report: Report) -> list[dict[str, Any]]:
     """The listeners of an egress gateway, and one for clients that know their proxy.
 
-    A Gateway may serve plain HTTP on 443. Then its port takes no TLS, as in Istio, where the two cannot share one.
+    behind  the ports that the gateway's pods have behind those of its Service, where a file tells them
+
+    A Gateway may serve plain HTTP on a port where others expect TLS. Then that port takes no TLS: one of Envoy's listeners has
+    one kind of filter chains.
     """
-    plain = any(one.port == TLS_PORT and one.mode == "NONE" for gateway in gateways for one in gateway.servers)
-    return [
-        {"name": "gateway-http", "protocol": "http", "port": HTTP_LISTENER, "service_port": HTTP_PORT},
-        {
-            "name": "gateway-tls",
-            "protocol": "http" if plain else "sni",
-            "port": TLS_LISTENER,
-            "service_port": TLS_PORT,
-        },
-        {"name": "proxy", "protocol": "http-proxy", "port": PROXY_PORT},
-    ]
+    found = {
+        HTTP_PORT: _listener("gateway-http", "http", HTTP_LISTENER, HTTP_PORT),
+        TLS_PORT: _listener("gateway-tls", "sni", TLS_LISTENER, TLS_PORT),
+    }
+    taken = {HTTP_LISTENER: HTTP_PORT, TLS_LISTENER: TLS_PORT, PROXY_PORT: 0}
+    decided: dict[int, str] = {}
+    for server in (one for gateway in gateways for one in gateway.servers):
+        number = server.port
+        protocol = {("http", "NONE"): "http", ("tls", "PASSTHROUGH"): "sni"}.get((server.routes, server.mode))
+        if protocol is None:
+            continue
+        if decided.setdefault(number, protocol) != protocol:
+            message = f"port {number} cannot serve TLS and plain HTTP at once: this server is not listened for"
+            report.note(server.mark, (), message)
+        elif number in found:
+            found[number]["protocol"] = protocol
+        elif taken.setdefault(behind.get(number, number), number) != number:
+            report.note(server.mark, (), f"no listener: port {behind.get(number, number)} is that of another")
+        else:
+            found[number] = _listener(f"gateway-{number}", protocol, behind.get(number, number), number)
+    return [*found.values(), {"name": "proxy", "protocol": "http-proxy", "port": PROXY_PORT}]
+
+
+def _listener(name: str, protocol: str, port: int, service_port: int) -> dict[str, Any]:
+    return {"name": name, "protocol": protocol, "port": port, "service_port": service_port}
 
 
 def own_sni(listeners: Iterable[Any], address: str, port: int) -> int | None:

@@ -81,7 +81,7 @@ def service(thing: Thing) -> Service | None:
         export_to=_export_to(thing),
         selector=selector,
         is_empty=kind != "ExternalName" and not selector,
-        private=kind != "ExternalName",
+        private=kind != "ExternalName" or endpoints[0].address.endswith(f".{CLUSTER_DOMAIN}"),
         knows_pods=kind != "ExternalName",
         behind=_behind(spec),
         mark=thing.fields.mark("spec"),

@@ -156,7 +156,7 @@ class Mesh:
                         found.append((one, port))
                     else:
                         self._report.note(
-                            one.mark, (one.title,), f"{one.host} port {port.number} is registered by an earlier object"
+                            one.mark, (), f"{one.host} port {port.number} is registered by an earlier object"
                         )
         return found
 
@@ -272,6 +272,12 @@ class Mesh:
         end = self._cluster(service, port.number, "", CLIENTS, service.host, port.mark)
         if isinstance(end, Cluster):
             self._used[end.name].by_name = True
+        if port.spoken == "TCP" and not service.addresses and not service.private:
+            self._report.note(
+                port.mark,
+                (),
+                f"TCP without addresses is known by the name {service.host}; Istio takes all that goes to port {port.number}",
+            )
         return end
 
     def _cluster(self, service: Service, number: int, subset: str, view: View, asked: HostPattern, mark: int) -> End:
@@ -352,7 +358,7 @@ class Mesh:
         has_own_ca = tls.ca is not None or tls.credential is not None
         if tls.skips_verification:
             native["verify"] = False
-            note(tls.mark, ("tls",), f"insecureSkipVerify: {host} may be anybody, its certificate is not checked")
+            note(tls.mark, (), f"insecureSkipVerify: {host} may be anybody, its certificate is not checked")
             return At(tls.mark, native)
         if tls.ca is not None:
             native["ca"] = tls.ca
@@ -362,7 +368,7 @@ class Mesh:
             native["verify"] = "chain"
             note(
                 tls.mark,
-                ("tls",),
+                (),
                 f"a sni switches the check of names off: any certificate of the authority passes for {host}; "
                 "name it in subjectAltNames to have it checked",
             )

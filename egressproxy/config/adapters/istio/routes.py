@@ -229,14 +229,12 @@ class Routes:
                 if server.mode not in ("NONE", "PASSTHROUGH"):
                     self._report.note(
                         server.mark,
-                        ("Gateway", gateway.name),
+                        (),
                         f"TLS between mesh and gateway ({server.mode}) is not spoken: both are this process; who comes to the "
                         "gateway from outside the mesh is not served on this port",
                     )
                 elif server.routes == "tcp":
-                    self._report.note(
-                        server.mark, ("Gateway", gateway.name), "reached by routes only: TCP names no host by itself"
-                    )
+                    self._report.note(server.mark, (), "reached by routes only: TCP names no host by itself")
 
     # --- rules
 
@@ -292,7 +290,7 @@ class Routes:
         if any(refusals) or any(len(legs) > 1 or legs[0].conditions or legs[0].host != pattern for _, legs in ways):
             self._report.fault(
                 route.mark,
-                ("VirtualService",),
+                (),
                 "shares between destinations of which one leads nowhere, or is told further by conditions, are not done here; "
                 "see the notes of this file, or write one destination",
             )
