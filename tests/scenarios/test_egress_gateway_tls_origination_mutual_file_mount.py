@@ -49,7 +49,9 @@ def changed(tmp_path: Path, *changes: tuple[str, str]) -> Path:
 
 
 def test_the_files_are_where_the_patch_mounts_them(world: World, scenario: Scenario) -> None:
-    listed = {path: world.proxy.run("ls", path, folder=world.folder).out.split() for path in scenario.mounts_of_gateway()}
+    listed = {
+        path: world.proxy.run("ls", path, folder=world.folder).out.split() for path in scenario.mounts_of_gateway()
+    }
     (certificates,) = (names for names in listed.values() if "tls.key" in names)
     assert certificates == ["tls.crt", "tls.key"]
     assert sum(map(len, listed.values())) == 3
@@ -64,14 +66,6 @@ def test_the_page_arrives(world: World, in_mesh: Captured, server_log: Path) -> 
     assert (line.host, line.upstream, line.cluster) == (NAMES.server, f"{SERVER}:443", CLUSTER)
     assert line.client == APPLICATION
     assert f'200 "GET / HTTP/1.1" 615 "-" "{line.agent}" "{APPLICATION}"' in server_log.read_text()
-
-
-def test_the_server_sees_whose_certificate_it_is(world: World, in_mesh: Captured, scenario: Scenario) -> None:
-    in_mesh.apply(*objects())
-    with scenario.served(('"$http_user_agent"', '"$ssl_client_s_dn"')) as log:
-        assert world.status(PAGE) == "200"
-        eventually(log.read_text, "the server has logged the request")
-        assert NAMES.client in log.read_text()
 
 
 def test_a_missing_client_certificate_is_told_to_the_caller(

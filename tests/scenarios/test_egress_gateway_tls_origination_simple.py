@@ -61,9 +61,7 @@ def test_the_gateway_itself_with_these_files_alone(world: World, alone: Callable
 
 
 @pytest.mark.parametrize("second", ["seed-003-02-gateway-destinationrule", "seed-003-02-mtls"])
-def test_plain_http_on_port_443_of_the_gateway(
-    world: World, alone: Callable[..., Deployment], second: str
-) -> None:
+def test_plain_http_on_port_443_of_the_gateway(world: World, alone: Callable[..., Deployment], second: str) -> None:
     """The form of 2018: HTTP is declared on 443, and the gateway is asked there."""
     first, third = (variant(SCENARIO, f"seed-003-{number}") for number in ("01", "03"))
     deployment = alone(mesh("registry-only"), first, variant(SCENARIO, second), third)
