@@ -315,7 +315,7 @@ class Exchange:
         forward = fields.forward
         route = self._route
         if route is not None and route.has_headers:
-            if self._request.method == "TRACE":
+            if self._request.method.upper() == "TRACE":  # methods have a case, and some servers do not know
                 raise MethodNotImplemented(f"TRACE would tell the client what {route.name} is told in its place")
             forward = without(forward, carriage.own_fields[route.service])
             forward += carriage.identities.header_lines(route.service)
@@ -539,8 +539,9 @@ class Exchange:
             return LengthBody(0), False, fields.length if head.status != NO_CONTENT else None, False
         if fields.length is not None and not fields.chunked:
             return LengthBody(fields.length), False, fields.length, False
+        limits = self._carriage.limits
         body: Body = (
-            ChunkedBody(self._carriage.limits.max_bytes, UpstreamProtocolError) if fields.chunked else ClosedBody()
+            ChunkedBody(limits.max_bytes, limits.max_headers, UpstreamProtocolError) if fields.chunked else ClosedBody()
         )
         if self._request.http_version == "1.0":
             return body, False, None, True

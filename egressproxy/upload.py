@@ -83,7 +83,7 @@ class Upload:
         self.nothing_gone = True
         self.waits_for_client = False
         if fields.chunked:
-            self._body = ChunkedBody(carriage.limits.max_bytes, MalformedRequest)
+            self._body = ChunkedBody(carriage.limits.max_bytes, carriage.limits.max_headers, MalformedRequest)
         elif fields.length:
             self._body = LengthBody(fields.length)
             self._check(fields.length)

@@ -13,14 +13,19 @@ from pathlib import Path
 
 import pytest
 import trustme
+from support import nursery
 from support.namespaces import Namespace, need_namespaces
 
 from egressproxy._version import __version__
+from egressproxy.config.load import load
 
 L = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]\n"
 
 
 def egressproxy(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """With options of subprocess.run: started from nothing."""
+    if not options:
+        return nursery.run(*arguments)
     return subprocess.run(
         [sys.executable, "-m", "egressproxy", *arguments],
         **{
@@ -54,7 +59,7 @@ def test_alone_it_prints_its_help() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == egressproxy("--help").stdout
     assert done.stdout.startswith("Usage: egressproxy ")
-    for command in ("run", "check", "explain", "redirect", "schema"):
+    for command in ("run", "check", "explain", "convert", "redirect", "schema"):
         assert f"\n  {command} " in done.stdout
 
 
@@ -68,7 +73,7 @@ def test_it_tells_its_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("convert", "x"), ("check",), ("explain",), ("run", "--nope"), ("explain", "--to")], ids=" ".join
+    "arguments", [("convert",), ("check",), ("explain",), ("run", "--nope"), ("explain", "--to")], ids=" ".join
 )
 def test_misuse_exits_2_and_says_so_on_standard_error(arguments: tuple[str, ...]) -> None:
     done = egressproxy(*arguments)
@@ -402,6 +407,92 @@ def test_explain_with_a_bad_configuration_exits_1(tmp_path: Path) -> None:
     assert done.stderr == f"{tmp_path}/none.yaml: cannot be read: No such file or directory\n"
 
 
+# --- other programs' files ----------------------------------------------------------------------------------------
+
+SQUID = """\
+http_port 127.0.0.1:3128
+acl ok dstdomain .example.com
+http_access allow ok
+http_access deny all
+access_log none
+coredump_dir /var/spool/squid
+fancy_directive on
+"""
+
+
+@pytest.fixture
+def squid(tmp_path: Path) -> str:
+    file = tmp_path / "squid.conf"
+    file.write_text(SQUID)
+    return str(file)
+
+
+def test_the_help_of_each_command_names_the_formats_and_their_prefixes() -> None:
+    for command in ("run", "check", "explain", "convert", "redirect"):
+        told = " ".join(egressproxy(command, "--help").stdout.split())
+        for word in ("squid:PATH", "nginx:PATH", "istio:PATH", "--lenient"):
+            assert word in told, (command, word)
+
+
+@pytest.mark.parametrize("command", ["run", "check", "explain", "convert"])
+def test_what_is_not_known_is_refused_in_each_command(squid: str, command: str) -> None:
+    done = egressproxy(command, squid, *(["--to", "a.example.com:443"] if command == "explain" else []))
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{squid}:7: fancy_directive: ")
+
+
+def test_lenient_notes_what_is_not_known_and_goes_on(squid: str) -> None:
+    done = egressproxy("check", "--lenient", squid)
+    assert (done.returncode, done.stderr) == (0, "")
+    notes = [line for line in done.stdout.splitlines() if ": note: " in line]
+    assert any(note.startswith(f"{squid}:7: fancy_directive: note: ") for note in notes), notes
+    assert any(note.startswith(f"{squid}:6: coredump_dir: note: ") for note in notes), notes
+    assert egressproxy("explain", "--lenient", squid, "--to", "a.example.com:443").returncode == 0
+    assert egressproxy("explain", "--lenient", squid, "--to", "a.example.org:443").returncode == 3
+
+
+# --- convert ------------------------------------------------------------------------------------------------------
+
+
+def test_convert_prints_what_loads_to_the_same_and_notes_on_standard_error(squid: str, tmp_path: Path) -> None:
+    done = egressproxy("convert", "--lenient", squid)
+    assert done.returncode == 0
+    assert "coredump_dir: note: " in done.stderr
+    assert re.search(rf"^  # {re.escape(squid)}:3\n  - {{?name: http_access-3,?\s", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
+    native = tmp_path / "native.yaml"
+    native.write_text(done.stdout)
+    again = egressproxy("convert", str(native))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert without_comments(again.stdout) == without_comments(done.stdout)
+    assert load([str(native)]).config == load([squid], lenient=True).config
+
+
+def without_comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def test_convert_prints_secrets_as_they_are_and_warns_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(L + 'secrets: {inline: {c: {"ca.crt": "-----BEGIN\\nx\\n"}}}\n')
+    done = egressproxy("convert", str(file))
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: secrets.inline is printed as it is, private keys included: keep the output to yourself\n"
+    )
+    assert done.stdout.endswith("secrets:\n  inline:\n    c:\n      ca.crt: |\n        -----BEGIN\n        x\n")
+
+
+def test_convert_refuses_what_check_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(L + "alow: []\n")
+    done = egressproxy("convert", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{file}:2: alow: no such setting; did you mean allow?\n"
+
+
 # --- redirect -----------------------------------------------------------------------------------------------------
 
 TRANSPARENT = (
@@ -428,6 +519,27 @@ def test_redirect_takes_port_and_mode_from_a_configuration(tmp_path: Path) -> No
     assert "# Note: the proxy's user is root: whatever runs as root goes past the proxy.\n" in done.stdout
     same = egressproxy("redirect", str(file), "--user", "0", "--port", "8443", "--mode", "tproxy")
     assert same.stdout == done.stdout
+
+
+def test_redirect_takes_destinations_from_a_configuration_unless_its_options_say_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(TRANSPARENT + "capture: {include: [10.0.0.0/8], exclude: [10.1.0.0/16, fd00::/8]}\n")
+    whole = egressproxy("redirect", str(file), "--user", "1337")
+    assert (whole.returncode, whole.stderr) == (0, "")
+    same = ("--include", "10.0.0.0/8", "--exclude", "10.1.0.0/16,fd00::/8")
+    assert whole.stdout == egressproxy("redirect", str(file), "--user", "1337", *same).stdout
+    other = egressproxy("redirect", str(file), "--user", "1337", "--include", "192.0.2.0/24").stdout
+    assert "192.0.2.0/24" in other
+    assert "10.0.0.0/8" not in other
+    assert "10.1.0.0/16" in other
+
+
+def test_redirect_captures_all_ports_but_dns_for_a_tcp_listener(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("listeners: [{protocol: tcp, port: 15001, transparent: redirect}]\n")
+    done = egressproxy("redirect", str(file), "--user", "1337")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tcp dport { 1-52, 54-65535 } redirect to :15001" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trustme
 import yaml
 from jsonschema import Draft202012Validator
+from support import nursery
 
 from egressproxy.config.load import load
 from egressproxy.config.schema import Config, json_schema
@@ -20,9 +20,7 @@ SCHEMA = Draft202012Validator(json_schema())
 
 
 def check(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "egressproxy", "check", str(path)], capture_output=True, text=True, check=False
-    )
+    return nursery.run("check", str(path))
 
 
 def test_there_are_examples() -> None:

@@ -72,7 +72,7 @@ def read_response(data: bytes) -> ResponseFields:
 
 
 def read_chunks(pieces: list[bytes]) -> bytes:
-    body = ChunkedBody(16_384, UpstreamProtocolError)
+    body = ChunkedBody(16_384, 100, UpstreamProtocolError)
     payload = b"".join([body.take(piece) for piece in pieces])
     assert body.done
     return payload

@@ -170,7 +170,7 @@ Kind = Literal["native", "squid", "nginx", "istio"]
 """The formats."""
 
 _SQUID = re.compile(rb"^(?:http_access|http_port|acl|cache_peer|https_port|visible_hostname)[ \t]", re.M)
-_NGINX = re.compile(rb"^[ \t]*(?:events|stream|http|server)[ \t]*\{|^[ \t]*worker_processes[ \t]", re.M)
+_NGINX = re.compile(rb"^[ \t]*(?:events|stream|http|server)\s*\{|^[ \t]*worker_processes[ \t]", re.M)
 _KUBERNETES = (re.compile(rb"^[\"']?apiVersion[\"']?[ \t]*:", re.M), re.compile(rb"^[\"']?kind[\"']?[ \t]*:", re.M))
 _JSON_OBJECT = re.compile(rb"\s*\{")
 
@@ -212,6 +212,7 @@ class _Composer:
     """Builds values from events. The stack holds the open lists and mappings, so depth costs no recursion."""
 
     _max_depth = MAX_DEPTH
+    _blocks_begin_below: tuple[str, ...] = ()  # styles of scalars whose place is the line behind their beginning
 
     def __init__(self, source: int, first_line: int = 1) -> None:
         self._first = mark(source, first_line)
@@ -277,6 +278,8 @@ class _Composer:
         self._size += 1
         if event.anchor is not None:
             self._anchor(event.anchor, value, place, 1, place)
+        if event.style in self._blocks_begin_below:
+            place += 1
         self._add(value, place)
 
     def _key(self, frame: _Frame, key: str, event: Any, place: int) -> None:
@@ -378,6 +381,8 @@ class _DocumentsComposer(_Composer):
 
     # Schemas of custom resources, which stand among the files of a cluster, nest deeper than any setting here.
     _max_depth = 128
+    # Files stand in ConfigMaps as blocks, and are told with lines of their own.
+    _blocks_begin_below = ("|", ">")
 
     def __init__(self, source: int, first_line: int) -> None:
         super().__init__(source, first_line)
@@ -446,11 +451,11 @@ _KUBERNETES_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]+|[
 _KUBERNETES_DECIMAL = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 
 
-def _kubernetes_integer(text: str) -> int | str:
-    """The integer; text that is too long for one, or has no digits, stays text."""
+def _kubernetes_integer(text: str) -> int | float | str:
+    """The integer; a float where it is too large for one, and text where it has no digits."""
     digits = text.replace("_", "")
     if len(digits) > 20:
-        return text
+        return float(digits) if digits.lstrip("+-").isdigit() else text
     if re.fullmatch(r"[-+]?0[0-7]+", digits):
         return int(digits, 8)
     try:

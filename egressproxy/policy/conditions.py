@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import unquote
 
 from egressproxy.model import HTTP_PORT
 from egressproxy.policy.addresses import judge, parse_address
@@ -57,11 +58,12 @@ def _hosts_of(intent: Intent) -> Sequence[str]:
 
 
 def _paths_of(intent: Intent) -> Sequence[str]:
-    """The path as sent, and what servers may read it as, each with the query as far as it is known; none of a tunnel."""
+    """The path as sent, and what servers may read it as, each with the query as sent and decoded; none of a tunnel."""
     if intent.path is None:
         return ()
     query = "" if intent.request is None else intent.request.path[len(intent.path) :]
-    return tuple(dict.fromkeys([intent.path + query, *(reading + query for reading in readings_of(intent.path))]))
+    queries = (query, unquote(query, "latin-1")) if "%" in query else (query,)
+    return tuple(dict.fromkeys(path + text for path in (intent.path, *readings_of(intent.path)) for text in queries))
 
 
 def _urls_of(intent: Intent) -> Sequence[str]:

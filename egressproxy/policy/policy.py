@@ -130,7 +130,8 @@ class Policy:
         ech          it may hide another name
 
         A tunnel to an alias of a service was granted for the host that it stands for, too: that name may be inside. A tunnel
-        to an address was granted for the address: inside it is no name, or one that may be reached on that port by itself.
+        to an address was granted for the address: inside it is no name, or one that may be reached on that port by itself, or
+        any where the address is one by which a service is known.
         Runs once per checked tunnel.
         """
         if ech and not verdict.ech:
@@ -141,7 +142,7 @@ class Policy:
         if server_name is None:
             return "match" if target.is_address else "no_sni"
         route = self.registry.find(target.host, target.port)
-        if route is not None and server_name == route.host:
+        if route is not None and (route.by_address or server_name == route.host):
             return "match"
         if not target.is_address:
             return "mismatch"

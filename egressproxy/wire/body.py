@@ -202,6 +202,7 @@ _DROPPED_TRAILERS = frozenset(
     b" retry-after set-cookie set-cookie2 strict-transport-security user-agent vary via warning www-authenticate"
     b" x-forwarded-for x-forwarded-host x-forwarded-proto x-real-ip x-request-id".split()
 )
+_NOT_HANDED_ON = _DROPPED_TRAILERS | _REFUSED_TRAILERS  # refused as they are, dropped with underscores: CGI's spelling
 
 
 class ChunkedBody:
@@ -214,24 +215,28 @@ class ChunkedBody:
         "_left",
         "_line",
         "_max_trailer_bytes",
+        "_max_trailers",
         "_name_is_dropped",
         "_state",
         "_trailer_bytes",
+        "_trailer_count",
         "_trailers",
         "done",
         "excess",
         "trailers",
     )
 
-    def __init__(self, max_trailer_bytes: int, error: type[EgressError]) -> None:
-        """`max_trailer_bytes`: of all trailer lines, those that are dropped too. `error`: what `take` raises."""
+    def __init__(self, max_trailer_bytes: int, max_trailers: int, error: type[EgressError]) -> None:
+        """`max_trailer_bytes`, `max_trailers`: of all trailers, dropped ones too. `error`: what `take` raises."""
         self._error = error
+        self._max_trailers = max_trailers
         self._max_trailer_bytes = max_trailer_bytes
         self._state = _SIZE_BEGINS
         self._left = 0  # of the chunk; while its size is being read, what the digits so far say
         self._digits = 0
         self._extension_bytes = 0
         self._trailer_bytes = 0
+        self._trailer_count = 0
         self._trailers = bytearray()
         self._line = bytearray()  # the trailer that is being read
         self._name_is_dropped = False
@@ -243,7 +248,7 @@ class ChunkedBody:
         """The payload in `data`.
 
         Raises the error the body was made with: a size of more than 16 digits or from 2**60, more than 16 KiB of
-        extensions, trailers over `max_trailer_bytes` or of a field that cannot be one, and every octet out of place.
+        extensions, trailers over their limits or of a field that cannot be one, and every octet out of place.
         """
         if self.done:
             self.excess += data
@@ -335,10 +340,13 @@ class ChunkedBody:
         if self._trailer_bytes > self._max_trailer_bytes:
             raise self._error(f"the trailers take more than {self._max_trailer_bytes} bytes (limits.max_head_bytes)")
         if before == _TRAILER_NAME and value == _COLON:
+            self._trailer_count += 1
+            if self._trailer_count > self._max_trailers:
+                raise self._error(f"there are more than {self._max_trailers} trailers (limits.max_headers)")
             name = bytes(self._line).lower()
             if name in _REFUSED_TRAILERS:
                 raise self._error(f"expected trailers that frame and route nothing, got {excerpt(name)}")
-            self._name_is_dropped = name in _DROPPED_TRAILERS
+            self._name_is_dropped = name.replace(b"_", b"-") in _NOT_HANDED_ON
         self._line.append(value)
         if before == _TRAILER_LF:
             if not self._name_is_dropped:

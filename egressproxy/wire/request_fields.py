@@ -48,7 +48,8 @@ class RequestFields(NamedTuple):
                       nothing to: then its line is in `forward`
 
     Not in `forward`: what has its own member here (the two whose line is said to be there apart), fields about this
-    connection (RFC 9110 section 7.6.1), those for this proxy (section 11.7), and every field that Connection names.
+    connection (RFC 9110 section 7.6.1), those for this proxy (section 11.7), and every field that Connection names; nor any
+    of the first three with underscores for hyphens.
     Trailer goes on: the trailers do.
     """
 
@@ -87,12 +88,16 @@ _READ_HERE = {
 }
 _COUNTED = frozenset({"TRACE", "OPTIONS"})  # RFC 9110 section 7.6.2: the methods that Max-Forwards is for
 
+# Written anew, or for nobody behind this proxy. To CGI and its kin a hyphen and an underscore are the same: a client's
+# X_Forwarded_For would stand where the proxy's own word is looked for.
+_NOT_HANDED_ON = frozenset(name for name, goes_on in _READ_HERE.items() if not goes_on)
+
 # RFC 9110 section 7.6.1: no sender may name a field in Connection that is for all recipients. Of these, a proxy that
 # obeys and one that does not make two different requests.
 _NEVER_PER_HOP = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 # Options that name no field, or one whose lines are left out in any case.
-_NAME_NO_MORE = frozenset({b"close", *(name for name, goes_on in _READ_HERE.items() if not goes_on)}) - _NEVER_PER_HOP
+_NAME_NO_MORE = frozenset({b"close", *_NOT_HANDED_ON}) - _NEVER_PER_HOP
 
 
 # Requests of one client to one host have the same fields, again and again. What was read of them is kept: finding it costs
@@ -133,6 +138,8 @@ def _read(head: RequestHead) -> RequestFields:
     said, lines = sort_out(head.raw_headers, _READ_HERE)
     get = said.get
     is_1_1 = head.http_version == "1.1"
+    if b"_" in head.raw_headers:
+        lines = [line for line in lines if not _is_twin(line)]
     options = NO_OPTIONS
     if (connection := get(b"connection")) is not None:
         options = connection_options(connection, CLIENT)
@@ -171,6 +178,12 @@ def _read(head: RequestHead) -> RequestFields:
         b"authorization" in said,
         None if max_forwards is None else plain_number("Max-Forwards", max_forwards, CLIENT),
     )
+
+
+def _is_twin(line: bytes) -> bool:
+    """A field that is not handed on, but for its underscores."""
+    name = line.partition(b":")[0].lower()
+    return b"_" in name and name.replace(b"_", b"-") in _NOT_HANDED_ON
 
 
 def _upgrade(value: bytes) -> str | None:

@@ -393,3 +393,107 @@ def test_a_large_list_is_read_whole(tmp_path: Path) -> None:
     config = load([a]).config
     assert len(config.allow) == 50_000
     assert all(re.fullmatch(r"h\d+\.example:443", entry) for entry in config.allow)
+
+
+# --- several formats ----------------------------------------------------------------------------------------------
+
+SQUID = """\
+http_port 3129
+connect_timeout 10 seconds
+acl ok dstdomain .example.com
+http_access allow ok
+http_access deny all
+access_log none
+"""
+NGINX = """\
+events {}
+stream {
+  resolver 10.96.0.10;
+  proxy_connect_timeout 10s;
+  server {
+    listen 8443;
+    ssl_preread on;
+    proxy_pass $ssl_preread_server_name:443;
+  }
+}
+"""
+
+
+def put(folder: Path, **contents: str) -> dict[str, str]:
+    """Files by their name without what is behind the dot, which is `conf` or `yaml`."""
+    found = {}
+    for name, content in contents.items():
+        file = folder / f"{name}.{'yaml' if name.startswith('native') else 'conf'}"
+        file.write_text(content)
+        found[name] = str(file)
+    return found
+
+
+def test_formats_are_told_apart_and_merged_in_the_order_given(tmp_path: Path) -> None:
+    files = put(tmp_path, squid=SQUID, native=L + "allow: [a.example]\n", nginx=NGINX)
+    config = load([files["nginx"], files["native"], files["squid"]]).config
+    assert [listener.label for listener in config.listeners] == ["sni:8443", "http-proxy:3128", "http-proxy:3129"]
+    assert (config.allow, config.timeouts.connect_s) == (("a.example",), 10)
+    in_a_folder = load([str(tmp_path)])
+    assert [listener.label for listener in in_a_folder.config.listeners] == [
+        "http-proxy:3128",
+        "sni:8443",
+        "http-proxy:3129",
+    ]
+    assert list(in_a_folder.sources) == [files["native"], files["nginx"], files["squid"]]
+
+
+def test_what_two_formats_say_otherwise_is_a_conflict_that_names_both_places(tmp_path: Path) -> None:
+    files = put(tmp_path, native=L + "timeouts:\n  connect_s: 3\n", squid=SQUID)
+    assert problems(files["native"], files["squid"]) == [
+        f"{files['squid']}:2: timeouts.connect_s: is 10 here and 3 in {files['native']}:3; expected one value"
+    ]
+    assert problems(files["squid"], files["native"]) == [
+        f"{files['native']}:3: timeouts.connect_s: is 3 here and 10 in {files['squid']}:2; expected one value"
+    ]
+
+
+def test_a_port_that_two_formats_take_is_told_with_the_place_of_the_second(tmp_path: Path) -> None:
+    files = put(tmp_path, native=L.replace("3128", "3129"), squid=SQUID)
+    (problem,) = [each for each in problems(files["native"], files["squid"]) if " is taken by " in each]
+    assert problem == f"{files['squid']}:1: listeners[1].port: 0.0.0.0 port 3129 is taken by listeners[0].port"
+
+
+def test_a_prefix_forces_a_format_upon_each_file_of_a_folder(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        squid="# nothing in the first column tells what this is\n http_port 3128\n http_access deny all\n access_log none\n",
+    )
+    assert load([f"squid:{tmp_path}"]).config.listeners[0].label == "http-proxy:3128"
+    assert any(
+        "expected settings like listeners" in problem or "YAML" in problem for problem in problems(str(tmp_path))
+    )
+    for kind in ("nginx", "istio"):
+        with pytest.raises(ConfigError):
+            load([f"{kind}:{tmp_path}"])
+
+
+def test_files_that_are_included_are_among_the_sources_and_in_the_snapshot(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(".example.com\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "one.conf").write_text("http_access deny all\n")
+    files = put(
+        tmp_path,
+        squid=f'http_port 3128\nacl ok dstdomain "{tmp_path}/list.txt"\nhttp_access allow ok\ninclude {tmp_path}/more/*.conf\n',
+    )
+    loaded = load([files["squid"]])
+    assert set(loaded.sources) == {files["squid"], f"{tmp_path}/list.txt", f"{tmp_path}/more/one.conf"}
+    assert loaded.snapshot.changed() is None
+    (tmp_path / "more" / "two.conf").write_text("")
+    assert loaded.snapshot.changed() == f"{tmp_path}/more/*.conf"
+    (tmp_path / "list.txt").write_text(".example.org\n")
+    assert loaded.snapshot.changed() == f"{tmp_path}/list.txt"
+
+
+def test_what_is_missing_is_in_the_snapshot_of_a_refused_load(tmp_path: Path) -> None:
+    files = put(tmp_path, squid=f'http_port 3128\nacl ok dstdomain "{tmp_path}/list.txt"\nhttp_access allow ok\n')
+    snapshot = Snapshot()
+    with pytest.raises(ConfigError):
+        load([files["squid"]], snapshot)
+    (tmp_path / "list.txt").write_text(".example.com\n")
+    assert snapshot.changed() == f"{tmp_path}/list.txt"

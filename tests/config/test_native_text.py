@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from egressproxy.config.load import load
 from egressproxy.config.native import compose, kind_of
 from egressproxy.config.native_text import _setting, native_lines
+from egressproxy.errors import ConfigError
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "config").glob("*.yaml"))
+SCENARIOS = ROOT.parent / "shared" / "istio"
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 FULL = f"""\
@@ -66,6 +69,24 @@ def converted(path: Path, folder: Path) -> tuple[Any, Any, str]:
 def test_each_example_is_the_same_after_its_conversion(path: Path, tmp_path: Path) -> None:
     before, after, _ = converted(path, tmp_path)
     assert after == before
+
+
+@pytest.mark.skipif(not SCENARIOS.is_dir(), reason="the documents' own files are not here")
+def test_each_file_of_the_documents_is_the_same_after_its_conversion(tmp_path: Path) -> None:
+    listener = tmp_path / "listener.yaml"
+    listener.write_text("listeners: [{protocol: http-proxy, port: 3128}]\n")
+    copy = tmp_path / "converted.yaml"
+    converted = 0
+    for path in sorted(file for file in SCENARIOS.rglob("*") if file.suffix in (".yaml", ".conf")):
+        for beside in ([], [str(listener)]):
+            try:
+                loaded = load([*beside, str(path)], lenient=True)
+            except ConfigError:
+                continue  # it needs others, or is refused on purpose
+            converted += 1
+            copy.write_text("".join(f"{line}\n" for line in native_lines(loaded.config, loaded.locate)))
+            assert load([str(copy)]).config == loaded.config, path
+    assert converted
 
 
 def test_what_could_be_read_in_two_ways_is_quoted(tmp_path: Path) -> None:

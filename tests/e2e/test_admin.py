@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import nursery
 from support.clients import ask, connect_head, open_tunnel, run
 from support.dns import DnsServer
 from support.origin import NAME, TcpOrigin, TlsOrigin
@@ -88,7 +88,8 @@ def test_config_shows_what_is_in_force(proxy: Proxy, tmp_path: Path) -> None:
     assert [rule["name"] for rule in page["config"]["rules"]] == ["closed", "lan"]
     shown = tmp_path / "shown.yaml"
     shown.write_text(json.dumps(page["config"]))
-    run(sys.executable, "-m", "egressproxy", "check", shown, folder=ROOT)
+    checked = nursery.run("check", str(shown))
+    assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,20 +109,21 @@ def test_config_shows_what_is_in_force(proxy: Proxy, tmp_path: Path) -> None:
     ],
 )
 def test_explain_says_what_the_command_line_says(proxy: Proxy, target: str, code: int) -> None:
-    command = (sys.executable, "-m", "egressproxy", "explain", proxy.config_file, "--to", target, "--json")
-    done = run(*command, folder=ROOT, code=code)
+    done = nursery.run("explain", str(proxy.config_file), "--to", target, "--json")
+    assert done.returncode == code, done.stderr
     status, body = proxy.get(f"/explain?to={target}")
     if code == 2:
         assert status == 400
-        assert done.err.strip().endswith(body.strip())
+        assert done.stderr.strip().endswith(body.strip())
         return
     assert status == 200
-    told = json.loads(done.out)
+    told = json.loads(done.stdout)
     del told["user"]
     assert json.loads(body) == told
     assert told["allowed"] is (code == 0)
-    lines = run(*command[:-1], folder=ROOT, code=code).out
-    assert proxy.get(f"/explain?to={target}", accept="text/plain")[1] == lines
+    lines = nursery.run("explain", str(proxy.config_file), "--to", target)
+    assert lines.returncode == code, lines.stderr
+    assert proxy.get(f"/explain?to={target}", accept="text/plain")[1] == lines.stdout
 
 
 def test_explain_agrees_with_what_happens(proxy: Proxy, echo_origin: TcpOrigin) -> None:

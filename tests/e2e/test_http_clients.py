@@ -478,8 +478,9 @@ def squid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]
     port = free_port()
     (folder / "squid.conf").write_text(SQUID.format(port=port, folder=folder))
     if os.geteuid() == 0:
-        for each in (folder, folder.parent, folder.parent.parent):
-            each.chmod(0o755)
+        for each in (folder, *folder.parents):
+            if each.name.startswith(("squid", "pytest-", "popen-")):
+                each.chmod(0o755)
         shutil.chown(folder, "proxy", "proxy")
     name = f"beside{port}"
     command = [program, "-N", "-n", name, "-f", str(folder / "squid.conf")]

@@ -8,8 +8,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import certificates
+from support import certificates, nursery
 from support.clients import ESTABLISHED, ask, connect_head, dial, open_tunnel, parse_reply, receive, receive_all
 from support.dns import DnsServer, Reply
 from support.origin import TcpOrigin, echo
-from support.proxy import ROOT, Proxy, free_port
+from support.proxy import Proxy, free_port
 from support.waiting import eventually
 
 Start = Callable[..., Proxy]
@@ -442,14 +440,7 @@ def test_sigterm_at_the_descriptor_limit_drains_in_order(
 
 def fails(*arguments: str | Path) -> str:
     """What `run` says on standard error when it cannot start: one line, and exit code 1."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "egressproxy", "run", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-        cwd=ROOT,
-    )
+    ended = nursery.run("run", *map(str, arguments))
     assert (ended.returncode, ended.stdout) == (1, ""), ended
     (line,) = ended.stderr.splitlines()
     return line

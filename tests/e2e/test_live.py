@@ -21,7 +21,7 @@ from support.clients import ESTABLISHED, ask, connect_head, dial, open_tunnel, r
 from support.dns import DnsServer, Reply
 from support.origin import TcpOrigin
 from support.plain_http import STALL, Ends, Message, RawOrigin, request, response
-from support.proxy import Proxy
+from support.proxy import Proxy, free_port
 from support.waiting import eventually
 from support.websocket import answer_client, open_client
 
@@ -252,6 +252,87 @@ def test_sighup_makes_a_configuration_of_what_did_not_change(
     proxy = live(start, tmp_path, closed_config)
     assert proxy.reload_as_written()
     assert generation(proxy) == 2
+
+
+MESH = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    outboundTrafficPolicy:
+      mode: MODE
+"""
+ENTRY = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: NAME}
+spec:
+  hosts: [NAME.example.test]
+  ports: [{number: PORT, name: tcp, protocol: TLS}]
+  resolution: DNS
+  location: MESH_EXTERNAL
+"""
+
+
+def test_objects_that_are_applied_and_deleted_change_exactly_that(
+    start: Start, tmp_path: Path, policy: Path, base: dict[str, Any], echo_origin: TcpOrigin, dns: DnsServer
+) -> None:
+    """A native file has the listener, the objects of Istio the policy."""
+    for name in ("one", "two", "three"):
+        dns.add(f"{name}.example.test", "A", "127.0.0.1")
+
+    def apply(name: str) -> None:
+        (policy / f"{name}.yaml").write_text(ENTRY.replace("NAME", name).replace("PORT", str(echo_origin.port)))
+
+    def reached() -> list[str]:
+        return [
+            name for name in ("one", "two", "three") if answers(proxy, f"{name}.example.test:{echo_origin.port}") == 200
+        ]
+
+    apply("one")
+    (policy / "mesh.yaml").write_text(MESH.replace("MODE", "REGISTRY_ONLY"))
+    proxy = live(start, tmp_path, {**base, "guard": {"allow": ["127.0.0.1/32"]}}, policy)
+    assert reached() == ["one"]
+    apply("two")
+    soon(lambda: reached() == ["one", "two"], "the second is registered")
+    (policy / "one.yaml").unlink()
+    soon(lambda: reached() == ["two"], "the first is not any more")
+    for _ in range(2):
+        (policy / "mesh.yaml").write_text(MESH.replace("MODE", "ALLOW_ANY"))
+        soon(lambda: reached() == ["one", "two", "three"], "everything goes")
+        (policy / "mesh.yaml").write_text(MESH.replace("MODE", "REGISTRY_ONLY"))
+        soon(lambda: reached() == ["two"], "only what is registered goes")
+    assert generation(proxy) == 7
+
+
+def test_a_list_that_a_squid_conf_names_and_a_folder_that_it_includes_are_watched(
+    start: Start, tmp_path: Path, policy: Path, base: dict[str, Any], echo_origin: TcpOrigin, dns: DnsServer
+) -> None:
+    dns.add("listed.example.test", "A", "127.0.0.1")
+    dns.add("included.example.test", "A", "127.0.0.1")
+    (policy / "hosts.txt").write_text("other.example.test\n")
+    (policy / "empty.conf").write_text("# so that there is something to include\n")
+    squid, port = tmp_path / "squid.conf", free_port()
+    squid.write_text(
+        f'http_port 127.0.0.1:{port}\nacl listed dstdomain "{policy}/hosts.txt"\nacl CONNECT method CONNECT\n'
+        f"http_access allow CONNECT listed\ninclude {policy}/*.conf\nhttp_access deny all\naccess_log none\n"
+    )
+    proxy = live(start, tmp_path, base, squid)
+    proxy.port = port
+    listed, included = (f"{name}.example.test:{echo_origin.port}" for name in ("listed", "included"))
+    assert (answers(proxy, listed), answers(proxy, included)) == (403, 403)
+    (policy / "hosts.txt").write_text("listed.example.test\n")
+    soon(lambda: answers(proxy, listed) == 200, "it is in the list")
+    (policy / "more.conf").write_text("acl included dstdomain included.example.test\nhttp_access allow included\n")
+    soon(lambda: answers(proxy, included) == 200, "it is in a file that is included")
+    (policy / "more.conf").unlink()
+    soon(lambda: answers(proxy, included) == 403, "the file is gone")
+    (policy / "hosts.txt").unlink()
+    soon(lambda: proxy.metric("config_reload_failures_total") == 1, "without the list nothing is changed")
+    assert answers(proxy, listed) == 200
+    (problem,) = proxy.get_json("/config")["last_reload_problems"]
+    assert (problem["file"], problem["line"]) == (str(squid), 2)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -1150,6 +1150,17 @@ def test_fields_are_set_in_place_of_the_clients_own_and_their_values_are_told_to
         assert secret not in said
 
 
+@pytest.mark.parametrize("method", ["TRACE", "trace"])
+def test_who_is_told_a_credential_is_not_asked_what_he_was_told(
+    watchful: Configure, web: Web, tmp_path: Path, method: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    proxy = watchful(simple(web) | {"set_headers": {"Authorization": {"file": str(token)}}})
+    with Ends(proxy) as client:
+        assert client.ask(request(f"http://{SITE}/", method=method)).slug == "method_not_implemented"
+
+
 def test_no_request_goes_without_its_field(watchful: Configure, web: Web, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.touch()

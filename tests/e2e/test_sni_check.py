@@ -173,7 +173,9 @@ def test_report_lets_pass_and_counts(reporting: Proxy, target: TcpOrigin) -> Non
     assert reporting.metric("sni_checks_total", outcome="mismatch", refused="false") == before + 1
 
 
-@pytest.mark.parametrize("sent", [b"SSH-2.0-x\r\n", openssl_hello(None), openssl_hello(NAME)[:99]])
+@pytest.mark.parametrize(
+    "sent", [b"SSH-2.0-x\r\n", openssl_hello(None), openssl_hello(NAME)[:99]], ids=["ssh", "nameless", "cut"]
+)
 def test_report_lets_everything_pass(reporting: Proxy, target: TcpOrigin, sent: bytes) -> None:
     assert through(reporting, f"{NAME}:{target.port}", sent) == sent
     reporting.settled()

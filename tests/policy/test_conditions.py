@@ -165,6 +165,14 @@ def test_a_path_that_may_be_read_as_another_is_refused_for_it_and_not_let_pass(w
     assert not holds({"paths_matching": ["^/x"]}, about)
 
 
+def test_a_query_is_looked_at_as_it_was_sent_and_decoded():
+    about = get("http://www.example.com/s?q=%61ds")
+    assert refuses({"paths_matching": ["ads"]}, about)
+    assert refuses({"urls_matching": ["q=%61"]}, about)
+    assert not holds({"paths_matching": ["ads"]}, about)
+    assert holds({"paths_matching": ["q="]}, about)
+
+
 def test_why_not_says_which_condition():
     judge = policy(
         {"action": "allow", "name": "far", "hosts": ["www.example.com"], "listeners": ["two"]},

@@ -106,9 +106,9 @@ def test_latin_1_is_not_taken_for_a_trick():
 def test_a_long_hostile_path_costs_some_milliseconds_at_most(piece):
     path = "/" + piece * (8192 // len(piece))
     readings_of.cache_clear()
-    start = time.perf_counter()
+    start = time.thread_time()
     found = readings_of(path)
-    assert time.perf_counter() - start < 1  # 10 ms, and a machine that is busy
+    assert time.thread_time() - start < 1  # 10 ms, and a machine that is busy
     assert sum(map(len, found)) <= 32_768
 
 

@@ -57,6 +57,7 @@ def start(tmp_path: Path, dns: DnsServer, say: Callable[[str], None]) -> Iterato
                     "dns": {"servers": [dns.address], "ipv6": False},
                     **config,
                 },
+                fresh=True,
             )
             return Soaked(stack.enter_context(proxy), say)
 

@@ -30,18 +30,22 @@ class _Counted:
 
     def __init__(self) -> None:
         self._ports: list[int] = []
-        self._own: set[int] = set()
+        self._own = 0
 
     def saw(self, peer: tuple[Any, ...]) -> None:
         self._ports.append(peer[1])
 
     def count(self, address: tuple[str, int]) -> int:
         """Exact for whatever had connected before the call: a queue of the kernel keeps its order."""
-        with socket.create_connection(address, WAIT_S) as sentinel:
+        with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as sentinel:
+            sentinel.settimeout(WAIT_S)
+            sentinel.bind(("", 0))  # so that it is known before it connects which ones had its port earlier
             port = sentinel.getsockname()[1]
-            self._own.add(port)
-            eventually(lambda: self._ports[-1:] == [port] or port in self._ports, "the origin saw the sentinel")
-        return len([port for port in self._ports if port not in self._own])
+            earlier = self._ports.count(port)
+            sentinel.connect(address)
+            self._own += 1
+            eventually(lambda: self._ports.count(port) > earlier, "the origin saw the sentinel")
+        return len(self._ports) - self._own
 
 
 class TlsOrigin:

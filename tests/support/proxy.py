@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from prometheus_client.parser import text_string_to_metric_families
+from support import nursery
 from support.waiting import WAIT_S, eventually
 
 ROOT = Path(__file__).parents[2]
 """Of the checkout: where `python -m egressproxy` finds the package."""
 
 SQUID_LINE = re.compile(
-    r"\d{10}\.\d{3} +\d+ \S+ [A-Z_]+/\d{3} \d+ \S+ \S+ - (?:HIER_DIRECT/\S+|HIER_NONE/-) (?:-|[a-z]+/[a-z+.-]+)"
+    r"\d{10}\.\d{3} +\d+ \S+ [A-Z_]+/\d{3} \d+ \S+ \S+ - "
+    r"(?:(?:HIER_DIRECT|FIRSTUP_PARENT)/\S+|HIER_NONE/-) (?:-|[a-z]+/[a-z+.-]+)"
 )
 """Any line of the Squid log, field by field."""
 
@@ -70,6 +72,7 @@ class Proxy:
         stderr: int | None = None,
         prelude: str = "",
         watch: bool = False,
+        fresh: bool = False,
     ) -> None:
         """`config`: native configuration; listeners, their ports, logs and admin port are filled in where they are left out.
 
@@ -78,6 +81,8 @@ class Proxy:
         stdout, stderr  descriptors for standard output and error; default: files
         prelude         Python that runs in the child first
         watch           changes of the configuration are put into force without SIGHUP
+        fresh           a new interpreter, in the network namespace of the thread that starts it; so it is with arguments,
+                        descriptors or a prelude too. Otherwise a fork of one that has imported everything already
         """
         self.folder = folder
         self.port, self.admin_port = free_port(), free_port()
@@ -89,7 +94,8 @@ class Proxy:
         self._stdout = stdout
         self._stderr = stderr
         self._prelude = prelude
-        self._process: subprocess.Popen[bytes] | None = None
+        self._fresh = fresh or arguments is not None or descriptors is not None or bool(prelude)
+        self._process: subprocess.Popen[bytes] | nursery.Child | None = None
         self._marks = (0, 0)
         self.write_config(config or {})
 
@@ -144,34 +150,46 @@ class Proxy:
 
     def spawn(self) -> Self:
         """Start, and do not wait."""
+        environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+        with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
+            stdout = out.fileno() if self._stdout is None else self._stdout
+            stderr = err.fileno() if self._stderr is None else self._stderr
+            if self._fresh:
+                self._process = subprocess.Popen(
+                    [sys.executable, *self._command()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd=ROOT,
+                    env=environment,
+                )
+            else:
+                self._process = nursery.spawn(self._words(), environment, stdout, stderr)
+        STARTED.append(self)
+        return self
+
+    def _words(self) -> list[str]:
+        """What egressproxy is given."""
+        return ["run", *self._arguments, *(() if self._watch else ("--no-watch",))]
+
+    def _command(self) -> list[str]:
+        """What the interpreter is given."""
         program = (
             ["-c", f"{self._prelude}\nfrom egressproxy.cli import main; main()"]
             if self._prelude
             else ["-m", "egressproxy"]
         )
-        command = ["-W", "always::ResourceWarning", *program, "run", *self._arguments]
-        if not self._watch:
-            command.append("--no-watch")
+        command = ["-W", "always::ResourceWarning", *program, *self._words()]
         if self._descriptors is not None:
             command = ["-c", _WITHOUT_MEANS, str(self._descriptors), *command]
-        with (self.folder / "stdout").open("wb") as stdout, (self.folder / "stderr").open("wb") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=stdout if self._stdout is None else self._stdout,
-                stderr=stderr if self._stderr is None else self._stderr,
-                cwd=ROOT,
-                env={key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")},
-            )
-        STARTED.append(self)
-        return self
+        return command
 
     @property
     def pid(self) -> int:
         return self._running.pid
 
     @property
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> subprocess.Popen[bytes] | nursery.Child:
         assert self._process is not None, "not started"
         return self._process
 
@@ -210,7 +228,7 @@ class Proxy:
     def _kill(self) -> None:
         if not self.has_ended:
             self._running.kill()
-            self._running.wait()
+            self._running.wait(WAIT_S)
 
     def __enter__(self) -> Self:
         try:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-WAIT_S = 15.0
+WAIT_S = 30.0
 """Longest wait of a test: far more than any needs, so that a defect fails and does not hang."""
 LOOK_S = 0.005
 """Between two looks."""

@@ -13,7 +13,7 @@ from egressproxy.wire.body import Body, ChunkedBody, ClosedBody, LengthBody, as_
 
 
 def chunked(max_trailer_bytes: int = 200) -> ChunkedBody:
-    return ChunkedBody(max_trailer_bytes, MalformedRequest)
+    return ChunkedBody(max_trailer_bytes, 1_000_000, MalformedRequest)
 
 
 def read(body: Body, data: bytes, *cuts: int):
@@ -143,6 +143,7 @@ def test_chunks_may_end_only_behind_the_last_one():
         (b"Authorization: x\r\nX: y\r\nset-cookie: z\r\n", b"X: y\r\n"),
         (b"Content-Encoding: gzip\r\n", b""),
         (b"Via: 1.1 a\r\nX-Forwarded-For: 192.0.2.1\r\n", b""),
+        (b"X_Forwarded_For: 192.0.2.1\r\nX_Mine: 1\r\nContent_Length: 5\r\n", b"X_Mine: 1\r\n"),
         (b"Server-Timing: db;dur=5\r\ngrpc-status: 0\r\n", b"Server-Timing: db;dur=5\r\ngrpc-status: 0\r\n"),
     ],
 )
@@ -258,7 +259,7 @@ def test_refuses_at_the_first_wrong_byte_and_says_why(first_bytes, message):
 
 def test_raises_the_error_it_was_made_with():
     with pytest.raises(UpstreamProtocolError):
-        ChunkedBody(0, UpstreamProtocolError).take(b"x")
+        ChunkedBody(0, 100, UpstreamProtocolError).take(b"x")
 
 
 def test_trailers_take_no_more_than_the_limit_dropped_ones_included():
@@ -266,6 +267,12 @@ def test_trailers_take_no_more_than_the_limit_dropped_ones_included():
     assert read(chunked(len(lines)), b"0\r\n" + lines + b"\r\n")[1:] == (True, b"", b"X: a\r\n")
     assert read_every_way(lambda: chunked(len(lines) - 1), b"0\r\n" + lines) is MalformedRequest
     assert read_every_way(lambda: chunked(0), END) == (b"", True, b"", b"")
+
+
+def test_trailers_are_no_more_than_the_limit_dropped_ones_included():
+    three = b"X: a\r\nVia: b\r\nY: c\r\n"
+    assert read(ChunkedBody(200, 3, MalformedRequest), b"0\r\n" + three + b"\r\n")[1] is True
+    assert read_every_way(lambda: ChunkedBody(200, 2, MalformedRequest), b"0\r\n" + three) is MalformedRequest
 
 
 def test_extensions_take_no_more_than_16_kib_in_one_body():
@@ -297,10 +304,10 @@ def test_time_grows_in_proportion_to_the_input_whatever_its_shape(make, step):
         best = float("inf")
         for _ in range(3):
             body = chunked(10_000_000)
-            start = time.perf_counter()
+            start = time.thread_time()
             for piece in pieces:
                 body.take(piece)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
     # 16 times the input: 16 times the work if linear, 256 times if quadratic.

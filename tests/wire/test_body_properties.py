@@ -84,16 +84,19 @@ def tidy(draw: st.DrawFn) -> bytes:
 @settings(max_examples=200, deadline=None)
 @example(b"1\r\nx\r\n" * 3 + b"0\r\nX: y\r\n\r\nnext", [2, 9])
 def test_any_split_gives_the_same_answer(data: bytes, cuts: list[int]):
-    whole = read(ChunkedBody(MAX_TRAILER_BYTES, MalformedRequest), [data])
-    assert read(ChunkedBody(MAX_TRAILER_BYTES, MalformedRequest), cut(data, cuts)) == whole
-    assert read(ChunkedBody(MAX_TRAILER_BYTES, MalformedRequest), [data[i : i + 1] for i in range(len(data))]) == whole
+    whole = read(ChunkedBody(MAX_TRAILER_BYTES, 100, MalformedRequest), [data])
+    assert read(ChunkedBody(MAX_TRAILER_BYTES, 100, MalformedRequest), cut(data, cuts)) == whole
+    assert (
+        read(ChunkedBody(MAX_TRAILER_BYTES, 100, MalformedRequest), [data[i : i + 1] for i in range(len(data))])
+        == whole
+    )
 
 
 @given(tidy() | bodies())
 @settings(max_examples=200, deadline=None)
 @example(b'3;a=b;c="d\\"e"\r\nxyz\r\n0;f\r\nX: y\r\nVia: z\r\n\r\nGET /')
 def test_what_is_accepted_h11_accepts_with_the_same_payload_and_the_same_end(data: bytes):
-    ours = read(ChunkedBody(MAX_TRAILER_BYTES, MalformedRequest), [data])
+    ours = read(ChunkedBody(MAX_TRAILER_BYTES, 100, MalformedRequest), [data])
     if ours is MalformedRequest:
         return
     payload, done, excess, trailers = ours
@@ -119,7 +122,7 @@ def test_what_is_accepted_h11_accepts_with_the_same_payload_and_the_same_end(dat
 @given(st.lists(st.binary(max_size=300), max_size=6), st.sampled_from([b"", b"X: y\r\n"]), st.binary(max_size=9))
 def test_what_is_written_is_read(pieces: list[bytes], trailers: bytes, excess: bytes):
     data = b"".join(map(as_chunk, pieces)) + last_chunk(trailers) + excess
-    assert read(ChunkedBody(60, MalformedRequest), [data]) == (b"".join(pieces), True, excess, trailers)
+    assert read(ChunkedBody(60, 100, MalformedRequest), [data]) == (b"".join(pieces), True, excess, trailers)
 
 
 @given(st.integers(0, 50), st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=6))

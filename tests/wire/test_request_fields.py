@@ -248,3 +248,10 @@ def test_max_forwards_that_is_no_number_is_refused_where_it_counts(value: bytes)
 def test_max_forwards_that_is_repeated_is_no_number():
     with pytest.raises(MalformedRequest, match="got '1, 0'"):
         of_method("OPTIONS", b"Max-Forwards: 1", b"Max-Forwards: 0")
+
+
+def test_fields_that_are_not_handed_on_do_not_go_with_underscores_either():
+    """CGI has one name for both spellings, and the one that the proxy did not write would be taken for its own."""
+    twins = (b"X_Forwarded_For: 192.0.2.1", b"x_forwarded-for: 192.0.2.1", b"X_Request_Id: 1", b"Content_Length: 5")
+    read = fields(*twins, b"X_Mine: 1", b"User_Agent: a")
+    assert read == NOTHING._replace(forward=b"X_Mine: 1\r\nUser_Agent: a\r\n")

@@ -252,9 +252,9 @@ def test_time_grows_in_proportion_to_the_input_whatever_its_shape(make):
         data, limits = make(size), HeadLimits(10_000_000, 10_000_000, 1)
         best = float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.thread_time()
             outcome_in_pieces(lambda received: parse_response_head(received, limits), [data])
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
     # 16 times the input: 16 times the work if linear, 256 times if quadratic.

@@ -13,6 +13,7 @@ from egressproxy.config.adapters.istio.routes import HTTP_PORT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from egressproxy.config.adapters.istio.fields import Report
     from egressproxy.config.adapters.istio.mesh import End, Mesh
     from egressproxy.config.adapters.istio.objects import Gateway, Port, Service
     from egressproxy.config.adapters.istio.routes import Carries, Leg, Routes
@@ -25,22 +26,39 @@ HTTP_LISTENER = 8080
 TLS_LISTENER = 8443
 
 
-def listeners(gateways: Sequence[Gateway]) -> list[dict[str, Any]]:
+def listeners(gateways: Sequence[Gateway], behind: Mapping[int, int], report: Report) -> list[dict[str, Any]]:
     """The listeners of an egress gateway, and one for clients that know their proxy.
 
-    A Gateway may serve plain HTTP on 443. Then its port takes no TLS, as in Istio, where the two cannot share one.
+    behind  the ports that the gateway's pods have behind those of its Service, where a file tells them
+
+    A Gateway may serve plain HTTP on a port where others expect TLS. Then that port takes no TLS: one of Envoy's listeners has
+    one kind of filter chains.
     """
-    plain = any(one.port == TLS_PORT and one.mode == "NONE" for gateway in gateways for one in gateway.servers)
-    return [
-        {"name": "gateway-http", "protocol": "http", "port": HTTP_LISTENER, "service_port": HTTP_PORT},
-        {
-            "name": "gateway-tls",
-            "protocol": "http" if plain else "sni",
-            "port": TLS_LISTENER,
-            "service_port": TLS_PORT,
-        },
-        {"name": "proxy", "protocol": "http-proxy", "port": PROXY_PORT},
-    ]
+    found = {
+        HTTP_PORT: _listener("gateway-http", "http", HTTP_LISTENER, HTTP_PORT),
+        TLS_PORT: _listener("gateway-tls", "sni", TLS_LISTENER, TLS_PORT),
+    }
+    taken = {HTTP_LISTENER: HTTP_PORT, TLS_LISTENER: TLS_PORT, PROXY_PORT: 0}
+    decided: dict[int, str] = {}
+    for server in (one for gateway in gateways for one in gateway.servers):
+        number = server.port
+        protocol = {("http", "NONE"): "http", ("tls", "PASSTHROUGH"): "sni"}.get((server.routes, server.mode))
+        if protocol is None:
+            continue
+        if decided.setdefault(number, protocol) != protocol:
+            message = f"port {number} cannot serve TLS and plain HTTP at once: this server is not listened for"
+            report.note(server.mark, (), message)
+        elif number in found:
+            found[number]["protocol"] = protocol
+        elif taken.setdefault(behind.get(number, number), number) != number:
+            report.note(server.mark, (), f"no listener: port {behind.get(number, number)} is that of another")
+        else:
+            found[number] = _listener(f"gateway-{number}", protocol, behind.get(number, number), number)
+    return [*found.values(), {"name": "proxy", "protocol": "http-proxy", "port": PROXY_PORT}]
+
+
+def _listener(name: str, protocol: str, port: int, service_port: int) -> dict[str, Any]:
+    return {"name": name, "protocol": protocol, "port": port, "service_port": service_port}
 
 
 def own_sni(listeners: Iterable[Any], address: str, port: int) -> int | None:
@@ -96,7 +114,10 @@ class NativeRoutes:
             self._add(
                 (leg for leg in at_gateways[carries] if not _is_taken(leg, taken)), carries, spare_registered=True
             )
+        self._lead_by_address()
         self._refuse_what_is_not_parsed()
+        for host in routes.gateway_services():
+            self.native.append(At(mark, {"hosts": mesh.names_of(host), "refuse": "not_found"}))
         if closed:
             plain = {server.port for each in routes.gateways for server in each.servers if server.mode == "NONE"}
             self._refuse_unknown_requests(plain)
@@ -134,6 +155,15 @@ class NativeRoutes:
         return At(leg.mark, native)
 
     # --- the rest
+
+    def _lead_by_address(self) -> None:
+        """Requests that name a service of HTTP by its address."""
+        for service, port in self._seen:
+            literals = [address for address in service.addresses if "/" not in address]
+            end = self._mesh.register(service, port) if literals and port.spoken == "HTTP" else None
+            if end is not None:
+                native = {"carries": "requests", "hosts": literals, "ports": [port.number], **_ends([(1, end)])}
+                self.native.append(At(port.mark, native))
 
     def _registered(self, carries: Carries | None, number: int) -> list[str]:
         """Hosts that somebody registers on a port: those that carry requests, or tunnels."""

@@ -6,17 +6,28 @@ they mean together, `emit` says it in native words. The fate of every kind of ob
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import Adapted, At, settle
-from egressproxy.config.adapters.istio import emit, kubernetes, objects, settings
+from egressproxy.config.adapters.istio import (
+    destination_rule,
+    emit,
+    gateway,
+    kubernetes,
+    objects,
+    service_entry,
+    settings,
+    virtual_service,
+)
 from egressproxy.config.adapters.istio.documents import things
 from egressproxy.config.adapters.istio.fields import Report
 from egressproxy.config.adapters.istio.mesh import Mesh, Refusal, Secrets
-from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS
+from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS, is_loopback
 from egressproxy.config.adapters.istio.routes import Routes
-from egressproxy.config.native import mark
+from egressproxy.config.native import mark, unmark
 from egressproxy.hostport import parse_host_pattern
 
 if TYPE_CHECKING:
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
     from egressproxy.config.adapters.adapter import Files, Source
     from egressproxy.config.adapters.istio.documents import Thing
     from egressproxy.config.adapters.istio.objects import Sidecar
+    from egressproxy.config.faults import Fault, Way
 
 ISTIO = "networking.istio.io"
 
@@ -63,10 +75,22 @@ def translate(
     """
     report = Report(lenient=lenient)
     first = mark(sources[0].number, 1)
-    read = _Objects(things(sources, report), report)
-    native = _native(read, beside or {}, first, has_listeners=has_listeners)
+    found = things(sources, report)
+    native = _native(_Objects(found, report), beside or {}, first, has_listeners=has_listeners)
     data, places = settle(At(first, native))
-    return Adapted(data, places, report.faults, report.notes)
+    starts = [(thing.fields.places.mark, thing.fields.way) for thing in found]
+    return Adapted(data, places, _with_objects(report.faults, starts), _with_objects(report.notes, starts))
+
+
+def _with_objects(faults: Sequence[Fault], starts: Sequence[tuple[int, Way]]) -> list[Fault]:
+    """Faults and notes that were found in what objects mean together, with the object that stands around their line."""
+    starts = sorted(starts)
+    named = []
+    for fault in faults:
+        at = bisect_right(starts, fault.mark, key=itemgetter(0)) - 1
+        inside = not fault.path and at >= 0 and unmark(starts[at][0])[0] == unmark(fault.mark)[0]
+        named.append(fault._replace(path=starts[at][1]) if inside else fault)
+    return named
 
 
 class _Objects:
@@ -83,6 +107,7 @@ class _Objects:
         self.gateways: list[objects.Gateway] = []
         self.sidecars: list[Sidecar] = []
         self.secrets: list[Thing] = []
+        self._read_secrets: dict[str, Mapping[str, str]] = {}
         for thing in found:
             self._take(thing)
 
@@ -107,15 +132,15 @@ class _Objects:
         match thing.kind:
             case "ServiceEntry":
                 seniority = (not thing.age, thing.age, f"{thing.name}.{thing.namespace or DEFAULT_NAMESPACE}")
-                self.entries.append((seniority, objects.service_entry(thing)))
+                self.entries.append((seniority, service_entry.service_entry(thing)))
             case "VirtualService":
-                self.virtual_services += _some(objects.virtual_service(thing))
+                self.virtual_services += _some(virtual_service.virtual_service(thing))
             case "DestinationRule":
-                self.rules += _some(objects.destination_rule(thing))
+                self.rules += _some(destination_rule.destination_rule(thing))
             case "Gateway":
-                self.gateways.append(objects.gateway(thing))
+                self.gateways.append(gateway.gateway(thing))
             case "Sidecar":
-                self.sidecars.append(objects.sidecar(thing))
+                self.sidecars.append(gateway.sidecar(thing))
             case "EnvoyFilter":
                 settings.envoy_filter(thing, self.settings)
             case "WorkloadEntry" | "WorkloadGroup" | "ProxyConfig":
@@ -148,11 +173,20 @@ class _Objects:
 
     def sidecar(self) -> Sidecar | None:
         """The Sidecar that counts for clients: that of their namespace, else that of the root."""
-        for namespace in (DEFAULT_NAMESPACE, self.settings.root_namespace):
-            for one in self.sidecars:
-                if one.namespace == namespace:
-                    return one
-        return None
+        order = (DEFAULT_NAMESPACE, self.settings.root_namespace)
+        counting = sorted(
+            (one for one in self.sidecars if one.namespace in order), key=lambda one: order.index(one.namespace)
+        )
+        for one in self.sidecars:
+            if one not in counting[:1]:
+                self.report.note(
+                    one.mark, (), f"counts for clients in {one.namespace}; here they are those of {order[0]}"
+                )
+        return counting[0] if counting else None
+
+    def ports_behind(self) -> dict[int, int]:
+        """Ports of egress gateways by those of their Services."""
+        return {number: port for one in self.kubernetes if self._is_gateway(one) for number, port in one.behind.items()}
 
     def find_secret(self, name: str) -> Mapping[str, str] | None:
         """The files of a Secret that gateways may use."""
@@ -160,12 +194,14 @@ class _Objects:
         namespaces = {root, *(one.namespace for one in self.kubernetes if self._is_gateway(one))}
         for thing in self.secrets:
             if thing.name == name and kubernetes.is_for_gateways(thing, frozenset(namespaces)):
-                return kubernetes.secret(thing)
+                if name not in self._read_secrets:
+                    self._read_secrets[name] = kubernetes.secret(thing)
+                return self._read_secrets[name]
         return None
 
     def _is_gateway(self, service: objects.Service) -> bool:
         return bool(service.selector) and any(
-            gateway.selector.items() <= service.selector.items() for gateway in self.gateways
+            each.selector.items() <= service.selector.items() for each in self.gateways
         )
 
 
@@ -178,16 +214,16 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listen
     native: dict[str, Any] = {}
     listeners = beside.get("listeners", ())
     if not has_listeners:
-        listeners = native["listeners"] = emit.listeners(read.gateways)
+        listeners = native["listeners"] = emit.listeners(read.gateways, read.ports_behind(), report)
     sidecar = read.sidecar()
-    outbound = said.outbound
+    outbound = said.outbound or said.outbound_by_default
     if sidecar is not None and sidecar.outbound is not None:
         outbound = At(sidecar.mark, settings.OUTBOUND[sidecar.outbound])
     if outbound is not None:
         native["outbound"] = outbound
     elif "outbound" not in beside:
         report.note(
-            first,
+            mark(unmark(first)[0], 0),  # no line in particular
             (),
             "no settings of the mesh are among the files: what is not registered is refused (registry_only), where Istio by "
             "itself lets everything pass; give the ConfigMap istio to decide it",
@@ -234,7 +270,7 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listen
         native["secrets"] = {"inline": {name: dict(each) for name, each in mesh.credentials.items()}}
     if read.gateways:
         native["http"] = {"forwarded_for": "append"}
-    if said.sni_check is not None:
+    if said.sni_check is not None and _checks_all_ports(said, mesh, beside, report):
         native["sni_check"] = said.sni_check
     if said.access_log is not None:
         native["access_log"] = said.access_log
@@ -244,6 +280,32 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listen
     if capture:
         native["capture"] = capture
     return native
+
+
+def _checks_all_ports(said: settings.Settings, mesh: Mesh, beside: Mapping[str, Any], report: Report) -> bool:
+    """Whether sni_verifier becomes a setting for all ports.
+
+    A tunnel to port 443 is checked in any case. Where services of TCP are registered, which carry no TLS, a setting for all
+    ports would close what leads to them; a filter for port 443 says nothing of those.
+    """
+    assert said.sni_check is not None
+    opaque = [
+        service
+        for service, port in mesh.seen()
+        if port.spoken == "TCP"
+        and not (service.endpoints and all(is_loopback(one.address) for one in service.endpoints))
+    ]
+    spares_others = bool(opaque) and said.sni_check_on_443_only and "sni_check" not in beside
+    if spares_others:
+        how = f"is held on port 443 by itself; other ports carry what is no TLS, as to {opaque[0].host}"
+    else:
+        how = "became sni_check: enforce"
+    report.note(
+        said.sni_check.mark,
+        (),
+        f"sni_verifier {how}: a tunnel whose TLS asks for another name than it was granted for is closed",
+    )
+    return not spares_others
 
 
 def _registered_beside(beside: Mapping[str, Any]) -> list[tuple[str, int]]:

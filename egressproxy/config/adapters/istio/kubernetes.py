@@ -81,8 +81,9 @@ def service(thing: Thing) -> Service | None:
         export_to=_export_to(thing),
         selector=selector,
         is_empty=kind != "ExternalName" and not selector,
-        private=kind != "ExternalName",
+        private=kind != "ExternalName" or endpoints[0].address.endswith(f".{CLUSTER_DOMAIN}"),
         knows_pods=kind != "ExternalName",
+        behind=_behind(spec),
         mark=thing.fields.mark("spec"),
         title=thing.title,
     )
@@ -105,6 +106,15 @@ def _ports(spec: Fields) -> tuple[Port, ...]:
         # kube-proxy knows the target port, and who dials the cluster's address meets kube-proxy.
         found.append(Port(number=number, name=name, spoken=spoken, target=None, mark=fields.mark("port")))
     return tuple(found)
+
+
+def _behind(spec: Fields) -> dict[int, int]:
+    found = {}
+    for fields in spec.each("ports"):
+        number, behind = fields.data.get("port"), fields.data.get("targetPort")
+        if isinstance(number, int):
+            found[number] = behind if isinstance(behind, int) else number
+    return found
 
 
 def _spoken(name: str, app_protocol: str) -> Spoken:

@@ -94,7 +94,6 @@ class _Used:
     resolution: str
     mark: int
     by_name: bool = False
-    for_others: bool = False
     patterns: list[HostPattern] = field(default_factory=list)
 
 
@@ -124,6 +123,7 @@ class Mesh:
         self._own_sni = own_sni
         self._report = report
         self._by_host: dict[HostPattern, list[Service]] = {}
+        self._seen: list[tuple[Service, Port]] | None = None
         self._used: dict[str, _Used] = {}
         self._gateways: set[HostPattern] = set()
         self.credentials: dict[str, Mapping[str, str]] = {}
@@ -139,6 +139,11 @@ class Mesh:
 
     def seen(self) -> list[tuple[Service, Port]]:
         """The services and ports that clients reach by themselves, gateways left out."""
+        if self._seen is None:
+            self._seen = self._find_seen()
+        return self._seen
+
+    def _find_seen(self) -> list[tuple[Service, Port]]:
         found = []
         for group in self._by_host.values():
             taken: set[int] = set()
@@ -151,20 +156,28 @@ class Mesh:
                         found.append((one, port))
                     else:
                         self._report.note(
-                            one.mark, (one.title,), f"{one.host} port {port.number} is registered by an earlier object"
+                            one.mark, (), f"{one.host} port {port.number} is registered by an earlier object"
                         )
         return found
 
     def sees(self, service: Service, view: View) -> bool:
         """Whether exportTo, and for clients their Sidecar, show the service."""
-        if not exported(service.export_to, service.namespace, view.namespace):
+        return self.shows(service.export_to, service.namespace, service.host, view)
+
+    def shows(self, export_to: Sequence[str], namespace: str, host: HostPattern, view: View) -> bool:
+        """Whether exportTo, and for clients their Sidecar, show an object of a namespace that is for a host."""
+        if not exported(export_to, namespace, view.namespace):
             return False
         limits = None if view.at_gateway or self._sidecar is None else self._sidecar.hosts
         return limits is None or any(
-            namespace in ("*", service.namespace) or (namespace == "." and service.namespace == view.namespace)
-            for namespace, pattern in limits
-            if meet(pattern, service.host) is not None
+            each in ("*", namespace) or (each == "." and namespace == view.namespace)
+            for each, pattern in limits
+            if meet(pattern, host) is not None
         )
+
+    def is_known(self, host: HostPattern) -> bool:
+        """Whether there is a service with this very host, seen or not."""
+        return host in self._by_host
 
     def find(self, host: HostPattern, view: View, port: int | None = None) -> Service | None:
         """The service with this very host, and this port where one is given."""
@@ -259,6 +272,12 @@ class Mesh:
         end = self._cluster(service, port.number, "", CLIENTS, service.host, port.mark)
         if isinstance(end, Cluster):
             self._used[end.name].by_name = True
+        if port.spoken == "TCP" and not service.addresses and not service.private:
+            self._report.note(
+                port.mark,
+                (),
+                f"TCP without addresses is known by the name {service.host}; Istio takes all that goes to port {port.number}",
+            )
         return end
 
     def _cluster(self, service: Service, number: int, subset: str, view: View, asked: HostPattern, mark: int) -> End:
@@ -293,7 +312,6 @@ class Mesh:
             self._report.fault(
                 mark, (), f"cluster {name} has other settings at the gateway than at sidecars; name one subset"
             )
-        used.for_others |= asked != host
         if (dialled := self._folds(service, port, endpoints)) is not None:
             used.patterns.append(asked)
             self._report.note(
@@ -340,7 +358,7 @@ class Mesh:
         has_own_ca = tls.ca is not None or tls.credential is not None
         if tls.skips_verification:
             native["verify"] = False
-            note(tls.mark, ("tls",), f"insecureSkipVerify: {host} may be anybody, its certificate is not checked")
+            note(tls.mark, (), f"insecureSkipVerify: {host} may be anybody, its certificate is not checked")
             return At(tls.mark, native)
         if tls.ca is not None:
             native["ca"] = tls.ca
@@ -350,7 +368,7 @@ class Mesh:
             native["verify"] = "chain"
             note(
                 tls.mark,
-                ("tls",),
+                (),
                 f"a sni switches the check of names off: any certificate of the authority passes for {host}; "
                 "name it in subjectAltNames to have it checked",
             )
@@ -390,8 +408,7 @@ class Mesh:
         if used.resolution != "dns":
             native["resolution"] = used.resolution
         endpoints = [At(one.mark, _native_endpoint(one, port)) for one in used.endpoints]
-        by_other_name = used.for_others or "hosts" not in native
-        if not endpoints and used.resolution == "dns" and service.host.kind == "exact" and by_other_name:
+        if not endpoints and "hosts" not in native and used.resolution == "dns":
             endpoints = [At(service.mark, {"address": service.host.host})]
         if endpoints:
             native["endpoints"] = endpoints

@@ -114,7 +114,7 @@ class Routes:
                 host=one.host,
                 view=View(one.namespace, True),
                 pods=one.selector,
-                ports={port.number: port.target or _GATEWAY_PORTS.get(port.number, port.number) for port in one.ports},
+                ports=one.behind,
             )
             for one in mesh.services
             if one.selector and any(gateway.selector.items() <= one.selector.items() for gateway in gateways)
@@ -169,8 +169,9 @@ class Routes:
         return [
             (one, host)
             for one in self._virtual_services
-            if MESH in one.gateways and getattr(one, kind) and exported(one.export_to, one.namespace, CLIENTS.namespace)
+            if MESH in one.gateways and getattr(one, kind)
             for host in one.hosts
+            if self._mesh.shows(one.export_to, one.namespace, host, CLIENTS)
         ]
 
     def _for_service(self, service: Service) -> list[VirtualService]:
@@ -185,6 +186,10 @@ class Routes:
             for route, _ in _fitting(one.tcp, one, MESH, port):
                 return self._followed(route, host, port, CLIENTS, "tunnels")
         return []
+
+    def gateway_services(self) -> list[HostPattern]:
+        """Services of gateways: who asks for one by its own name meets a gateway that knows no such host."""
+        return list(self._doors)
 
     # --- the gateways, as who comes to them by themselves meets them
 
@@ -224,14 +229,12 @@ class Routes:
                 if server.mode not in ("NONE", "PASSTHROUGH"):
                     self._report.note(
                         server.mark,
-                        ("Gateway", gateway.name),
+                        (),
                         f"TLS between mesh and gateway ({server.mode}) is not spoken: both are this process; who comes to the "
                         "gateway from outside the mesh is not served on this port",
                     )
                 elif server.routes == "tcp":
-                    self._report.note(
-                        server.mark, ("Gateway", gateway.name), "reached by routes only: TCP names no host by itself"
-                    )
+                    self._report.note(server.mark, (), "reached by routes only: TCP names no host by itself")
 
     # --- rules
 
@@ -287,7 +290,7 @@ class Routes:
         if any(refusals) or any(len(legs) > 1 or legs[0].conditions or legs[0].host != pattern for _, legs in ways):
             self._report.fault(
                 route.mark,
-                ("VirtualService",),
+                (),
                 "shares between destinations of which one leads nowhere, or is told further by conditions, are not done here; "
                 "see the notes of this file, or write one destination",
             )
@@ -318,11 +321,13 @@ class Routes:
     def _door(self, host: HostPattern) -> _Door | None:
         """The gateway whose Service this host is; None: it is none."""
         if host in self._doors:
-            return self._doors[host]
+            return self._doors[host] if self._mesh.find(host, CLIENTS) is not None else None
         known = name_of(host)
-        if known is None or self._mesh.find(host, CLIENTS) is not None:
+        if known is None or self._mesh.is_known(host):
             return None
         name, namespace = known
+        if not self._mesh.shows((), namespace, host, CLIENTS):
+            return None
         pods = {**pods_of(name), **self._described.get(name, {})}
         if not any(gateway.selector.items() <= pods.items() for gateway in self.gateways) and "gateway" not in name:
             return None
@@ -397,7 +402,7 @@ class Routes:
                 if named is None:
                     continue
                 marks.setdefault(named, server.mark)
-                for one in self._bound(gateway, namespace):
+                for one in self._bound(gateway, namespace, view):
                     for its in one.hosts:
                         common = meet(its, named) if one.http else None
                         if common is not None and (gateway.full_name, one) not in hosts.setdefault(common, []):
@@ -420,7 +425,7 @@ class Routes:
                 named = meet(host, pattern)
                 if named is None:
                     continue
-                rules_of = self._bound(gateway, namespace)
+                rules_of = self._bound(gateway, namespace, view)
                 for leg in self._tls_legs(rules_of, gateway.full_name, named, port, view):
                     found.setdefault(leg.host, [leg])
                 found.setdefault(named, [_refusing(named, port, _CLOSE, server.mark)])
@@ -434,7 +439,7 @@ class Routes:
         for gateway, server in opened:
             for namespace, host in server.hosts:
                 named = meet(host, pattern)
-                for one in self._bound(gateway, namespace) if named is not None else ():
+                for one in self._bound(gateway, namespace, view) if named is not None else ():
                     for its in one.hosts:
                         common = meet(its, named) if named is not None else None
                         if common is None or common in found:
@@ -444,14 +449,14 @@ class Routes:
                             break
         return [leg for host in sorted(found, key=by_depth) for leg in found[host]]
 
-    def _bound(self, gateway: Gateway, namespace: str) -> list[VirtualService]:
+    def _bound(self, gateway: Gateway, namespace: str, view: View) -> list[VirtualService]:
         """VirtualServices that a gateway takes for a host, the oldest first."""
         return [
             one
             for one in self._virtual_services
             if gateway.full_name in one.gateways
             and (namespace in ("*", one.namespace) or (namespace == "." and one.namespace == gateway.namespace))
-            and exported(one.export_to, one.namespace, gateway.namespace)
+            and exported(one.export_to, one.namespace, view.namespace)
         ]
 
 

@@ -20,22 +20,27 @@ if TYPE_CHECKING:
 
 OUTBOUND = {"ALLOW_ANY": "allow_any", "REGISTRY_ONLY": "registry_only"}
 STDOUT = "/dev/stdout"
+TLS_PORT = 443
 
 
 @dataclass(slots=True)
 class Settings:
     """What was found. Values are `At`, with the line they were written on; None: nothing says so.
 
-    gateways  names and labels of egress gateways that an IstioOperator or values describe, with their service ports
+    outbound_by_default  what a whole MeshConfig without a policy means; parts of one mean nothing by that
+    gateways  labels of egress gateways that an IstioOperator describes, by name
+    sni_check  with whether the filter is for port 443 alone
     """
 
     outbound: At | None = None
+    outbound_by_default: At | None = None
     access_log: At | None = None
     root_namespace: str = "istio-system"
     connect_timeout_s: At | None = None
     include: At | None = None
     exclude: At | None = None
     sni_check: At | None = None
+    sni_check_on_443_only: bool = True
     forwards_sni: bool = False
     gateways: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -65,12 +70,14 @@ def mesh_config_map(thing: Thing, settings: Settings, report: Report) -> bool:
     if fields is None or text is None:
         return True
     source, line = unmark(fields.places.children["mesh"])
-    # A block begins on the line behind its key, anything else on the same.
-    documents, faults = compose_all(text.encode(), source, line + (1 if "\n" in text else 0))
+    documents, faults = compose_all(text.encode(), source, line)
     report.faults += faults
     for document in documents:
         if isinstance(document.data, dict) and isinstance(document.places, Places):
-            mesh_config(Fields(document.data, document.places, (*fields.way, "mesh"), report), settings)
+            below = Fields(document.data, document.places, (*fields.way, "mesh"), report)
+            mesh_config(below, settings)
+            if not below.has("outboundTrafficPolicy"):
+                settings.outbound_by_default = At(fields.mark("mesh"), "allow_any")
         elif document.data is not None:
             fields.fault("mesh", f"expected settings, got {shown(document.data)}")
     if not faults and settings.access_log is None:
@@ -88,12 +95,11 @@ def mesh_config(fields: Fields, settings: Settings) -> None:
     """Take what a MeshConfig says."""
     policy = fields.below("outboundTrafficPolicy")
     if policy is not None:
-        mode = policy.word("mode", tuple(OUTBOUND), "ALLOW_ANY")
+        # A policy without a mode has the first of the protocol's enumeration; a mesh without a policy has the other.
+        mode = policy.word("mode", tuple(OUTBOUND), "REGISTRY_ONLY")
         policy.done()
         if mode is not None:
             settings.set_outbound(At(policy.mark("mode"), OUTBOUND[mode]), policy)
-    elif not fields.has("outboundTrafficPolicy") and settings.outbound is None:
-        settings.outbound = At(fields.mark(), "allow_any")
     root = fields.text("rootNamespace")
     if root:
         settings.root_namespace = root
@@ -138,7 +144,6 @@ def operator(thing: Thing, settings: Settings) -> None:
         return
     mesh = spec.below("meshConfig")
     if mesh is not None:
-        # The installer's own defaults stand where nothing is written: they are ALLOW_ANY and no access log.
         mesh_config(mesh, settings)
     components = spec.below("components")
     if components is not None:
@@ -239,13 +244,16 @@ def envoy_filter(thing: Thing, settings: Settings) -> None:
             )
         elif name == _VERIFY:
             settings.sni_check = At(fields.mark(), "enforce")
-            fields.report.note(
-                fields.mark(),
-                fields.way,
-                "became sni_check: enforce: a tunnel whose TLS asks for another name than it was granted for is closed",
-            )
+            settings.sni_check_on_443_only &= _listener_port(fields) == TLS_PORT
         else:
             fields.report.fault(fields.mark(), fields.way, _OTHER)
+
+
+def _listener_port(fields: Fields) -> object:
+    """The port of the listener that a filter is for; None: any."""
+    where = fields.data.get("match", fields.data.get("listenerMatch"))
+    where = where.get("listener", where) if isinstance(where, dict) else None
+    return where.get("portNumber") if isinstance(where, dict) else None
 
 
 def _old_shape(fields: Fields) -> str | None:

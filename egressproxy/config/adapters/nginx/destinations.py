@@ -47,6 +47,9 @@ class Nowhere(NamedTuple):
 Destination = Through | Into | Nowhere
 
 _THROUGH = re.compile(rf"\$(?:{SERVER_NAME}|\{{{SERVER_NAME}\}}):([0-9]{{1,5}})")
+_OF_HEALTH = frozenset({"max_fails", "fail_timeout", "slow_start"})
+_NOT_HAD = frozenset({"max_conns", "route", "service"})
+_AS_HERE = frozenset({"resolve", "max_conns=0"})
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:|*-]")
 
 
@@ -136,21 +139,17 @@ class Services:
             key, equals, value = word.partition("=")
             if word == "down":
                 return None
-            if key == "weight" and value.isdigit():
-                settings["weight"] = int(value)
-            elif (key in ("max_fails", "fail_timeout", "slow_start") and equals) or word == "resolve":
-                if word != "resolve":
-                    self._findings.note(
-                        server, f"{key} has no meaning here: a connection that fails goes to the next server"
-                    )
-            elif word == "max_conns=0":
-                pass
-            elif word == "backup":
+            if word == "backup":
                 self._findings.lacking(server, "there are no servers here that wait until the others fail")
                 return None
-            elif key in ("max_conns", "route", "service") and equals:
+            if key == "weight" and value.isdigit():
+                settings["weight"] = int(value)
+            elif key in _OF_HEALTH and equals:
+                message = f"{key} has no meaning here: a connection that fails goes to the next server"
+                self._findings.note(server, message)
+            elif key in _NOT_HAD and equals and word not in _AS_HERE:
                 self._findings.lacking(server, f"{key} is not known to this proxy")
-            else:
+            elif word not in _AS_HERE:
                 raise ValueError(f"expected a parameter like weight=2 or down, got {shown(word)}")
         self._note_look_up(target, server)
         return At(server.mark, settings), target

@@ -84,9 +84,7 @@ def read_map(statement: Directive, findings: Findings) -> NameMap:
             except ValueError as error:
                 findings.fault(line, str(error))
     default = reading.default or Entry({}, "", statement)
-    unnamed = reading.exact.pop("", None) or next(
-        (entry for entry in reading.matching if re.search(entry.condition["hosts_matching"][0].value, "")), default
-    )
+    unnamed = reading.exact.pop("", default)  # expressions are asked about names only
     return NameMap((*_in_order(reading), default), unnamed)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.squid_conf import faults, native, notes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.squid_conf import adapted, faults, native, notes
 
 from egressproxy.config.load import load
 from egressproxy.errors import ConfigError
@@ -142,6 +144,25 @@ def test_settings(line: str, expected: dict[str, Any]) -> None:
 )
 def test_malformed_lines(line: str, reason: str) -> None:
     assert faults(f"http_access deny localhost\n{line}\nhttp_access deny all\n") == [f"2: {line.split()[0]}: {reason}"]
+
+
+PIECES = r"""
+acl http_access http_port https_port cache_peer cache_peer_access never_direct always_direct access_log logformat via include
+if else endif x y all localhost allow deny src dst dstdomain dstdom_regex time method port any-of all-of myportname -i -n --
+!x !y "/etc/squid/list" 80 0-65535 10.0.0.0/8 .a.example [ \ # = 1.5 on minutes none stdio:/a.log %>a name=x parent SMT
+08:00-09:00
+"""
+WORDS = st.sampled_from(PIECES.split()) | st.text(max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(WORDS, max_size=7).map(" ".join), max_size=8).map("\n".join), st.booleans())
+def test_any_text_is_translated_or_told_what_is_wrong(text: str, lenient: bool) -> None:
+    result, _ = adapted(text, {"/etc/squid/list": text}, lenient=lenient)
+    assert result.faults or result.data is not None
+    assert all(fault.message and "\n" not in fault.message for fault in (*result.faults, *result.notes))
+    if result.data is not None:
+        assert result.data["rules"]
 
 
 # --- what comes out loads -----------------------------------------------------------------------------------------
