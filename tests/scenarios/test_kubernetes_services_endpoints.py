@@ -17,7 +17,7 @@ CLUSTER = f"outbound|443||{NAMES.pages_service}"
 
 def objects() -> list[Path]:
     """The files, the Service with the cluster address that the documents' cluster gave it."""
-    return [mesh("registry-only"), *files(SCENARIO, "01-service-my-wikipedia.with", "02", "03")]
+    return [mesh("registry-only"), *files(SCENARIO, "01-*with-cluster-ip", "02", "03")]
 
 
 def test_an_endpoint_is_reached_through_the_cluster_address(world: World, in_mesh: Captured) -> None:
