@@ -26,4 +26,4 @@ def test_the_malformed_one_is_refused_with_its_line() -> None:
     with pytest.raises(ConfigError) as caught:
         load([str(SETTINGS), str(MALFORMED)])
     (problem, *_) = caught.value.problems
-    assert (problem.file, problem.line) == (str(MALFORMED), 11)
+    assert (problem.file, problem.line) == (str(MALFORMED), 10)
