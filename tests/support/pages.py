@@ -7,7 +7,7 @@ A mark is a comment on the line above a block, which readers do not see:
     run: until          again and again, until it prints the block marked `output` behind it
     serve: PORT         for bash; stays, and is there when the port is listened on; replaces what was served there
     output              what the block before it prints: `...` on a line of its own stands for any lines, within one for any text
-    output: shape       the same, any number standing for any other, but for status codes
+    output: shape       the same, any number or month standing for any other, but for status codes
     file: NAME          is written to this file, which `egressproxy check` must pass
     part: NAME          is written to this file, which means something only beside others
     check               a configuration that `egressproxy check` must pass by itself
@@ -26,7 +26,7 @@ _MARK = re.compile(r"<!-- (?P<kind>run|serve|output|file|part|check|not run)(?::
 _NEEDS = re.compile(r"^<!-- needs: (.*?) -->$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]\[]*(?:\[[^\]]*\][^\]\[]*)?\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d+|(?<=/)[A-Z][a-z]{2}(?=/)")
 _STATUS = re.compile(r"(?<=[/\]:])\d{3}\b|(?<=HTTP/1.1\" )\d{3}\b")
 
 
@@ -92,6 +92,7 @@ def prints(block: Block, printed: str) -> bool:
     shape = block.rest == "shape"
     lines = [_line(line, shape) for line in block.text.splitlines()]
     pattern = "".join(r"(?:.*\n)*?" if line is None else f"{line} *\n" for line in lines)
+    printed = printed.replace("\r\n", "\n")
     if printed and not printed.endswith("\n"):
         printed += "\n"
     return re.fullmatch(pattern, printed) is not None
@@ -109,7 +110,7 @@ def _shaped(text: str) -> str:
     pattern, end = "", 0
     for number in _NUMBER.finditer(text):
         pattern += _blanks(text[end : number.start()])
-        pattern += number[0] if number.start() in kept else r"\d+"
+        pattern += number[0] if number.start() in kept else r"\w+"
         end = number.end()
     return pattern + _blanks(text[end:])
 

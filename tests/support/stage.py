@@ -5,7 +5,7 @@
         code, printed = stage.run("curl -x http://127.0.0.1:3128 https://example.com/")
 
 The pages name sites that everybody knows, and ports that everybody uses. So a stage has a network namespace, in which the
-sites' own addresses are on loopback, and a mount namespace with a resolv.conf, a hosts file and a /run of its own. Nothing in
+sites' own addresses are on loopback, and a mount namespace with a resolv.conf, a hosts file, a /run and a /var/log of its own. Nothing in
 it can reach the outside, nothing outside is changed, and any number of stages may stand side by side. Sites are served on port
 80 and over TLS on 443; SSL_CERT_FILE names the authority that signed for them.
 
@@ -141,7 +141,7 @@ class Stage:
     def _start(self, script: str, output: int) -> subprocess.Popen[bytes]:
         assert self._holder is not None
         enter = ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", f"--mount=/proc/{self._holder.pid}/ns/mnt"]
-        inside = ["env", f"--chdir={self.folder}", "bash", "-o", "pipefail", "-c", script]
+        inside = ["env", f"--chdir={self.folder}", "bash", "-c", script]
         system = [path for path in os.get_exec_path() if path]
         return subprocess.Popen(
             [*enter, *inside],
@@ -265,7 +265,9 @@ def main(folder: Path) -> None:
     addresses = sorted({address for address, _ in SITES.values()})
     for address in (NAME_SERVER, *addresses):
         _ip("addr", "add", f"{address}/32", "dev", "lo")
-    _mount("-t", "tmpfs", "tmpfs", "/run")  # where `ip netns` keeps its names
+    for place in ("/run", "/var/log"):  # where `ip netns` keeps its names; where Squid writes
+        _mount("-t", "tmpfs", "tmpfs", place)
+    Path("/var/log/squid").mkdir()
     for name, text in {"resolv.conf": f"nameserver {NAME_SERVER}\n", "hosts": "127.0.0.1 localhost\n"}.items():
         (folder / name).write_text(text)
         place = Path("/etc", name).resolve()
