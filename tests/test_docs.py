@@ -69,10 +69,10 @@ def test_configurations_that_stand_alone_pass_check(page: Page, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_the_commands_of_a_page_do_what_it_says(name: str, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_do_what_it_says(name: str) -> None:
     page = RUN[name]
     need_namespaces("unshare", "nsenter", "bash", "curl", *page.needs)
-    with Stage(tmp_path / "here") as stage:
+    with Stage() as stage:
         ports = set()
         try:
             for block in page.blocks:

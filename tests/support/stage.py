@@ -1,6 +1,6 @@
 """A small world for the commands of the pages in `docs/`, in which they run as they are written.
 
-    with Stage(folder) as stage:
+    with Stage() as stage:
         stage.serve("egressproxy run proxy.yaml", 3128)
         code, printed = stage.run("curl -x http://127.0.0.1:3128 https://example.com/")
 
@@ -23,8 +23,10 @@ import signal
 import socket
 import socketserver
 import ssl
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -53,18 +55,22 @@ REDIRECTING = frozenset({"edition.cnn.com", "api.github.com"})
 
 
 class Stage:
-    """One world. A context manager; its programs end with it."""
+    """One world. A context manager; its programs and files end with it.
 
-    def __init__(self, folder: Path) -> None:
-        """`folder`: where commands run, and what they leave behind stays."""
-        self.folder = folder
-        self._programs = folder.parent / f"{folder.name}-programs"
+    folder  where commands run; readable by every user, since some run as others
+    """
+
+    def __init__(self) -> None:
+        self._whole = tempfile.TemporaryDirectory(prefix="egressproxy-stage-")
+        self.folder = Path(self._whole.name, "here")
+        self._programs = Path(self._whole.name, "programs")
         self._holder: subprocess.Popen[bytes] | None = None
-        self._served: dict[int, subprocess.Popen[bytes]] = {}
+        self._served: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(exist_ok=True)
-        self._programs.mkdir(exist_ok=True)
+        Path(self._whole.name).chmod(0o755)
+        self.folder.mkdir()
+        self._programs.mkdir()
         authority().cert_pem.write_to_path(str(self._programs / "authorities.pem"))
         script = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m egressproxy "$@"\n'
         (self._programs / "egressproxy").write_text(script)
@@ -91,6 +97,7 @@ class Stage:
             self._holder.stdin.close()  # it ends with its input
             self._holder.wait(WAIT_S)
             self._holder.stdout.close()
+        self._whole.cleanup()
 
     def run(self, script: str) -> tuple[int, str]:
         """Run a script with bash to its end: its exit code, and what it has printed to either stream, as a terminal shows it."""
@@ -104,24 +111,32 @@ class Stage:
         return process.returncode, printed.decode(errors="replace")
 
     def serve(self, script: str, port: int) -> None:
-        """Start a script that stays, and wait until somebody listens on the port. What was served there before is ended first."""
-        self.stop(port)
+        """Start a script that stays, and wait until somebody listens on the port.
+
+        What was served there before is ended first, and a proxy ends the one before it, which has the admin port.
+        """
+        proxies = [other for other, (before, _) in self._served.items() if "egressproxy run" in before]
+        for other in {port, *(proxies if "egressproxy run" in script else ())}:
+            self.stop(other)
         with (self._programs / f"{port}.log").open("ab") as log:
-            process = self._served[port] = self._start(script, log.fileno())
+            process = self._start(script, log.fileno())
+        self._served[port] = (script, process)
         eventually(lambda: process.poll() is not None or self.listens(port), f"port {port} is listened on")
         assert process.poll() is None, f"ended with {process.returncode}: {self.said(port)}"
 
     def stop(self, port: int) -> None:
         """End what is served on a port, as Ctrl-C does."""
-        if process := self._served.pop(port, None):
-            _end(process, signal.SIGINT)
-            try:
-                process.wait(WAIT_S)
-            except subprocess.TimeoutExpired:
-                _end(process, signal.SIGKILL)
-                process.wait()
-                raise
-            eventually(lambda: not self.listens(port), f"port {port} is free again")
+        if port not in self._served:
+            return
+        _, process = self._served.pop(port)
+        _end(process, signal.SIGINT)
+        try:
+            process.wait(WAIT_S)
+        except subprocess.TimeoutExpired:
+            _end(process, signal.SIGKILL)
+            process.wait()
+            raise
+        eventually(lambda: not self.listens(port), f"port {port} is free again")
 
     def said(self, port: int) -> str:
         """What the programs that were served on a port have printed."""
@@ -259,6 +274,26 @@ def _mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)
 
 
+def _open_to_all(folder: Path) -> None:
+    """Let every user reach this interpreter and the package, also where they lie below a folder that is closed, as /root is."""
+    paths = {Path(path).resolve() for path in (sys.prefix, sys.base_prefix, ROOT)}
+    closed: dict[Path, list[Path]] = {}
+    for path in sorted(paths):
+        for above in reversed(path.parents):
+            if not above.stat().st_mode & stat.S_IXOTH:
+                closed.setdefault(above, []).append(path)
+                break
+    for number, (above, below) in enumerate(closed.items()):
+        kept = [folder / f"kept-{number}-{index}" for index, _ in enumerate(below)]
+        for path, place in zip(below, kept, strict=True):
+            place.mkdir()
+            _mount("--bind", str(path), str(place))
+        _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(above))
+        for path, place in zip(below, kept, strict=True):
+            path.mkdir(parents=True, exist_ok=True)
+            _mount("--bind", str(place), str(path))
+
+
 def main(folder: Path) -> None:
     """Be the world until standard input ends."""
     _ip("link", "set", "lo", "up")
@@ -275,6 +310,7 @@ def main(folder: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
         _mount("--bind", str(folder / name), str(place))
+    _open_to_all(folder)
     context = _by_name(_contexts(folder))
     for address in addresses:
         for port in (80, 443):
