@@ -4,8 +4,8 @@
         stage.serve("egressproxy run proxy.yaml", 3128)
         code, printed = stage.run("curl -x http://127.0.0.1:3128 https://example.com/")
 
-The pages name sites that everybody knows, and ports that everybody uses. So a stage has a network namespace, in which the
-sites' own addresses are on loopback, and a mount namespace with a resolv.conf, a hosts file, a /run and a /var/log of its own. Nothing in
+The pages name sites that everybody knows, and ports that everybody uses. So a stage is a network namespace with a wire
+to another one, which has the sites' own addresses, and a mount namespace with a resolv.conf, a hosts file, a /run and a /var/log of its own. Nothing in
 it can reach the outside, nothing outside is changed, and any number of stages may stand side by side. Sites are served on port
 80 and over TLS on 443; SSL_CERT_FILE names the authority that signed for them.
 
@@ -34,6 +34,7 @@ from typing import Any, Self
 
 from support.certificates import authority
 from support.dns import DnsServer
+from support.namespaces import Namespace
 from support.waiting import WAIT_S, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -295,11 +296,7 @@ def _open_to_all(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Be the world until standard input ends."""
-    _ip("link", "set", "lo", "up")
-    addresses = sorted({address for address, _ in SITES.values()})
-    for address in (NAME_SERVER, *addresses):
-        _ip("addr", "add", f"{address}/32", "dev", "lo")
+    """Be the world until standard input ends. This process is on the host; the sites are beyond a wire."""
     for place in ("/run", "/var/log"):  # where `ip netns` keeps its names; where Squid writes
         _mount("-t", "tmpfs", "tmpfs", place)
     Path("/var/log/squid").mkdir()
@@ -312,14 +309,25 @@ def main(folder: Path) -> None:
         _mount("--bind", str(folder / name), str(place))
     _open_to_all(folder)
     context = _by_name(_contexts(folder))
-    for address in addresses:
-        for port in (80, 443):
-            site = _Site(address, port, context if port == 443 else None)
-            threading.Thread(target=site.serve_forever, daemon=True).start()
     names = DnsServer(NAME_SERVER, 53)
     for name, (address, _) in SITES.items():
         names.add(name, "A", address)
-    with names:
+    with Namespace("outside") as outside:
+        addresses = sorted({address for address, _ in SITES.values()})
+        for address in (NAME_SERVER, *addresses):
+            outside.ip("addr", "add", f"{address}/32", "dev", "lo")
+        _ip("link", "set", "lo", "up")
+        _ip("link", "add", "name", "uplink", "type", "veth", "peer", "name", "host", "netns", outside.path)
+        _ip("addr", "add", "192.0.2.2/24", "dev", "uplink")
+        outside.ip("addr", "add", "192.0.2.1/24", "dev", "host")
+        outside.ip("link", "set", "host", "up")
+        _ip("link", "set", "uplink", "up")
+        _ip("route", "add", "default", "via", "192.0.2.1")
+        for address in addresses:
+            for port in (80, 443):
+                site = outside.call(_Site, address, port, context if port == 443 else None)
+                threading.Thread(target=site.serve_forever, daemon=True).start()
+        outside.call(names.start)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.read()
