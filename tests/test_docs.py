@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ from support.pages import Block, Page, prints
 from support.proxy import DEFECTS
 from support.stage import Stage
 from support.waiting import eventually
+
+from egressproxy.errors import EgressError
+from egressproxy.model import Transfer
+from egressproxy.telemetry.formats.causes import CAUSES
+from egressproxy.telemetry.record import ANSWERED
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", "docs", "config", "benchmarks")
@@ -138,3 +144,45 @@ def test_the_index_leads_to_every_page() -> None:
     index = CHECKED["docs/README.md"]
     listed = {str(Path("docs", link.partition("#")[0])) for link in index.links}
     assert {name for name in CHECKED if name.startswith("docs/")} - listed == {"docs/README.md"}
+
+
+# --- pages that are told by the code ------------------------------------------------------------------------------
+
+
+def test_the_page_of_settings_is_what_the_schema_says() -> None:
+    command = [sys.executable, str(ROOT / "tools" / "settings-page"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def leaves(kind: type[EgressError]) -> set[str]:
+    """The slugs of an error and of all below it."""
+    below = {slug for child in kind.__subclasses__() for slug in leaves(child)}
+    return below | ({kind.slug} if "slug" in vars(kind) else set())
+
+
+def ends_of_relays() -> set[str]:
+    """As `Transfer` and `RecordDraft` name them: those of tunnels, and of requests."""
+    (docstring,) = re.findall(r"end {9}a slug: (.*)\n", Transfer.__doc__ or "", re.DOTALL)
+    return {*re.findall(r"`([a-z_]+)`", docstring), ANSWERED}
+
+
+def test_the_page_of_errors_has_every_slug_and_no_other() -> None:
+    page = CHECKED["docs/errors.md"]
+    told = re.findall(r"^### `([a-z_0-9]+)`$", page.text, re.MULTILINE)
+    assert len(told) == len(set(told))
+    assert set(told) == leaves(EgressError) | ends_of_relays()
+    assert ends_of_relays() | {"answered"} == {slug for slug in CAUSES if slug not in leaves(EgressError)}
+
+
+def test_the_page_of_errors_says_how_each_is_answered() -> None:
+    page = CHECKED["docs/errors.md"]
+    statuses = dict(re.findall(r"^### `([a-z_0-9]+)`\n\n(?:(\d{3}): |None: )?", page.text, re.MULTILINE))
+
+    def look(kind: type[EgressError]) -> None:
+        if "slug" in vars(kind):
+            assert statuses[kind.slug] == ("" if kind.status is None else str(kind.status)), kind.slug
+        for child in kind.__subclasses__():
+            look(child)
+
+    look(EgressError)
