@@ -52,6 +52,7 @@ from egressproxy.runtime.watch import Watch
 from egressproxy.stories import Stories
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.admin import AdminServer, start_admin
+from egressproxy.telemetry.clusters import counts_clusters
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.telemetry import Telemetry
 from egressproxy.upstreams import Balancer, Upstreams
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Collection, Coroutine, Sequence
 
+    from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
     from egressproxy.config.schema import Config, Limits
     from egressproxy.config.schema import Listener as ListenerSettings
@@ -117,6 +119,8 @@ class Worker:
         self.generation = 0
         self.loaded_at_unix_s = 0.0
         self.last_reload_problems: Sequence[Problem] = ()
+        self.notes: Sequence[Problem] = ()
+        self._locate: Callable[[Way], tuple[str, int | None]] | None = None
 
     # --- what the admin pages see ---------------------------------------------------------------------------------
 
@@ -138,6 +142,11 @@ class Worker:
         """The policy in force."""
         assert self._services is not None, "asked before the first configuration was put in place"
         return self._services.policy
+
+    def locate(self, way: Way) -> tuple[str, int | None]:
+        """File and line of a setting in force."""
+        assert self._locate is not None, "asked before the first configuration was put in place"
+        return self._locate(way)
 
     def open_drafts(self) -> Collection[RecordDraft]:
         """The open connections."""
@@ -222,7 +231,9 @@ class Worker:
         self._digest = parts.loaded.snapshot.digest
         self._refresher.use(parts.identities)
         self._change_listeners(config, services, parts)
-        self.sources = parts.loaded.sources
+        self.sources, self.notes = parts.loaded.sources, parts.notes
+        self._locate = parts.loaded.locate
+        self.metrics.counts_clusters = counts_clusters(config)
         self.generation += 1
         self.loaded_at_unix_s = time.time()
         self.last_reload_problems = ()
