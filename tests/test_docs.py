@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import nursery
 from support.namespaces import need_namespaces
 from support.pages import Block, Page, prints
 from support.proxy import DEFECTS
@@ -21,7 +22,10 @@ from egressproxy.telemetry.formats.causes import CAUSES
 from egressproxy.telemetry.record import ANSWERED
 
 ROOT = Path(__file__).parents[1]
-FILES = [*ROOT.glob("*.md"), *(file for folder in ("docs", "config", "benchmarks") for file in ROOT.glob(f"{folder}/**/*.md"))]
+FILES = [
+    *ROOT.glob("*.md"),
+    *(file for folder in ("docs", "config", "benchmarks") for file in ROOT.glob(f"{folder}/**/*.md")),
+]
 PAGES = {str(path.relative_to(ROOT)): Page(path) for path in sorted(FILES)}
 CHECKED = {name: page for name, page in PAGES.items() if name == "README.md" or name.startswith("docs/")}
 """Those in which no block may be without a mark."""
@@ -31,11 +35,6 @@ RUN = {name: page for name, page in CHECKED.items() if any(block.kind in ("run",
 
 every_page = pytest.mark.parametrize("page", [pytest.param(page, id=name) for name, page in PAGES.items()])
 every_checked_page = pytest.mark.parametrize("page", [pytest.param(page, id=name) for name, page in CHECKED.items()])
-
-
-def check(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "egressproxy", "check", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @every_checked_page
@@ -70,7 +69,7 @@ def test_configurations_that_stand_alone_pass_check(page: Page, tmp_path: Path) 
         if block.kind == "check":
             file = tmp_path / f"line-{block.line}.{block.language}"
             file.write_text(block.text)
-            done = check(file)
+            done = nursery.run("check", str(file))
             assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 
@@ -104,8 +103,8 @@ def write(stage: Stage, block: Block) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(block.text)
     if block.kind == "file":
-        code, printed = stage.run(f"egressproxy check {file}")
-        assert code == 0, f"{block}\n{printed}"
+        done = nursery.run("check", str(file))
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 
 def run(stage: Stage, page: Page, block: Block) -> None:

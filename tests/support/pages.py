@@ -6,7 +6,7 @@ A mark is a comment on the line above a block, which readers do not see:
     run: exit N         must end with N
     run: until          again and again, until it prints the block marked `output` behind it
     serve: PORT         for bash; stays, and is there when the port is listened on; replaces what was served there
-    output              what the block before it prints: `...` on a line of its own stands for any lines, within one for any text
+    output              what the block before it prints; `...` stands for any text, on a line of its own for any lines
     output: shape       the same, any number or month standing for any other, but for status codes
     file: NAME          is written to this file, which `egressproxy check` must pass
     part: NAME          is written to this file, which means something only beside others

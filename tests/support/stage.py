@@ -4,10 +4,10 @@
         stage.serve("egressproxy run proxy.yaml", 3128)
         code, printed = stage.run("curl -x http://127.0.0.1:3128 https://example.com/")
 
-The pages name sites that everybody knows, and ports that everybody uses. So a stage is a network namespace with a wire
-to another one, which has the sites' own addresses, and a mount namespace with a resolv.conf, a hosts file, a /run and a /var/log of its own. Nothing in
-it can reach the outside, nothing outside is changed, and any number of stages may stand side by side. Sites are served on port
-80 and over TLS on 443; SSL_CERT_FILE names the authority that signed for them.
+The pages name sites that everybody knows, and ports that everybody uses. So a stage is a network namespace with a wire to
+another one, which has the sites' own addresses, and a mount namespace with a resolv.conf, a hosts file, a /run and a /var/log
+of its own. Nothing in it can reach the outside, nothing outside is changed, and any number of stages may stand side by side.
+Sites are served on port 80 and over TLS on 443; SSL_CERT_FILE names the authority that signed for them.
 
 This module is also the program that holds the world: `python -m support.stage FOLDER`, started within the namespaces.
 """
@@ -43,7 +43,7 @@ NAME_SERVER = "1.1.1.1"
 SITES = {
     "example.com": ("93.184.215.14", "Example Domain"),
     "en.wikipedia.org": ("208.80.154.224", "Wikipedia, the free encyclopedia"),
-    "de.wikipedia.org": ("208.80.154.224", "Wikipedia – Die freie Enzyklopädie"),
+    "de.wikipedia.org": ("208.80.154.224", "Wikipedia \N{EN DASH} Die freie Enzyklopädie"),
     "www.wikipedia.org": ("208.80.154.224", "Wikipedia"),
     "api.github.com": ("140.82.112.5", "GitHub"),
     "edition.cnn.com": ("151.101.1.67", "CNN"),
@@ -82,7 +82,10 @@ class Stage:
         command = ["unshare", "--net", "--mount", "--propagation", "private"]
         command += [sys.executable, "-m", "support.stage", str(self._programs)]
         self._holder = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         )
         assert self._holder.stdout is not None
         if self._holder.stdout.readline() != b"ready\n":
@@ -94,14 +97,15 @@ class Stage:
         for port in list(self._served):
             self.stop(port)
         if self._holder is not None:
-            assert self._holder.stdin is not None and self._holder.stdout is not None
+            assert self._holder.stdin is not None
+            assert self._holder.stdout is not None
             self._holder.stdin.close()  # it ends with its input
             self._holder.wait(WAIT_S)
             self._holder.stdout.close()
         self._whole.cleanup()
 
     def run(self, script: str) -> tuple[int, str]:
-        """Run a script with bash to its end: its exit code, and what it has printed to either stream, as a terminal shows it."""
+        """Run a script with bash to its end: its exit code, and all that it printed, as a terminal shows it."""
         process = self._start(script, subprocess.PIPE)
         try:
             printed, _ = process.communicate(timeout=4 * WAIT_S)
