@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import functools
+import hashlib
 import json
 import re
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +26,12 @@ GATEWAY_NAMESPACE = "istio-system"
 _BASE64 = re.compile(r"@BASE64\(([^)]+)\)@")
 
 
-@functools.cache
-def certificates(commands: str) -> Path:
-    """A folder with what these openssl commands make. Each set of commands is run once."""
-    folder = Path(tempfile.mkdtemp(prefix="egressproxy-certificates-"))
-    run("sh", "-e", "-c", commands, folder=folder)
+def certificates(commands: str, parent: Path) -> Path:
+    """A folder below `parent` with what these openssl commands make. Each set of commands is run once."""
+    folder = parent / f"certificates-{hashlib.sha256(commands.encode()).hexdigest()[:16]}"
+    if not folder.exists():
+        folder.mkdir()
+        run("sh", "-e", "-c", commands, folder=folder)
     return folder
 
 
@@ -42,17 +42,6 @@ def filled(template: Path, folder: Path) -> str:
         return base64.b64encode((folder / found[1]).read_bytes()).decode()
 
     return _BASE64.sub(content, template.read_text())
-
-
-def authority_of(template: Path, folder: Path) -> bytes:
-    """The certificate of the authority that the secrets of a template name."""
-    (name,) = {name for name in _BASE64.findall(template.read_text()) if name in _authorities(folder)}
-    return (folder / name).read_bytes()
-
-
-def _authorities(folder: Path) -> set[str]:
-    """Certificates that signed themselves: those whose key is not beside a request."""
-    return {each.name for each in folder.glob("*.crt") if not each.with_suffix(".csr").exists()}
 
 
 def other_authoritys_pem() -> bytes:
@@ -66,7 +55,7 @@ class Scenario:
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
-        self.certificates = certificates(file(name, "openssl-commands").read_text())
+        self.certificates = certificates(file(name, "openssl-commands").read_text(), world.folder)
         self.template = file(name, "secrets.template")
         self.secrets = filled(self.template, self.certificates)
 
@@ -84,11 +73,15 @@ class Scenario:
             for key, text in data[name].items():
                 (folder / key).write_bytes(base64.b64decode(text))
 
-    def mounts_of_server(self) -> dict[str, str]:
-        """Paths in the server's pod, and the secrets there."""
+    def _deployment(self) -> dict[str, Any]:
+        """Of the server."""
         documents = yaml.safe_load_all(file(self.name, "server-service-deployment").read_text())
         (deployment,) = (each for each in documents if each["kind"] == "Deployment")
-        pod = deployment["spec"]["template"]["spec"]
+        return dict(deployment)
+
+    def mounts_of_server(self) -> dict[str, str]:
+        """Paths in the server's pod, and the secrets there."""
+        pod = self._deployment()["spec"]["template"]["spec"]
         secrets = {each["name"]: each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
         mounts = pod["containers"][0]["volumeMounts"]
         return {each["mountPath"]: secrets[each["name"]] for each in mounts if each["name"] in secrets}
@@ -103,7 +96,7 @@ class Scenario:
     def served(self, change: tuple[str, str] = ("", "")) -> Iterator[Path]:
         """Run the server from its published file, a change of which may be asked for; its access log."""
         world = self.world
-        self.mount(self.mounts_of_server(), "mesh-external" if self._has("mesh-external") else "outside")
+        self.mount(self.mounts_of_server(), self._deployment()["metadata"]["namespace"])
         text = file(self.name, "server-nginx.conf").read_text()
         assert change[0] in text
         (world.etc / "nginx" / "nginx.conf").write_text(text.replace(*change))
@@ -118,9 +111,6 @@ class Scenario:
         finally:
             process.terminate()
             process.wait(WAIT_S)
-
-    def _has(self, namespace: str) -> bool:
-        return bool(self.secrets_in(namespace))
 
     def _answers(self) -> bool:
         def dial() -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from scenarios.deployment import Captured, Deployment
-from scenarios.edition import NAMES, file, files, mesh
+from scenarios.edition import NAMES, file, files, mesh, variant
 from scenarios.server import GATEWAY_NAMESPACE, Scenario, other_authoritys_pem
-from scenarios.world import APPLICATION, SERVER, WELCOME, World, title_of, told_by_address
+from scenarios.world import APPLICATION, NEWS, SERVER, WELCOME, World, dialling, title_of, told_by_address
 from support.waiting import eventually
 
 SCENARIO = "egress-gateway-tls-origination-mutual-file-mount"
@@ -92,6 +92,15 @@ def test_a_certificate_of_another_authority_is_refused(
     assert (line.code, line.flags.split(",")[0], line.upstream) == ("503", "UF", f"{SERVER}:443")
     assert VERIFY_FAILED in line.transport_failure
     assert server_log.read_text() == before
+
+
+def test_an_endpoint_may_be_a_name_with_a_port_of_its_own(world: World, in_mesh: Captured, server_log: Path) -> None:
+    """The host of the entry is in no DNS; TLS of the application reaches the server, which asks for a certificate."""
+    in_mesh.apply(mesh("registry-only"), variant(SCENARIO, "1.1-serviceentry"))
+    host = "nginx.example.com"
+    assert world.status("--insecure", *dialling(host, NEWS), f"https://{host}/") == "400"
+    line = in_mesh.envoy_line()
+    assert (line.upstream, line.cluster) == (f"{SERVER}:443", f"outbound|443||{host}")
 
 
 def test_files_that_are_replaced_take_effect_without_a_restart(

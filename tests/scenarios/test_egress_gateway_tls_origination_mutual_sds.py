@@ -25,7 +25,7 @@ def scenario(world: World) -> Scenario:
 
 @pytest.fixture(scope="module")
 def server_log(scenario: Scenario) -> Iterator[Path]:
-    with scenario.served(('"$http_user_agent"', '"$ssl_client_s_dn"')) as log:
+    with scenario.served(('"$http_user_agent"', '"$ssl_client_s_dn" $ssl_server_name')) as log:
         yield log
 
 
@@ -49,7 +49,9 @@ def test_the_page_arrives_and_the_server_sees_the_client(
     assert (line.request, line.code, line.flags, line.sent) == ("GET / HTTP/1.1", "200", "-", "615")
     assert (line.upstream, line.cluster) == (f"{SERVER}:443", f"outbound|443||{NAMES.server}")
     eventually(server_log.read_text, "the server has logged the request")
-    assert NAMES.client in server_log.read_text()
+    logged = server_log.read_text()
+    assert NAMES.client in logged
+    assert f'" {NAMES.server} "' in logged, "the name that was asked for in TLS"
 
 
 def test_a_secret_that_is_replaced_takes_effect_without_a_restart(
