@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from support.namespaces import Namespace, connect
 from support.proxy import ROOT, Proxy
 from support.sites import Site
 from support.tls_servers import secret_of
-from support.waiting import eventually
+from support.waiting import WAIT_S, eventually
 
 PUBLISHED = ROOT.parent / "shared" / "istio"
 """The documents' scenarios, where they are at hand."""
@@ -329,10 +330,21 @@ class Place(NamedTuple):
     def start(self, **environment: str) -> Running:
         return Running(self.pod, self.folder, self.container, **environment)
 
-    def probe(self, kind: str) -> str:
-        """What the kubelet gets: the status, `000` where nobody answers."""
+    def probe(self, kind: str) -> int:
+        """What the kubelet gets: the status, 0 where nobody answers."""
         get = self.container.spec[kind]["httpGet"]
-        return self.status(f"http://{POD}:{self.container.number(get['port'])}{get['path']}")
+
+        def ask() -> int:
+            connection = http.client.HTTPConnection(POD, self.container.number(get["port"]), timeout=WAIT_S)
+            try:
+                connection.request("GET", get["path"])
+                return connection.getresponse().status
+            except OSError:
+                return 0
+            finally:
+                connection.close()
+
+        return self.node.call(ask)
 
     def status(self, *words: str, code: int | None = None) -> str:
         return self.curl("-o", "/dev/null", "-w", "%{http_code}", *words, code=code).out
@@ -341,9 +353,9 @@ class Place(NamedTuple):
         return (host or self.node).run("curl", "-sSk", "-m", "10", *words, folder=self.folder, code=code)
 
     def wait_until_ready(self, running: Running) -> None:
-        eventually(lambda: running.has_ended or self.probe("readinessProbe") == "200", "the container is ready")
+        eventually(lambda: running.has_ended or self.probe("readinessProbe") == 200, "the container is ready")
         assert not running.has_ended, running.err
-        assert self.probe("startupProbe") == self.probe("livenessProbe") == "200"
+        assert self.probe("startupProbe") == self.probe("livenessProbe") == 200
 
 
 @pytest.fixture
@@ -471,7 +483,7 @@ def test_a_changed_configmap_is_in_force_and_a_wrong_one_is_not(place: Callable[
         eventually(lambda: here.status("-x", proxy, f"https://{BILLING}/") == "200", "the changed policy is in force")
         swap(b"alow: []\n")
         eventually(lambda: "alow" in running.err, "the wrong one is told of")
-        assert here.probe("readinessProbe") == "200"
+        assert here.probe("readinessProbe") == 200
         assert here.status("-x", proxy, f"https://{BILLING}/") == "200"
 
 

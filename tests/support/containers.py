@@ -81,7 +81,7 @@ class Volumes:
 
 
 def _open_ways(pod: Pod, folder: Path) -> None:
-    """Let every user of the pod come to this checkout and its Python, which may stand below a closed folder, as root's home is."""
+    """Let every user of the pod come to this checkout and its Python, which may stand below a closed folder (root's home)."""
     closed: dict[Path, Path] = {}
     for needed in {Path(place).resolve() for place in (sys.prefix, sys.base_prefix, ROOT)}:
         barred = next((parent for parent in reversed(needed.parents) if not parent.stat().st_mode & stat.S_IXOTH), None)
