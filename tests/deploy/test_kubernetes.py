@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 import yaml
 from scenarios.pods import Pod
 from support.certificates import authority
-from support.clients import Done
+from support.clients import Done, installed
 from support.containers import Running, Volumes, check, need_containers
 from support.manifests import FOLDER, GATEWAY_PATCH, OVERLAYS, Container, Objects, assembled, kustomize, patched_gateway
 from support.namespaces import Namespace, connect
@@ -73,6 +76,33 @@ def test_the_file_in_squids_place_is_the_one_that_is_an_example() -> None:
 def test_the_readme_names_every_overlay() -> None:
     text = (FOLDER / "README.md").read_text()
     assert [overlay for overlay in OVERLAYS if f"config/kubernetes/{overlay}" not in text] == []
+
+
+def commands_of_the_readme() -> list[str]:
+    text = (FOLDER / "README.md").read_text().replace("|\n  kubectl", "| kubectl")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [line for language, block in blocks if not language for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", [line for line in commands_of_the_readme() if "(cluster)" not in line])
+def test_a_command_of_the_readme_works(command: str) -> None:
+    program, *words = command.split()
+    if program == "egressproxy":
+        done = subprocess.run(
+            [sys.executable, "-m", program, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    else:
+        done = subprocess.run([installed(program), *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_other_commands_name_files_that_are_there() -> None:
+    marked = [line for line in commands_of_the_readme() if "(cluster)" in line]
+    paths = {word for line in marked for word in line.split() if word.startswith("config/")}
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    applied = {line.split(" -k ")[1].split()[0] for line in marked if " -k " in line}
+    assert applied == {f"config/kubernetes/{overlay}" for overlay in OVERLAYS}
 
 
 # --- what they say ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Alerts and dashboard: each metric, label and outcome in them is one that the proxy has, and alerts go off when they should."""
+"""Alerts and dashboard: each metric, label and word in them is one that the proxy has, and alerts go off when they should."""
 
 from __future__ import annotations
 
