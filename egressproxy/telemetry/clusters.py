@@ -49,6 +49,8 @@ RELAYED = frozenset({"sni", "auto", "tcp"})
 """Front ends whose connections show no request."""
 _NO_HEALTHY = frozenset({NameNotFound.slug, ResolverFailed.slug, ResolverTimeout.slug, NoEndpoint.slug})
 
+_FIRST_ERROR = 500
+
 _Where = tuple[str | None, str | None, int | None, "Target | None", "Endpoint | None", str | None]
 
 _where: Callable[[ConnectionRecord], _Where] = itemgetter(
@@ -114,11 +116,61 @@ class Counts:
 _SUMS = tuple(name for name in Counts.__slots__ if name != "statuses")
 
 
+_Kind = tuple[int | None, str, int | None, bool, int]
+"""Of requests: what the client heard, the outcome, what the upstream said; `reused` and `attempts` of the exchange."""
+
+MAX_KINDS = 200
+"""Of requests to one endpoint, which chooses its status itself. Others are counted as one kind."""
+_OTHER_KIND: _Kind = (None, OTHER, None, True, 1)
+
+
+class _Tally:
+    """What is noted of one endpoint while connections end; `counts` is made of it."""
+
+    __slots__ = ("bytes_down", "bytes_up", "connected", "failed", "none_healthy", "requests")
+
+    def __init__(self) -> None:
+        self.connected = self.failed = self.none_healthy = self.bytes_up = self.bytes_down = 0
+        self.requests: dict[_Kind, int] = {}
+
+    def add_kind(self, kind: _Kind) -> None:
+        """A request of a kind that is seldom, or new."""
+        if kind not in self.requests and len(self.requests) >= MAX_KINDS:
+            kind = _OTHER_KIND
+        self.requests[kind] = self.requests.get(kind, 0) + 1
+
+    def counts(self) -> Counts:
+        """In Envoy's words."""
+        counts = Counts()
+        counts.bytes_up, counts.bytes_down = self.bytes_up, self.bytes_down
+        counts.cx_total = self.connected + self.failed
+        counts.cx_connect_fail = self.failed
+        counts.cx_none_healthy = self.none_healthy
+        for (status, outcome, answer, reused, attempts), count in self.requests.items():
+            if outcome in _NO_HEALTHY:
+                pass
+            elif attempts:
+                counts.rq_total += count
+                if outcome != OTHER and (answer is None or answer >= _FIRST_ERROR):
+                    counts.rq_error += count
+                else:
+                    counts.rq_success += count
+                counts.cx_total += 0 if reused else count
+            else:
+                counts.cx_total += count
+                counts.cx_connect_fail += count
+            if outcome == UpstreamTimeout.slug:
+                counts.rq_timeout += count
+            if status is not None:
+                counts.statuses[status] = counts.statuses.get(status, 0) + count
+        return counts
+
+
 class ClusterCounts:
     """The counts of one worker, for as long as it runs."""
 
     def __init__(self) -> None:
-        self._table: dict[_Where, Counts] = {}
+        self._table: dict[_Where, _Tally] = {}
 
     def count(self, record: ConnectionRecord) -> None:
         """Count what has ended. Hot: once per connection or request."""
@@ -126,33 +178,22 @@ class ClusterCounts:
             self._count_undialled(record)
             return
         try:
-            counts = self._table[_where(record)]
+            tally = self._table[_where(record)]
         except KeyError:
-            counts = self._first(_where(record))
-        counts.bytes_up += record.bytes_up
-        counts.bytes_down += record.bytes_down
+            tally = self._first(_where(record))
+        tally.bytes_up += record.bytes_up
+        tally.bytes_down += record.bytes_down
         exchange = record.exchange
-        if exchange is None:
-            counts.cx_total += 1
-            if not record.connected:
-                counts.cx_connect_fail += 1
-            return
-        if exchange.attempts:
-            counts.rq_total += 1
-            answer = exchange.upstream_status
-            if answer is None or answer >= 500:
-                counts.rq_error += 1
-            else:
-                counts.rq_success += 1
-            if record.outcome == UpstreamTimeout.slug:
-                counts.rq_timeout += 1
+        if exchange is not None:
+            kind = (record.status, record.outcome, exchange.upstream_status, exchange.reused, exchange.attempts)
+            try:
+                tally.requests[kind] += 1
+            except KeyError:
+                tally.add_kind(kind)
+        elif record.connected:
+            tally.connected += 1
         else:
-            counts.cx_connect_fail += 1
-        if not exchange.reused:
-            counts.cx_total += 1
-        status = record.status
-        if status is not None:
-            counts.statuses[status] = counts.statuses.get(status, 0) + 1
+            tally.failed += 1
 
     def _count_undialled(self, record: ConnectionRecord) -> None:
         """Nothing was dialled: refused by name, which is counted as one, or no address found."""
@@ -167,23 +208,23 @@ class ClusterCounts:
             key = (rule, None, None, None, None, None)
         else:
             return  # any number of names, and nothing behind them
-        counts = self._table.get(key) or self._first(key)
-        counts.cx_none_healthy += 1
-        if record.exchange is not None and record.status is not None:
-            counts.statuses[record.status] = counts.statuses.get(record.status, 0) + 1
+        tally = self._table.get(key) or self._first(key)
+        tally.none_healthy += 1
+        if record.exchange is not None:
+            tally.add_kind((record.status, record.outcome, None, False, 0))
 
-    def _first(self, where: _Where) -> Counts:
+    def _first(self, where: _Where) -> _Tally:
         if len(self._table) >= MAX_ENTRIES:
             where = (None, OTHER, None, None, None, None)
-        return self._table.setdefault(where, Counts())
+        return self._table.setdefault(where, _Tally())
 
     def entries(self, drafts: Iterable[RecordDraft]) -> Iterator[tuple[str, str | None, Counts]]:
         """Cluster, endpoint and counts of everything that has ended, and of what is open now: `drafts`.
 
         A cluster and an endpoint may come several times: a `Table` puts them together.
         """
-        for where, counts in list(self._table.items()):
-            yield *_named(where), counts
+        for where, tally in list(self._table.items()):
+            yield *_named(where), tally.counts()
         for draft in drafts:
             counts = Counts()
             exchange, relay, intent, verdict = draft.exchange, draft.relay, draft.intent, draft.verdict

@@ -13,7 +13,7 @@ from support import nursery
 from support.clients import ask, connect_head, open_tunnel, run
 from support.dns import DnsServer
 from support.origin import NAME, TcpOrigin, TlsOrigin
-from support.proxy import ROOT, Proxy
+from support.proxy import Proxy
 from support.waiting import eventually
 
 from egressproxy._version import __version__

@@ -46,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def alone(world: World, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
-    """Starts a proxy with these files and nothing else, in the proxy's pod or another; it is ended and checked behind the test."""
+    """Starts a proxy with these files and nothing else, in the proxy's pod or another; the test's end ends and checks it."""
     started: list[Deployment] = []
 
     def start(*files: Path | str, **options: Any) -> Deployment:

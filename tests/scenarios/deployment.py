@@ -123,8 +123,9 @@ class Captured(Deployment):
 
     def skip_lines(self) -> None:
         """Look only at what is logged from now on."""
-        eventually(lambda: self.metric("connections_open") == 0, "no connection is open")
-        self.settled()
+        self.settled()  # which is of two logs; each is written by a thread of its own
+        count = len(self.log(self.squid_log))
+        eventually(lambda: len(self.log()) == len(self.log(self.istio_1_7)) == count, "all logs have all lines")
         self._told, self._read_1_7 = len(self.log()), len(self.log(self.istio_1_7))
 
 

@@ -9,14 +9,13 @@ _QUOTED = frozenset(
     {"request", "policy", "transport_failure", "forwarded_for", "agent", "request_id", "host", "upstream"}
 )
 
-_E4 = (
-    "start request code flags policy transport_failure received sent duration service_time forwarded_for agent request_id host "
-    "upstream cluster upstream_local downstream_local downstream_remote server_name route"
-).split()
-_E7 = (
-    "start request code flags details termination transport_failure received sent duration service_time forwarded_for agent "
-    "request_id host upstream cluster upstream_local downstream_local downstream_remote server_name route"
-).split()
+_WHAT = ["start", "request", "code", "flags"]
+_COUNTS = ["received", "sent", "duration", "service_time"]
+_WHO = ["forwarded_for", "agent", "request_id", "host", "upstream", "cluster"]
+_ENDS = ["upstream_local", "downstream_local", "downstream_remote", "server_name", "route"]
+
+_E4 = [*_WHAT, "policy", "transport_failure", *_COUNTS, *_WHO, *_ENDS]
+_E7 = [*_WHAT, "details", "termination", "transport_failure", *_COUNTS, *_WHO, *_ENDS]
 
 _START = re.compile(r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\]")
 _PORT = r"(?:\d+\.\d+\.\d+\.\d+|\[[0-9a-f:]+\]):\d+"

@@ -54,12 +54,31 @@ def test_registry_only_closes_unknown_tls_before_any_byte(world: World, in_mesh:
 def test_registry_only_answers_unknown_http_hosts(world: World, in_mesh: Captured) -> None:
     in_mesh.apply(mesh("registry-only"))
     seen = len(world.echo.seen)
-    answer = world.curl("-i", f"http://{NAMES.echo}/headers").out
-    assert answer.startswith("HTTP/1.1 502 Bad Gateway")
+    head, _, body = world.curl("-i", f"http://{NAMES.echo}/headers").out.partition("\n\n")
+    assert head.startswith("HTTP/1.1 502 Bad Gateway")
+    assert body == ""
     line = in_mesh.envoy_line()
     assert (line.request, line.code, line.flags) == ("GET /headers HTTP/1.1", "502", "-")
     assert (line.route, line.cluster, line.upstream, line.host) == ("block_all", "-", "-", NAMES.echo)
     assert len(world.echo.seen) == seen
+
+
+def test_a_registered_host_that_has_no_address_is_503_and_its_tls_closed(
+    world: World, in_mesh: Captured, tmp_path: Path
+) -> None:
+    objects = []
+    for entry, known in zip(files(SCENARIO, "01", "02"), (NAMES.echo, NAMES.search), strict=True):
+        moved = tmp_path / entry.name
+        moved.write_text(entry.read_text().replace(known, f"nowhere.{known}"))
+        objects.append(moved)
+    in_mesh.apply(mesh("registry-only"), *objects)
+    host = f"nowhere.{NAMES.echo}"
+    assert world.status(*dialling(host, ECHO), f"http://{host}/") == "503"
+    line = in_mesh.envoy_line()
+    assert (line.code, line.flags, line.details, line.upstream) == ("503", "UH", "no_healthy_upstream", "-")
+    host = f"nowhere.{NAMES.search}"
+    world.curl(*dialling(host, SEARCH), f"https://{host}/", code=35)
+    assert in_mesh.envoy_line().flags == "UH"
 
 
 def test_http_on_a_port_without_http_services_is_closed_and_not_answered(world: World, in_mesh: Captured) -> None:

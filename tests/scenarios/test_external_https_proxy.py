@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -205,8 +206,10 @@ def test_from_the_mesh_it_is_a_service_of_protocol_tcp(world: World, squid: Squi
     assert (inner.cluster, inner.client) == (f"outbound|3128||{NAMES.proxy}", APPLICATION)
     assert inner.upstream_local.startswith(f"{PROXY_OUTSIDE}:")
     assert (inner.route, inner.agent, inner.host) == ("-", "-", "-")
-    # One connection in two logs.
+    # One connection in two logs, of which one has its beginning and the other its end.
     assert outer.client == PROXY_OUTSIDE
+    began = datetime.fromisoformat(inner.start.strip("[]"))
+    assert abs(began.timestamp() + int(inner.duration) / 1000 - outer.time) < AT_ONCE_S
     assert int(inner.sent) == outer.size
     assert int(inner.received) > len(f"CONNECT {TARGET} HTTP/1.1")
 

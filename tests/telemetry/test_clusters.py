@@ -168,6 +168,17 @@ def test_entries_are_bounded_and_what_is_beyond_them_is_still_counted(monkeypatc
     assert sum(value for name, value in found.items() if name.endswith(".upstream_cx_total")) == 12
 
 
+def test_kinds_of_answers_are_bounded_and_all_are_counted():
+    """An origin chooses its status itself."""
+    answers = [
+        ANSWERED._replace(status=status, exchange=EXCHANGE._replace(upstream_status=status, reused=True))
+        for status in range(200, 200 + clusters_module.MAX_KINDS + 50)
+    ]
+    found = counted(*answers, *answers)
+    assert found[f"{CNN}::rq_total"] == 2 * len(answers)
+    assert sum("upstream_rq_" in name and name[-3:].isdigit() for name in found) == clusters_module.MAX_KINDS
+
+
 # --- what is open -------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from egressproxy.config.load import load
 from egressproxy.config.schema import Config
 from egressproxy.telemetry import route_tables as module
 from egressproxy.telemetry.route_tables import config_dump, listener_statuses, route_tables
@@ -185,3 +187,19 @@ def test_the_dump_is_json_and_holds_the_tables():
     dumped = json.loads(json.dumps(config_dump(config(services=[CNN]))))
     tables = [each["route_config"] for each in dumped["configs"][1]["dynamic_route_configs"]]
     assert tables == route_tables(config(services=[CNN]))
+
+
+# --- as published -------------------------------------------------------------------------------------------------
+
+PUBLISHED = Path(__file__).parents[3] / "shared/istio/egress-gateway-tls-origination-simple/variants"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published scenarios are not beside this repository")
+def test_a_published_gateway_without_routes_is_dumped_as_its_page_shows_it():
+    files = ("seed-003-01-serviceentry.yaml", "seed-003-02-gateway-destinationrule.yaml")
+    settings = load([str(PUBLISHED / name) for name in files]).config
+    assert "0.0.0.0_443" in [each["name"] for each in listener_statuses(settings)["listener_statuses"]]
+    (found,) = [each for each in route_tables(settings) if each["name"] == "http.443"]
+    last = found["virtual_hosts"][-1]
+    assert (last["name"], last["domains"]) == ("blackhole:443", ["*"])
+    assert last["routes"] == [everywhere(direct_response={"status": 404})]

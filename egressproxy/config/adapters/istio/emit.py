@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.istio.mesh import Cluster, Refusal
-from egressproxy.config.adapters.istio.objects import covers
+from egressproxy.config.adapters.istio.objects import wider
 from egressproxy.config.adapters.istio.routes import HTTP_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from egressproxy.config.adapters.istio.fields import Report
     from egressproxy.config.adapters.istio.mesh import End, Mesh
     from egressproxy.config.adapters.istio.objects import Gateway, Port, Service
     from egressproxy.config.adapters.istio.routes import Carries, Leg, Routes
+    from egressproxy.hostport import HostPattern
 
 TLS_PORT = 443
 PROXY_PORT = 3128
@@ -110,7 +111,7 @@ class NativeRoutes:
         for carries in _BOTH:
             self._add(of_clients[carries], carries)
         for carries in _BOTH:
-            taken = of_clients[carries]
+            taken = {(leg.host, leg.port) for leg in of_clients[carries]}
             self._add(
                 (leg for leg in at_gateways[carries] if not _is_taken(leg, taken)), carries, spare_registered=True
             )
@@ -119,8 +120,8 @@ class NativeRoutes:
         for host in routes.gateway_services():
             self.native.append(At(mark, {"hosts": mesh.names_of(host), "refuse": "not_found"}))
         if closed:
-            plain = {server.port for each in routes.gateways for server in each.servers if server.mode == "NONE"}
-            self._refuse_unknown_requests(plain)
+            servers = [server for each in routes.gateways for server in each.servers]
+            self._refuse_unknown_requests({one.port for one in servers if (one.routes, one.mode) == ("http", "NONE")})
 
     def _add(self, legs: Iterable[Leg], carries: Carries, *, spare_registered: bool = False) -> None:
         """Legs as routes; neighbours that differ in their host alone share one."""
@@ -236,9 +237,9 @@ def _same(one: Leg, other: Leg) -> bool:
     )
 
 
-def _is_taken(leg: Leg, taken: Sequence[Leg]) -> bool:
+def _is_taken(leg: Leg, taken: Container[tuple[HostPattern, int]]) -> bool:
     """Whether the mesh decides all that a leg is for: its legs of a pattern leave nothing open."""
-    return any(other.port == leg.port and covers(other.host, leg.host) for other in taken)
+    return any((host, leg.port) in taken for host in wider(leg.host))
 
 
 def _is_remainder(leg: Leg) -> bool:

@@ -64,19 +64,17 @@ def translate(
     sources: Sequence[Source],
     files: Files,
     *,
-    has_listeners: bool = True,
     lenient: bool,
     beside: Mapping[str, Any] | None = None,
 ) -> Adapted:
     """The native form of all Istio and Kubernetes files of one load.
 
-    has_listeners  other sources say where clients connect; else the listeners are those of the egress gateway
-    beside         native data of the other sources, not yet validated
+    beside  native data of the other sources, not yet validated. Where they say no listeners, these are the egress gateway's.
     """
     report = Report(lenient=lenient)
     first = mark(sources[0].number, 1)
     found = things(sources, report)
-    native = _native(_Objects(found, report), beside or {}, first, has_listeners=has_listeners)
+    native = _native(_Objects(found, report), beside or {}, first)
     data, places = settle(At(first, native))
     starts = [(thing.fields.places.mark, thing.fields.way) for thing in found]
     return Adapted(data, places, _with_objects(report.faults, starts), _with_objects(report.notes, starts))
@@ -209,11 +207,11 @@ def _some(value: Any) -> list[Any]:
     return [] if value is None else [value]
 
 
-def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listeners: bool) -> dict[str, Any]:
+def _native(read: _Objects, beside: Mapping[str, Any], first: int) -> dict[str, Any]:
     report, said = read.report, read.settings
     native: dict[str, Any] = {}
     listeners = beside.get("listeners", ())
-    if not has_listeners:
+    if "listeners" not in beside:
         listeners = native["listeners"] = emit.listeners(read.gateways, read.ports_behind(), report)
     sidecar = read.sidecar()
     outbound = said.outbound or said.outbound_by_default

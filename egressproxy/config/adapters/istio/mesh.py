@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.istio.objects import (
     DEFAULT_NAMESPACE,
+    ByHost,
     ClientTls,
     DestinationRule,
     Endpoint,
     Port,
     Service,
     TrafficPolicy,
-    covers,
     meet,
 )
 
@@ -116,7 +116,8 @@ class Mesh:
         services  in the order in which they count: of two with one host and port the first stays
         own_sni   the port that this proxy's own `sni` listener at an address and port dials; None: it has none there
         """
-        self._rules = sorted(rules, key=lambda rule: rule.seniority)
+        in_order = sorted(rules, key=lambda rule: rule.seniority)
+        self._rules = ByHost((rule.host, rule) for rule in in_order)
         self._root = root_namespace
         self._sidecar = sidecar
         self._secrets = secrets
@@ -232,12 +233,12 @@ class Mesh:
         if view.at_gateway:
             default = None
             places.append(None)
+        covering = self._rules.covering(host)
         for place in places:
             fitting = [
                 rule
-                for rule in self._rules
+                for rule in covering
                 if (rule.namespace or default) == place
-                and covers(rule.host, host)
                 and (rule.namespace is None or exported(rule.export_to, rule.namespace, view.namespace))
             ]
             if fitting:
