@@ -20,7 +20,7 @@ IDS = [f"{letter}{number:02}" for letter, last in LAST.items() for number in ran
 
 
 @functools.cache
-def tests_in(file: Path) -> frozenset[str]:
+def names_in(file: Path) -> frozenset[str]:
     found = ast.walk(ast.parse(file.read_text()))
     return frozenset(each.name for each in found if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)))
 
@@ -39,7 +39,7 @@ def test_the_ids_are_those_of_the_documents() -> None:
 @pytest.mark.parametrize(("file", "name"), WITNESSES)
 def test_a_test_that_is_named_exists(file: str, name: str) -> None:
     assert (TESTS / file).is_file()
-    assert name in tests_in(TESTS / file)
+    assert name in names_in(TESTS / file)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scenarios.deployment import Captured, Deployment
-from scenarios.edition import NAMES, files, mesh
+from scenarios.edition import NAMES, files, mesh, variant
 from scenarios.world import APPLICATION, ECHO, OTHER_ECHO, PROXY, SEARCH, World, dialling, told_by_address
 from support.waiting import WAIT_S, eventually
 
@@ -117,6 +117,12 @@ def test_a_registered_https_host_is_reached_by_its_name_in_tls_and_no_other(worl
     # Another name on the same port, at the same address.
     world.curl("-I", *dialling(NAMES.news, SEARCH), f"https://{NAMES.news}", code=35)
     assert in_mesh.line_of_1_7().flags == "UH"
+
+
+def test_the_form_of_1_0_with_a_route_does_the_same(world: World, in_mesh: Captured) -> None:
+    in_mesh.apply(mesh("registry-only"), variant(SCENARIO, "1.0"))
+    assert world.status(f"https://{NAMES.search}") == "200"
+    assert in_mesh.envoy_line().cluster == f"outbound|443||{NAMES.search}"
 
 
 def test_the_address_that_was_dialled_does_not_count_where_names_are_looked_up(world: World, in_mesh: Captured) -> None:

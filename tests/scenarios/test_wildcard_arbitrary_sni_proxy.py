@@ -166,6 +166,17 @@ def test_other_published_filters_say_the_same(world: World, in_mesh: Captured, s
     sni_proxy.lines(2)
 
 
+@pytest.mark.parametrize("form", ["1.1-03-passthrough", "1.5-03-passthrough"])
+def test_where_the_gateway_passes_tls_through_no_filter_is_needed(
+    world: World, in_mesh: Captured, sni_proxy: SniProxy, form: str
+) -> None:
+    """Inner and outer name are then the same bytes."""
+    in_mesh.apply(mesh("registry-only"), *files(SCENARIO, "01", "02"), variant(SCENARIO, form))
+    assert world.titles() == [ENGLISH, GERMAN]
+    assert [lines.of_today(line).cluster for line in in_mesh.told(2)] == [CLUSTER] * 2
+    sni_proxy.lines(2)
+
+
 def test_both_in_one_process_dial_the_name_at_once(world: World, in_mesh: Captured) -> None:
     """With NGINX's file beside the objects there is no hop to itself."""
     in_mesh.apply(file(SCENARIO, "sni-proxy.conf"), *objects())
