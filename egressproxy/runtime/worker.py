@@ -366,6 +366,12 @@ class Worker:
             except (ConfigError, BindError) as error:
                 self._refuse(error, asked)
                 return
+            except Exception as error:
+                logger.exception("a defect, while the configuration was read")
+                self._refuse(
+                    BindError(f"a defect ({type(error).__name__}); the proxy's own log has the details"), asked
+                )
+                return
             finally:
                 self._seen = snapshot
                 if self._watch is not None:
