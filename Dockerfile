@@ -23,8 +23,9 @@ RUN python3 -m venv --without-pip /opt/egressproxy \
  && /build/bin/pip --python /opt/egressproxy/bin/python install --no-cache-dir --no-compile --no-index \
     --find-links /wheels egressproxy
 # Every module is imported once: a missing library shows now, and what remains is the bytecode of just what the proxy uses,
-# the standard library's part included, of which slim images have none. A read-only root could never keep it.
-RUN PYTHONPYCACHEPREFIX=/opt/egressproxy/bytecode /opt/egressproxy/bin/python -c "import http.client, importlib, pkgutil, egressproxy as whole; \
+# the standard library's part included, of which slim images have none. A read-only root could never keep it. (-P: not the
+# modules in this folder.)
+RUN PYTHONPYCACHEPREFIX=/opt/egressproxy/bytecode /opt/egressproxy/bin/python -P -c "import http.client, importlib, pkgutil, egressproxy as whole; \
 [importlib.import_module(each.name) for each in pkgutil.walk_packages(whole.__path__, 'egressproxy.') if not each.name.endswith('__main__')]"
 
 FROM ${BASE}

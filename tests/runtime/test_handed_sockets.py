@@ -98,9 +98,7 @@ def test_what_does_not_listen_is_refused(manager: Manager) -> None:
     ):
         with socket.socket(family, kind) as sock:
             (line,) = told(manager, sock)
-        assert line == (
-            "descriptor 3 was handed over and does not listen for TCP: expected ListenStream=ADDRESS:PORT"
-        )
+        assert line == ("descriptor 3 was handed over and does not listen for TCP: expected ListenStream=ADDRESS:PORT")
 
 
 def test_one_place_twice_is_refused(manager: Manager) -> None:

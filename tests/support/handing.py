@@ -1,8 +1,8 @@
 """A service manager for one program: sockets are bound here and handed over, as systemd does for a socket unit.
 
-    with Manager() as manager, listening() as sock:
-        child = manager.start([sock], sys.executable, "-m", "egressproxy", "run", file)
-        assert manager.word() == "READY=1"
+with Manager() as manager, listening() as sock:
+    child = manager.start([sock], sys.executable, "-m", "egressproxy", "run", file)
+    assert manager.word() == "READY=1"
 """
 
 from __future__ import annotations
