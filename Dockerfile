@@ -18,10 +18,12 @@ COPY . .
 # What has no wheel for this platform, and no compiler to make one, fails here. Nothing is fetched after this line.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /build/bin/pip wheel --no-cache-dir --wheel-dir /wheels .
-# Filled from outside, so that there never is a pip in it.
+# Filled from outside, so that there never is a pip in it. Bytecode is for a source of a certain second, and builders copy files
+# with parts of seconds rounded either way: all get a whole one.
 RUN python3 -m venv --without-pip /opt/egressproxy \
  && /build/bin/pip --python /opt/egressproxy/bin/python install --no-cache-dir --no-compile --no-index \
-    --find-links /wheels egressproxy
+    --find-links /wheels egressproxy \
+ && find /opt/egressproxy -name '*.py' -exec touch -d 2000-01-01T00:00:00Z {} +
 # Every module is imported once: a missing library shows now, and what remains is the bytecode of just what the proxy uses,
 # the standard library's part included, of which slim images have none. A read-only root could never keep it. (-P: not the
 # modules in this folder.)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import sys
@@ -59,5 +58,6 @@ def test_without_one_nothing_is_said(monkeypatch):
 def test_one_that_is_gone_or_never_listens_holds_nothing_up(ear, tmp_path):
     ServiceManager(str(tmp_path / "nobody")).ready()
     manager = ServiceManager(ear.getsockname())
-    for _ in range(int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 10 if os.path.exists("/proc") else 100):
+    waiting = Path("/proc/sys/net/unix/max_dgram_qlen")
+    for _ in range(int(waiting.read_text()) + 10 if waiting.exists() else 100):
         manager.ready()
