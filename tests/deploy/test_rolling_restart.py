@@ -111,12 +111,16 @@ async def pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None
 async def is_ready(proxy: Proxy) -> bool:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.admin_port)
-        writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), WAIT_S)
-        writer.close()
     except OSError:
         return False
-    return answer.startswith(b"HTTP/1.0 200") or answer.startswith(b"HTTP/1.1 200")
+    try:
+        writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+        status = (await asyncio.wait_for(reader.read(), WAIT_S)).split(b" ", 2)[1:2]
+    except OSError:
+        return False
+    finally:
+        writer.close()
+    return status == [b"200"]
 
 
 @asynccontextmanager
@@ -174,7 +178,7 @@ class Cluster:
             "guard": {"allow": ["127.0.0.1/32"]},
             "timeouts": {"drain_s": 120},
         }
-        pod = Pod(await asyncio.to_thread(Proxy(folder, config, fresh=True).spawn))
+        pod = Pod(await asyncio.to_thread(Proxy(folder, config).spawn))
         pod.probing = asyncio.get_running_loop().create_task(self.service.probe(pod))
         self.service.pods.append(pod)
         async with asyncio.timeout(WAIT_S):
