@@ -1,5 +1,6 @@
 # make run    install into .venv and run the proxy on its built-in default (loopback, public addresses on 80 and 443)
 # make test   install what the tests need, Debian packages included, and run them
+# make test-slow   what takes minutes: pages typed in as they stand, pods with their manifests, benchmarks in small
 # make lint   formatting, rules and types, of the Dockerfile too
 # make bench  beside Squid, NGINX, HAProxy and Envoy, on this machine (about six minutes)
 # make fuzz   a minute of fuzzing the ClientHello parser, from where the last run ended
@@ -14,7 +15,7 @@ PYTHON ?= $(shell ./tools/find-python)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format bench fuzz soak image-test clean
+.PHONY: help run test test-slow lint format bench fuzz soak image-test clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -48,6 +49,10 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@./tools/install-test-packages
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	@./tools/install-test-packages
+	@$(BIN)/python -m pytest -m slow -o faulthandler_timeout=600 $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
