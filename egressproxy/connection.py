@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from egressproxy.agreement import agreement_for
 from egressproxy.capture import original_destination
-from egressproxy.destination import addresses_of, locate
+from egressproxy.destination import addresses_to_judge, locate
 from egressproxy.errors import (
     AnnouncerDenied,
     ClientGone,
@@ -163,7 +163,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
             addresses = None
             if verdict.needs_addresses:  # a rule asks for them
-                addresses = await addresses_of(intent.target, services.resolver)
+                addresses = await addresses_to_judge(intent, services)
                 verdict = draft.verdict = services.policy.decide(intent, addresses)
             verdict.enforce(intent)
             if intent.manager is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from egressproxy.errors import EgressError, PolicyError, TlsRequired, UpstreamError, UpstreamTimeout
+from egressproxy.errors import AddressDenied, EgressError, PolicyError, TlsRequired, UpstreamError, UpstreamTimeout
 from egressproxy.model import Target
 from egressproxy.resolve.patience import Patience
 
@@ -76,7 +76,7 @@ async def locate(
 ) -> Destination:
     """Where an allowed intent goes. Notes in `draft` what it finds, as soon as it does.
 
-    judged  the target's addresses, where a rule has asked for them: no others are dialled
+    judged  the addresses that a rule was asked about, where one asks for them: no others are dialled
 
     Raises what a route means that refuses, TlsRequired, what `Resolver.resolve` and `Policy.screen` raise, and UpstreamTimeout.
     """
@@ -94,6 +94,8 @@ async def locate(
     if verdict.parent is not None:
         parent = guides.parents[verdict.parent]
         draft.parent = parent.name
+        if intent.target.is_address:  # what needs no looking up is judged here as well
+            guides.policy.screen(intent, verdict, (intent.target.host,))
         return Destination(route, parent, await _endpoints_of_parent(intent, verdict, parent, guides))
     if intent.request is not None and intent.request.fields.max_forwards == 0:
         return Destination(route, None, ())
@@ -101,8 +103,30 @@ async def locate(
         if route is not None and route.endpoints and not verdict.dials_original:
             endpoints = await _endpoints_of_service(intent, verdict, route, guides, patience)
         else:
-            endpoints = await _endpoints(intent, verdict, route, judged, guides, patience)
+            endpoints = await _endpoints(intent, verdict, route, guides, patience)
+    if judged is not None:
+        endpoints = [each for each in endpoints if each.address in judged]
+        if not endpoints:
+            raise AddressDenied(f"{intent.target} has other addresses by now than those that were judged; ask again")
     return Destination(route, None, endpoints)
+
+
+async def addresses_to_judge(intent: Intent, guides: Guides) -> Sequence[str]:
+    """All that may be dialled for an intent, for rules that ask for addresses. Raises what `Resolver.resolve` raises."""
+    ways = guides.policy.ways(intent)
+    if not ways:
+        return await addresses_of(intent.target, guides.resolver)
+    found: dict[str, None] = {}
+    for route in ways:
+        if route.resolution == "none" and intent.dialled is not None:
+            found[intent.dialled[0]] = None
+        elif route.endpoints:
+            for host, is_address, _, _ in route.endpoints:
+                found |= dict.fromkeys(await addresses_of(Target(host, 0, is_address), guides.resolver))
+        else:
+            is_address = intent.target.is_address and route.host == intent.target.host
+            found |= dict.fromkeys(await addresses_of(Target(route.host, 0, is_address), guides.resolver))
+    return tuple(found)
 
 
 async def addresses_of(target: Target, resolver: Resolver, patience: Patience | None = None) -> Sequence[str]:
@@ -134,7 +158,6 @@ async def _endpoints(
     intent: Intent,
     verdict: Verdict,
     route: Route | None,
-    judged: Sequence[str] | None,
     guides: Guides,
     patience: Patience | None,
 ) -> Sequence[Endpoint]:
@@ -147,8 +170,6 @@ async def _endpoints(
         written_down = route.by_address
     if verdict.dials_original and intent.dialled is not None:
         addresses: Sequence[str] = (intent.dialled[0],)
-    elif judged is not None and target.host == intent.target.host:
-        addresses = judged
     else:
         addresses = await addresses_of(target, guides.resolver, patience)
     return guides.policy.screen(intent, verdict, addresses, target.port, written_down)

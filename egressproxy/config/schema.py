@@ -242,8 +242,8 @@ class Condition(_Settings):
     listener_ports: tuple[Ports, ...] | None = None
     """The client came in on one of these ports of the proxy."""
     addresses: Annotated[tuple[Network, ...], Field(max_length=MAX_ENTRIES)] | None = None
-    """The target's addresses lie in these networks: for an allow rule all of them, for a deny rule one. A name is looked up
-    before such a rule can say, even if it is refused in the end."""
+    """The addresses that may be dialled (those of the target, or of the service that it is) lie in these networks: for an allow
+    rule all of them, for a deny rule one. A name is looked up before such a rule can say, even if it is refused in the end."""
     times: Annotated[tuple[TimeSpan, ...], Field(max_length=1000)] | None = None
     """It is one of these times."""
     all: Annotated[tuple[Condition, ...], Field(max_length=1000)] | None = None
@@ -299,8 +299,8 @@ class Rule(Condition):
     proxy_protocol: Literal["v1", "v2"] | None = None
     """The upstream gets a PROXY protocol header of this version first, with the client's address."""
     parent: Name | None = None
-    """Name of a proxy in `parents` that what this rule allows is sent through. It looks the name up, and dials: no address
-    is judged here."""
+    """Name of a proxy in `parents` that what this rule allows is sent through. It looks the name up, and dials: only targets
+    that are addresses themselves are judged here."""
 
     @model_validator(mode="after")
     def _check(self) -> Rule:

@@ -100,13 +100,36 @@ class Policy:
     def decide(self, intent: Intent, addresses: Sequence[str] | None = None) -> Verdict:
         """The verdict of the first rule that matches. Runs once per connection or request, before any look-up of the name.
 
-        addresses  of the target. Without them the verdict may be that it `needs_addresses`: then it is asked again with them
+        addresses  of all that may be dialled for it. Without them the verdict may be that it `needs_addresses`: then it is asked
+                   again with them
 
         Raises ValueError if a rule asks for clients and `intent.client` is not an address.
         """
         verdict = self._table.first(intent, addresses)
         assert verdict is not None  # the clause of `outbound` asks nothing
+        if intent.target.is_address and ":" in intent.target.host:
+            return self._as_what_it_embeds(intent, addresses) or verdict
         return verdict
+
+    def _as_what_it_embeds(self, intent: Intent, addresses: Sequence[str] | None) -> Verdict | None:
+        """The refusal of a rule for an IPv4 address that the target embeds (mapped, NAT64, ...): that is where it leads to."""
+        target = intent.target
+        for address in judge(target.host).aliases:
+            verdict = self._table.first(intent._replace(target=Target(address, target.port, True)), addresses)
+            if verdict is not None and not verdict.allowed and verdict.rule != OUTBOUND:
+                return verdict
+        return None
+
+    def ways(self, intent: Intent) -> tuple[Route, ...]:
+        """Every way that an intent may be sent if it is allowed: the destinations of its route, or the service that it names."""
+        host, port, _ = intent.target
+        found = None if self._routes is None else self._routes.first(intent)
+        if found is not None and found.route is not None and found.refusal is None:
+            number = found.route
+            turns = range(len(self.registry.weights[number]))
+            return tuple(self.registry.routed(number, turn, host, port) for turn in turns)
+        route = self.registry.find(host, port)
+        return () if route is None else (route,)
 
     def route(self, intent: Intent, verdict: Verdict) -> int | None:
         """Which of `config.routes` an allowed intent is sent by; None: by none, so its own name says where it goes.

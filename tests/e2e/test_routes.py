@@ -256,6 +256,23 @@ def test_a_rule_that_asks_for_addresses_has_them_looked_up(start: Start, names: 
         assert {record["rule"] for record in proxy.settled().records} == {"in", "outbound", "never"}
 
 
+@pytest.mark.parametrize("inner", ["127.0.0.9", "inner.example.test"])
+def test_it_is_the_addresses_of_the_service_that_are_asked_for(start: Start, names: DnsServer, inner: str) -> None:
+    """The name itself is public, and nobody is taken there."""
+    names.add("public.example.test", "A", "192.0.2.1")
+    names.add("inner.example.test", "A", "127.0.0.9")
+    there = {"hosts": ["public.example.test"], "ports": [{"number": 80}], "endpoints": [{"address": inner}]}
+    rules = [
+        {"name": "not-here", "action": "deny", "addresses": ["127.0.0.0/8"]},
+        {"name": "rest", "action": "allow", "private_addresses": True},
+    ]
+    proxy = start(settings(names, there, listeners=[{"protocol": "http"}], rules=rules))
+    assert ask(proxy, get(proxy, host="public.example.test")).slug == "rule_denied"
+    (record,) = proxy.settled().records
+    assert record["rule"] == "not-here"
+    assert names.count("public.example.test") == 0
+
+
 # --- parents ------------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +338,19 @@ def test_a_parent_that_is_this_proxy_itself_is_a_loop(start: Start, names: DnsSe
     reply = ask(proxy, connect_head(f"{NAME}:443"))
     assert (reply.status, reply.slug) == (508, "loop_detected")
     proxy.settled()
+
+
+@pytest.mark.parametrize(
+    ("target", "slug"), [("169.254.169.254:80", "address_denied"), ("10.1.1.1:443", "address_denied")]
+)
+def test_addresses_are_judged_before_a_parent_is_asked(start: Start, names: DnsServer, target: str, slug: str) -> None:
+    with RawOrigin() as parent:
+        config = through(names, parent.port)
+        config["rules"][0].pop("hosts")
+        proxy = start(config)
+        assert ask(proxy, connect_head(target)).slug == slug
+        assert parent.contacts() == 0
+        proxy.settled()
 
 
 def test_a_parent_that_nobody_answers_at_is_503(start: Start, names: DnsServer) -> None:

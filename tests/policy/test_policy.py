@@ -583,3 +583,18 @@ def test_inside_a_tunnel_to_an_address_of_a_service_any_name_may_be():
     assert judge.agree(asked, judge.decide(asked), "en.wikipedia.org", False) == "match"
     other = intent("10.96.0.8:443")
     assert judge.agree(other, judge.decide(other), "en.wikipedia.org", False) == "mismatch"
+
+
+@pytest.mark.parametrize(
+    "disguise", ["[::ffff:198.51.100.3]:443", "[64:ff9b::c633:6403]:443", "[2002:c633:6403::1]:443"]
+)
+def test_what_refuses_an_address_refuses_those_that_embed_it(disguise):
+    judge = policy(rules=[{"action": "deny", "hosts": ["198.51.100.3"]}], outbound="allow_any")
+    assert decided_by(judge, "198.51.100.3:443") == "-rule-1"
+    assert decided_by(judge, disguise) == "-rule-1"
+    assert decided_by(judge, "[2001:db8::1]:443") == "+outbound"
+
+
+def test_what_allows_an_address_does_not_allow_those_that_embed_it():
+    judge = policy(rules=[{"action": "allow", "hosts": ["198.51.100.3"]}])
+    assert decided_by(judge, "[::ffff:198.51.100.3]:443") == "-outbound"
