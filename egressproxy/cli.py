@@ -218,21 +218,30 @@ def explain(
         str | None,
         typer.Option(metavar="M", help="Request method. Default: GET for an http URL, else CONNECT, a tunnel."),
     ] = None,
+    listener: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The listener that the client comes to. Default: the first that takes what is asked for.",
+        ),
+    ] = None,
     resolve: Annotated[bool, typer.Option("--resolve", help="Ask DNS, if run would, and judge the addresses.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     lenient: _Lenient = False,
 ) -> None:
-    """Say which rule decides about a target, why, and how it is reached. Nothing is connected to.
+    """Say which rule decides about a target, why, where it is written, and how the target is reached. Nothing is connected to.
 
     An http URL is a plain request for its path; an https URL, or HOST:PORT, is a tunnel to there.
 
-    Exits 0 if it is allowed, 3 if refused, 2 if the question is malformed, 1 if a CONFIG is wrong or DNS fails.
+    Exits 0 if it is allowed, 3 if refused (or undecided: a rule asks for addresses, and --resolve is not given), 2 if the
+    question is malformed, 1 if a CONFIG is wrong or DNS fails.
 
     \b
     Examples:
       egressproxy explain policy.yaml --to https://api.github.com/ --client 10.1.2.3
       egressproxy explain policy.yaml --to http://api.example/v1/users --method POST
       egressproxy explain policy.yaml --to git.corp.example:22 --resolve --json
+      egressproxy explain squid:/etc/squid/squid.conf --to https://en.wikipedia.org/
     """
     client = _client(client)
     if method is not None and not _METHOD.fullmatch(method):
@@ -244,14 +253,22 @@ def explain(
     from egressproxy.runtime.sockets import OwnPorts
 
     try:
-        config = load(configs or (), lenient=lenient).config
+        loaded = load(configs or (), lenient=lenient)
     except ConfigError as error:
         _fail(error.problems)
-    intent = intent._replace(listener=config.listeners[0].label)
+    config = loaded.config
+    intent = intent._replace(listener=_listener(config, intent, listener))
     policy = Policy.from_config(config, OwnPorts(_own_places(config)), time.localtime)
-    explanation = policy.explain(intent)
+    explanation = policy.explain(intent, locate=loaded.locate)
     if resolve and explanation.asks_dns:
-        explanation = policy.explain(intent, _resolve(config.dns, explanation.looks_up))
+        judged = found = _resolve(config.dns, explanation.looks_up)
+        if explanation.verdict.needs_addresses:
+            explanation = policy.explain(intent, judged=judged, locate=loaded.locate)
+            if explanation.looks_up != (intent.target.host,):
+                found = _resolve(config.dns, explanation.looks_up)
+        else:
+            judged = ()
+        explanation = policy.explain(intent, found, judged=judged, locate=loaded.locate)
     if as_json:
         _say([json.dumps(explanation.as_dict() | {"user": user}, indent=2)])
     else:
@@ -271,6 +288,16 @@ def _intent(to: str, client: str, method: str | None) -> Intent:
         _fail([f"--to: {error}"], MISUSED)
     except ValueError as error:
         _fail([f"--method: {error}"], MISUSED)
+
+
+def _listener(config: Config, intent: Intent, name: str | None) -> str:
+    """The listener that is asked about. Ends the process where there is none for such an intent."""
+    from egressproxy.policy.explanation import listener_for
+
+    try:
+        return listener_for(config.listeners, intent, name)
+    except ValueError as error:
+        _fail([f"--listener: {error}"], MISUSED)
 
 
 def _client(text: str) -> str:

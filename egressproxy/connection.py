@@ -34,7 +34,6 @@ from egressproxy.policy.networks import parse_client
 from egressproxy.poller import READ
 from egressproxy.stream import Stream, StreamExpired, TcpStream, TlsStream
 from egressproxy.telemetry.manager import page
-from egressproxy.telemetry.record import ExchangeDraft
 from egressproxy.tls import handshake_problem
 from egressproxy.wire.proxy_protocol import parse_proxy_header, proxy_header
 from egressproxy.wire.replies import page_reply
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from egressproxy.admission import Admission
     from egressproxy.capture import OwnConnections
     from egressproxy.deadlines import DeadlineQueue
+    from egressproxy.destination import Destination
     from egressproxy.dial import Dialer
     from egressproxy.exchange import Carriage
     from egressproxy.frontends.frontend import Frontend
@@ -142,17 +142,12 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
     requests = 0
     goes_on = True
     while goes_on:
-        upstream: TcpStream | None = None
         exchange: Exchange | None = None
         goes_on = parts = False
         try:
             if not requests:
                 services.head_deadlines.start(tcp)
-                if entrance.announcers is not None:
-                    announced_for = await take_announcement(tcp, entrance.announcers, draft)
-                if entrance.transparent is not None:
-                    draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
-                    services.own_connections.refuse(tcp)
+                announced_for = await learn_of(tcp, entrance, services, draft)
                 if entrance.tls is not None:
                     client = tls = TlsStream(tcp, entrance.tls, server_side=True)
                     await shake_hands(tls)
@@ -164,10 +159,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             services.admission.admit()
             if intent.request is not None:
                 requests += 1
-                draft.exchange = ExchangeDraft(requests, intent.request.path, intent.request.authority)
-                fields = intent.request.fields
-                draft.may_go_on = fields.keep_alive and not (fields.length or fields.chunked)
-                draft.exchange.user_agent, draft.exchange.request_id = fields.user_agent, fields.request_id
+                draft.begin_exchange(requests, intent.request)
             verdict = draft.verdict = services.policy.decide(intent)  # decide, by name
             addresses = None
             if verdict.needs_addresses:  # a rule asks for them
@@ -177,49 +169,18 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             if intent.manager is not None:
                 await show_page(client, intent.manager, draft, services)
                 continue  # to the end: the connection is closed behind the page
-            route, parent, endpoints = await locate(
-                intent, verdict, addresses, draft, services
-            )  # resolve; decide, by address
+            where = await locate(intent, verdict, addresses, draft, services)  # resolve; decide, by address
             draft.resolved_at = now()
-            if intent.request is not None:
-                preface = (
-                    b"" if not verdict.proxy_protocol else introduction(tcp, draft.dialled or announced_for, verdict)
-                )
-                exchange = Exchange(services.carriage, client, tcp, intent, route, endpoints, draft, preface, parent)
+            introduced = introduction(tcp, draft.dialled or announced_for, verdict) if verdict.proxy_protocol else b""
+            if intent.request is None:
+                await carry_tunnel(client, tcp, entrance, where, introduced, draft, services)  # dial, relay
+            else:
+                exchange = Exchange(services.carriage, client, tcp, intent, where, draft, introduced)
                 goes_on = await exchange.run()  # dial, or a connection that was kept; there and back
                 parts = not goes_on and draft.relay is None and not exchange.reads_client
-            else:
-                connect_deadlines = services.carriage.upstreams.connect_deadlines(
-                    None if route is None else route.connect_timeout_s
-                )
-                upstream = await services.dialer.dial(endpoints, connect_deadlines)  # dial
-                if parent is not None:
-                    await go_through(parent, upstream, intent.target, connect_deadlines)
-                draft.connected_at = now()
-                draft.upstream = Endpoint(upstream.address, upstream.port)
-                draft.connected = True
-                services.own_connections.add(upstream)
-                if services.telemetry.wants_addresses:
-                    draft.upstream_local = upstream.here()
-                if verdict.proxy_protocol:
-                    await introduce(upstream, introduction(tcp, draft.dialled or announced_for, verdict))
-                if (
-                    entrance.tls is not None
-                ):  # inside TLS even 39 bytes may have to wait for a client that reads nothing
-                    services.head_deadlines.start(tcp)
-                await frontend.grant(client, draft)
-                if entrance.tls is not None:
-                    services.head_deadlines.stop(tcp)
-                tunnel_port = None if route is None else route.tunnel_port
-                check = agreement_for(intent, verdict, draft, services, tunnel_port)  # decide, by the name inside
-                tunnel = draft.relay = services.relay.open(client, upstream, check)
-                services.telemetry.opened(draft)
-                draft.transfer = await tunnel.run()  # relay
         except EgressError as error:
             draft.error = error
             goes_on = frontend.refuse(client, error, draft)
-            if upstream is not None:
-                upstream.close()
             was_told = draft.reply_bytes or isinstance(error, ClientTlsFailed)
             if was_told and not goes_on and (exchange is None or not (exchange.reads_client or exchange.breaks_off)):
                 await linger(tcp if isinstance(error, ClientTlsFailed) else client, services.linger_deadlines)
@@ -247,9 +208,6 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 elif exchange is not None:
                     await exchange.finish(client)
                 client.close()
-            if upstream is not None:
-                services.own_connections.discard(upstream)
-                upstream.close()
             services.telemetry.closed(draft.finish(now(), time.time()))  # record
             draft.error = None  # its traceback holds this frame, which holds the draft: a cycle, unless cut here
             if not (goes_on or parts):
@@ -268,6 +226,72 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
         elif goes_on:
             services.head_deadlines.start(tcp)
             draft.accepted_at = now()
+
+
+async def learn_of(
+    tcp: TcpStream, entrance: Entrance, services: Services, draft: RecordDraft
+) -> tuple[str, int] | None:
+    """Who the client is, and where it was on its way to, as far as others than itself say so. Returns what an announcer says.
+
+    Raises what `take_announcement` raises, and LoopDetected.
+    """
+    announced_for = None
+    if entrance.announcers is not None:
+        announced_for = await take_announcement(tcp, entrance.announcers, draft)
+    if entrance.transparent is not None:
+        draft.dialled = original_destination(tcp.sock, entrance.transparent, entrance.port)
+        services.own_connections.refuse(tcp)
+    return announced_for
+
+
+async def carry_tunnel(
+    client: Stream,
+    tcp: TcpStream,
+    entrance: Entrance,
+    where: Destination,
+    introduced: bytes,
+    draft: RecordDraft,
+    services: Services,
+) -> None:
+    """Dial, tell the client that its tunnel stands, judge what is inside, and relay until both ends have ended.
+
+    introduced  what the upstream gets first: the PROXY protocol header of the client
+
+    Closes the upstream. Raises what `Dialer.dial`, `Parent.open` and `Frontend.grant` raise, and what the check of the TLS
+    inside comes to.
+    """
+    intent, verdict = draft.intent, draft.verdict
+    assert intent is not None  # the caller has decided on it
+    assert verdict is not None
+    route, parent, endpoints = where
+    connect_s = None if route is None else route.connect_timeout_s
+    deadlines = services.carriage.upstreams.connect_deadlines(connect_s)
+    upstream = await services.dialer.dial(endpoints, deadlines)  # dial
+    services.own_connections.add(upstream)
+    try:
+        if parent is not None:
+            await go_through(parent, upstream, intent.target, deadlines)
+        draft.connected_at = time.monotonic()
+        draft.upstream = Endpoint(upstream.address, upstream.port)
+        draft.connected = True
+        if services.telemetry.wants_addresses:
+            draft.upstream_local = upstream.here()
+        if introduced:
+            await introduce(upstream, introduced)
+        if entrance.tls is None:
+            await entrance.frontend.grant(client, draft)
+        else:  # inside TLS even 39 bytes may have to wait for a client that reads nothing
+            services.head_deadlines.start(tcp)
+            await entrance.frontend.grant(client, draft)
+            services.head_deadlines.stop(tcp)
+        tunnel_port = None if route is None else route.tunnel_port
+        check = agreement_for(intent, verdict, draft, services, tunnel_port)  # decide, by the name inside
+        tunnel = draft.relay = services.relay.open(client, upstream, check)
+        services.telemetry.opened(draft)
+        draft.transfer = await tunnel.run()  # relay
+    finally:
+        services.own_connections.discard(upstream)
+        upstream.close()
 
 
 def leads_on(before: Entrance, now: Entrance) -> bool:

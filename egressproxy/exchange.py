@@ -63,10 +63,9 @@ if TYPE_CHECKING:
     from egressproxy.admission import Admission
     from egressproxy.config.schema import Http
     from egressproxy.deadlines import DeadlineQueue, DeadlineQueues, Expires
+    from egressproxy.destination import Destination
     from egressproxy.identities import Identities
-    from egressproxy.model import Endpoint, Intent
-    from egressproxy.parents import Parent
-    from egressproxy.registry import Route
+    from egressproxy.model import Intent
     from egressproxy.relay.relay import Relay
     from egressproxy.stories import Stories
     from egressproxy.stream import Stream
@@ -163,22 +162,20 @@ class Exchange:
         client: Stream,
         client_tcp: TcpStream,
         intent: Intent,
-        route: Route | None,
-        endpoints: Sequence[Endpoint],
+        where: Destination,
         draft: RecordDraft,
         preface: bytes = b"",
-        parent: Parent | None = None,
     ) -> None:
         """Notes what it finds in `draft`, and in its exchange.
 
         client_tcp  below the client's TLS, where it speaks that
-        endpoints   judged, by name and by address
+        where       judged, by name and by address
         preface     what every connection to the upstream begins with: then it is for this request only
-        parent      whose the endpoints are: it is asked to connect to the target
 
         Raises CredentialMissing.
         """
         request, exchange = intent.request, draft.exchange
+        route, parent, endpoints = where
         assert request is not None  # it is no tunnel
         assert exchange is not None
         self._carriage = carriage

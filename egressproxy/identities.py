@@ -1,7 +1,8 @@
 """Identities: how the proxy speaks TLS with each service, and the values of header fields that services get.
 
 Both are made of files: certificates, keys, authorities, secrets as Kubernetes mounts them. An identity is immutable; when its
-files change it is replaced whole, so connections that were made with the old one go on, and new ones have the new one.
+files change it is replaced whole, so connections that were made with the old one go on, and new ones have the new one. A secret
+that is written out in the configuration changes with that; OpenSSL reads it out of memory, and no disk has it.
 
 A certificate, key or authority that the configuration names must be good at the start (one that is out of date is warned
 of, and used), and the file of a value must be there. A secret, and what is in the file of a value, may come later: until then
@@ -12,9 +13,13 @@ Nothing here logs, and no message holds what is in a key or in a value.
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.certificates import facts_of_all
 from egressproxy.errors import CredentialMissing
@@ -24,8 +29,7 @@ from egressproxy.watched import Change, Dates, Findings, Unusable, Watched
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from egressproxy.config.faults import Finding
     from egressproxy.config.schema import Config, HeaderValue, UpstreamTls
@@ -69,25 +73,80 @@ class UpstreamIdentity:
     sessions: Sessions
 
 
+_Inline = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+"""Secrets that are written out: for each its name, and names and texts of its files."""
+
+
+class _Written(NamedTuple):
+    """A file of a secret that is written out."""
+
+    label: str
+    content: bytes
+
+    @contextmanager
+    def readable(self) -> Iterator[Path]:
+        """A path that OpenSSL can read it from for a while; it reads from files only."""
+        if not hasattr(os, "memfd_create"):  # no Linux
+            with tempfile.NamedTemporaryFile() as file:  # which nobody else may read
+                file.write(self.content)
+                file.flush()
+                yield Path(file.name)
+            return
+        descriptor = os.memfd_create("secret")
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(self.content)
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+
+
+class _Secret:
+    """One secret: written out in the configuration, or a folder with its files, or neither."""
+
+    def __init__(self, name: str, written: Mapping[str, Sequence[tuple[str, str]]], directory: Path | None) -> None:
+        self.name = name
+        self._files = dict(written[name]) if name in written else None
+        self._folder = None if self._files is not None or directory is None else directory / name
+
+    def __str__(self) -> str:
+        """Where it is, as messages tell it."""
+        return f"secrets.inline.{self.name}" if self._folder is None else str(self._folder)
+
+    def paths(self, *names: str) -> list[Path]:
+        """Where these files of it would be; none where no file is looked for."""
+        return [] if self._folder is None else [self._folder / name for name in names]
+
+    def find(self, name: str) -> Path | _Written | None:
+        """One file of it. None where it is not there."""
+        if self._folder is not None:
+            path = self._folder / name
+            return path if path.exists() else None
+        text = (self._files or {}).get(name)
+        return None if text is None else _Written(f"{self}.{name}", text.encode())
+
+
 class _TlsFiles:
     """The files of one `tls` in the configuration, however many services have the same."""
 
     longest = MAX_FILE_BYTES
 
-    def __init__(self, settings: UpstreamTls, directory: Path | None) -> None:
+    def __init__(self, settings: UpstreamTls, directory: Path | None, inline: _Inline = ()) -> None:
         self._settings = settings
         self._needs_pair = settings.mode == "mutual"
         self._needs_ca = settings.verify is not False
         self._asks_the_system = self._needs_ca and settings.ca is None and settings.credential is None
-        self._secret: Path | None = None
+        self._secret: _Secret | None = None
         self.optional = settings.credential is not None
         if settings.credential is not None:
-            assert directory is not None  # the schema sees to it
-            self._secret = directory / settings.credential
-            self._ca_alone = directory / f"{settings.credential}-cacert"
+            written = dict(inline)
+            self._secret = _Secret(settings.credential, written, directory)
+            self._ca_alone = _Secret(f"{settings.credential}-cacert", written, directory)
             self.label = settings.credential
-            inside = [*_PAIRS[0], *_PAIRS[1], *_CA_INSIDE]
-            self.paths = [*(self._secret / name for name in inside), *(self._ca_alone / name for name in _CA_ALONE)]
+            self.paths = [
+                *self._secret.paths(*_PAIRS[0], *_PAIRS[1], *_CA_INSIDE),
+                *self._ca_alone.paths(*_CA_ALONE),
+            ]
         else:
             self.paths = [each for each in (settings.ca, settings.certificate, settings.key) if each is not None]
             self.label = str(settings.certificate or settings.ca or "system")
@@ -98,16 +157,12 @@ class _TlsFiles:
         settings = self._settings
         chosen: Roles = {}
         if self._secret is not None:
-            if self._needs_pair:
-                chosen |= self._pair(self._secret)
-            if self._needs_ca:
-                chosen |= self._ca(self._secret)
-        else:
-            for role, path in (("certificate", settings.certificate), ("key", settings.key), ("ca", settings.ca)):
-                if path is not None:
-                    chosen[role] = path
-            if self._asks_the_system and (file := self._system_file()) is not None:
-                chosen["system"] = file
+            return {role: each for role, each in self._of_secret(self._secret).items() if isinstance(each, Path)}
+        for role, path in (("certificate", settings.certificate), ("key", settings.key), ("ca", settings.ca)):
+            if path is not None:
+                chosen[role] = path
+        if self._asks_the_system and (file := self._system_file()) is not None:
+            chosen["system"] = file
         return chosen
 
     def _system_file(self) -> Path | None:
@@ -117,25 +172,50 @@ class _TlsFiles:
         except TlsSettingsError:
             return None
 
-    def _pair(self, secret: Path) -> Roles:
+    def _of_secret(self, secret: _Secret) -> dict[str, Path | _Written]:
+        """What counts in a secret, by what it is for."""
+        chosen: dict[str, Path | _Written] = {}
+        if self._needs_pair:
+            chosen |= self._pair(secret)
+        if self._needs_ca:
+            chosen["ca"] = self._ca(secret)
+        return chosen
+
+    def _pair(self, secret: _Secret) -> dict[str, Path | _Written]:
         for names in _PAIRS:
-            certificate, key = (secret / name for name in names)
-            there = [certificate.exists(), key.exists()]
-            if all(there):
+            certificate, key = (secret.find(name) for name in names)
+            if certificate is not None and key is not None:
                 return {"certificate": certificate, "key": key}
-            if any(there):
-                raise Unusable(f"secret {secret.name}: {key if there[0] else certificate} is missing")
+            if certificate is not None or key is not None:
+                missing = names[0] if certificate is None else names[1]
+                where = next((str(path) for path in secret.paths(missing)), f"{secret}.{missing}")
+                raise Unusable(f"secret {secret.name}: {where} is missing")
         raise Unusable(f"secret {secret.name}: no tls.crt and tls.key (nor cert and key) in {secret}")
 
-    def _ca(self, secret: Path) -> Roles:
+    def _ca(self, secret: _Secret) -> Path | _Written:
         """The file with the authorities. A secret without any never means the system's: trust would change by omission."""
-        for folder, names in ((self._ca_alone, _CA_ALONE), (secret, _CA_INSIDE)):
+        for place, names in ((self._ca_alone, _CA_ALONE), (secret, _CA_INSIDE)):
             for name in names:
-                if (folder / name).exists():
-                    return {"ca": folder / name}
+                if (found := place.find(name)) is not None:
+                    return found
         raise Unusable(f"secret {secret.name}: no ca.crt (nor cacert) in {secret} or {self._ca_alone}")
 
     def make(self, chosen: Roles, contents: dict[str, bytes]) -> tuple[UpstreamIdentity, dict[str, Dates]]:
+        names = {role: str(path) for role, path in chosen.items()}
+        with ExitStack() as stack:
+            if self._secret is None:
+                return self._make(chosen, contents, names)
+            for role, each in self._of_secret(self._secret).items():
+                if isinstance(each, _Written):
+                    chosen = {**chosen, role: stack.enter_context(each.readable())}
+                    contents = {**contents, role: each.content}
+                    names[role] = each.label
+            return self._make(chosen, contents, names)
+
+    def _make(
+        self, chosen: Roles, contents: dict[str, bytes], names: dict[str, str]
+    ) -> tuple[UpstreamIdentity, dict[str, Dates]]:
+        """The same, with all files where they can be read, and `names` by which messages tell them."""
         settings = self._settings
         authorities = Authorities(chosen["ca"]) if "ca" in chosen else None
         certificate, key = chosen.get("certificate"), chosen.get("key")
@@ -144,14 +224,17 @@ class _TlsFiles:
                 authorities = system_authorities()
             context = upstream_context(settings, authorities, certificate, key)
         except TlsSettingsError as error:
-            raise Unusable(str(error)) from error
+            text = str(error)
+            for role, path in chosen.items():
+                text = text.replace(str(path), names[role])
+            raise Unusable(text) from error
         dates: dict[str, Dates] = {}
         # A chain is of use while all of its certificates are, a list of authorities while one of them is.
         for role, begin_of, end_of in (("certificate", max, min), ("ca", min, max)):
             found = facts_of_all(contents.get(role, b""))
             if found:
                 begins = begin_of(each.not_before for each in found)
-                dates[str(chosen[role])] = Dates(begins, end_of(each.not_after for each in found))
+                dates[names[role]] = Dates(begins, end_of(each.not_after for each in found))
         identity = UpstreamIdentity(
             context=context,
             verified=settings.verify is True,
@@ -159,8 +242,8 @@ class _TlsFiles:
             sni=settings.sni,
             names=settings.subject_alt_names,
             alpn=settings.alpn,
-            trust=str(authorities),
-            shows=None if certificate is None else str(certificate),
+            trust=names.get("ca") or str(authorities),
+            shows=names.get("certificate"),
             sessions=Sessions(),
         )
         return identity, dates
@@ -212,7 +295,7 @@ class Identities:
         self.notes: tuple[Finding, ...] = ()
         self._names: list[str] = []  # of services
         self._of_service: list[Watched[UpstreamIdentity] | None] = []
-        self._tls: dict[tuple[UpstreamTls, Path | None], Watched[UpstreamIdentity]] = {}
+        self._tls: dict[tuple[UpstreamTls, Path | None, _Inline], Watched[UpstreamIdentity]] = {}
         self._values: dict[Path, Watched[bytes]] = {}
         self._fields: dict[int, dict[str, HeaderValue]] = {}
         self._lines: dict[int, bytes | None] = {}  # of services with fields; None: a value is missing
@@ -238,7 +321,7 @@ class Identities:
             if tls is None or tls.mode == "disable":
                 self._of_service.append(None)
                 continue
-            key = tls, config.secrets.directory if tls.credential is not None else None
+            key = tls, config.secrets.directory if tls.credential is not None else None, _inline(config, tls.credential)
             held = self._tls.get(key)
             if held is None:
                 held = Watched(_TlsFiles(*key), None if before is None else before._tls.get(key))
@@ -348,6 +431,17 @@ class Identities:
                 return None
             lines += f"{name}: {source.prefix}".encode("ascii") + made.value + b"\r\n"
         return lines
+
+
+def _inline(config: Config, credential: str | None) -> _Inline:
+    """What is written out of a secret and of the authority that goes with it."""
+    written = config.secrets.inline
+    names = () if credential is None else (credential, f"{credential}-cacert")
+    return tuple(
+        (name, tuple((file, text.get_secret_value()) for file, text in written[name].items()))
+        for name in names
+        if name in written
+    )
 
 
 def _later(held: Watched[UpstreamIdentity] | Watched[bytes]) -> str:

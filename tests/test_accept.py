@@ -64,6 +64,7 @@ class Door:
         self.services = Services(
             policy=None,
             registry=None,
+            parents=(),
             balancer=None,
             resolver=None,
             dialer=None,

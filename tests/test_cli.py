@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trustme
@@ -18,9 +18,6 @@ from support.namespaces import Namespace, need_namespaces
 
 from egressproxy._version import __version__
 from egressproxy.config.load import load
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 L = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}]\n"
 
@@ -335,6 +332,73 @@ def test_a_malformed_question_exits_2_in_one_line(arguments: tuple[str, ...], sa
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
+
+
+def test_explain_tells_the_line_that_decides(policy: str) -> None:
+    done = egressproxy("explain", policy, "--to", "git.example:22", "--client", "10.1.2.3")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  written at ")]
+    file, _, number = line.removeprefix("  written at ").rpartition(":")
+    assert file == policy
+    assert "name: lan" in Path(policy).read_text().splitlines()[int(number) - 1]
+
+
+DOORS = "listeners: [{protocol: http, port: 8080, name: web}, {protocol: sni, port: 8443}]\n"
+
+
+def test_explain_takes_the_listener_that_fits_or_the_one_that_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(DOORS + "rules: [{name: web-only, action: allow, listeners: [web]}]\n")
+    for arguments, code, listener in (
+        (("--to", "http://a.example/"), 0, "web"),
+        (("--to", "https://a.example/"), 3, "sni:8443"),
+        (("--to", "http://a.example/", "--listener", "web"), 0, "web"),
+    ):
+        done = egressproxy("explain", str(file), *arguments, "--json")
+        assert (done.returncode, json.loads(done.stdout)["listener"]) == (code, listener)
+    done = egressproxy("explain", str(file), "--to", "http://a.example/", "--listener", "sni:8443")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "--listener: expected a listener that takes plain requests (web), got 'sni:8443'\n"
+
+
+def test_explain_is_undecided_until_the_addresses_that_a_rule_asks_for_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        L + "rules:\n- {name: here, action: deny, addresses: [127.0.0.0/8]}\n- {name: rest, action: allow}\n"
+    )
+    done = egressproxy("explain", str(file), "--to", "localhost:443")
+    assert done.returncode == 3
+    assert "undecided: here asks for the target's addresses" in done.stdout
+    assert "DNS is asked for localhost" in done.stdout
+    done = egressproxy("explain", str(file), "--to", "localhost:443", "--resolve")
+    assert done.returncode == 3
+    assert "deny (here): refused by rule here" in done.stdout
+    file.write_text(file.read_text().replace("127.0.0.0/8", "192.0.2.0/24"))
+    done = egressproxy("explain", str(file), "--to", "localhost:443", "--resolve", "--json")
+    assert json.loads(done.stdout)["by_name"]["rule"] == "rest"
+
+
+def test_explain_looks_up_what_the_service_names_behind_a_rule_that_asks_for_addresses(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        L + "rules:\n- {name: there, action: deny, addresses: [192.0.2.0/24]}\n"
+        "- {name: rest, action: allow, private_addresses: true}\n"
+        "services: [{hosts: [127.0.0.1], ports: [{number: 443}]},\n"
+        "  {hosts: [localhost], ports: [{number: 443}], endpoints: [{address: localhost, port: 8443}]}]\n"
+    )
+    done = egressproxy("explain", str(file), "--to", "localhost:443", "--resolve")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "DNS is asked for localhost" in done.stdout
+
+
+def test_explain_follows_the_files_of_other_programs(tmp_path: Path) -> None:
+    file = tmp_path / "squid.conf"
+    file.write_text("acl safe port 443\nhttp_access deny !safe\nhttp_access allow all\nhttp_port 127.0.0.1:3128\n")
+    done = egressproxy("explain", f"squid:{file}", "--to", "a.example:443")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  written at {file}:3" in done.stdout.splitlines()
+    done = egressproxy("explain", f"squid:{file}", "--to", "a.example:22")
+    assert done.returncode == 3
+    assert f"  written at {file}:2" in done.stdout.splitlines()
 
 
 def test_explain_with_a_bad_configuration_exits_1(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_the_full_example_works_with_its_optional_lines_too(tmp_path: Path) -> N
     for name in ("clients.pem", "authorities.pem"):
         authority.cert_pem.write_to_path(str(tmp_path / name))
     (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "login").write_text("user:secret\n")
     (tmp_path / "secrets").mkdir()
     config = load([str(with_optional_lines("everything.yaml", tmp_path))]).config
     assert config.listeners[1].tls is not None
@@ -94,6 +95,7 @@ def test_the_full_example_works_with_its_optional_lines_too(tmp_path: Path) -> N
     assert config.services[-1].tls is not None
     assert config.services[-1].tls.credential == "bank"
     assert config.secrets.directory == tmp_path / "secrets"
+    assert config.parents[0].credentials == tmp_path / "login"
     assert config.access_log[-1].path == str(tmp_path / "access.json")
 
 

@@ -386,6 +386,55 @@ def test_one_file_with_two_uses_is_put_to_both(ca):
     assert trusted(identities.of(0)) == trusted(identities.of(1)) == {"another one"}
 
 
+# --- secrets that are written out ---------------------------------------------------------------------------------
+
+
+def test_a_secret_that_is_written_out_needs_no_files():
+    written = {"own": secret_of(client(), authority())}
+    identities = Identities.load(config_of(tls_of(mode="mutual", credential="own"), inline=written))
+    identity = identities.of(0)
+    assert (identity.verified, identity.shows) == (True, "secrets.inline.own.tls.crt")
+    assert identity.trust == "secrets.inline.own.ca.crt"
+    assert trusted(identity) == {f"trustme v{trustme.__version__}"}
+    assert set(identities.expiries()) == {"secrets.inline.own.tls.crt", "secrets.inline.own.ca.crt"}
+    assert not identities.watches
+
+
+def test_it_goes_before_one_in_the_folder_and_the_other_half_may_lie_there(secrets):
+    Mounted(secrets / "own", **secret_of(client(), authority()))
+    Mounted(secrets / "own-cacert", ca_crt=other_authority().cert_pem.bytes())
+    written = {"own": secret_of(client(), authority())}
+    config = config_of(tls_of(mode="mutual", credential="own"), directory=secrets, inline=written)
+    identity = Identities.load(config).of(0)
+    assert identity.shows == "secrets.inline.own.tls.crt"
+    assert identity.trust == str(secrets / "own-cacert" / "ca.crt")  # what lies apart goes first, as with folders
+    assert trusted(identity) == {"another one"}
+
+
+@pytest.mark.parametrize("left_out", ["tls_crt", "tls_key", "ca_crt"])
+def test_half_of_it_is_none_and_messages_hold_nothing_of_it(left_out):
+    files = {name: data for name, data in secret_of(client(), authority()).items() if name != left_out}
+    said = missing(Identities.load(config_of(tls_of(mode="mutual", credential="own"), inline={"own": files})))
+    assert left_out.replace("_", ".") in said
+    assert "BEGIN" not in said
+
+
+def test_what_is_wrong_in_it_is_told_by_its_name():
+    files = secret_of(client(), authority()) | {"tls_key": secret_of(client("other.test"))["tls_key"]}
+    said = missing(Identities.load(config_of(tls_of(mode="mutual", credential="own"), inline={"own": files})))
+    assert "secrets.inline.own.tls." in said
+    assert "/proc" not in said
+
+
+def test_a_reload_replaces_what_is_written_out_and_keeps_what_is_the_same():
+    service, files = tls_of(mode="mutual", credential="own"), secret_of(client(), authority())
+    first = Identities.load(config_of(service, inline={"own": files}))
+    again = Identities.load(config_of(service, inline={"own": files}), first)
+    assert again.of(0) is first.of(0)
+    other = Identities.load(config_of(service, inline={"own": secret_of(client(), authority())}), again)
+    assert other.of(0) is not first.of(0)
+
+
 # --- reload -------------------------------------------------------------------------------------------------------
 
 

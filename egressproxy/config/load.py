@@ -169,10 +169,7 @@ class _Reading:
     def take_istio(self) -> None:
         """Translate the objects of all files, which speak of each other, and merge them in."""
         if self._istio:
-            has_listeners = "listeners" in self._data
-            adapted = istio.translate(
-                self._istio, self, has_listeners=has_listeners, lenient=self._lenient, beside=self._data
-            )
+            adapted = istio.translate(self._istio, self, lenient=self._lenient, beside=self._data)
             self._take_adapted(adapted, self._istio[0].name)
 
     def _take_folder(self, folder: str, forced: Kind | None) -> None:

@@ -750,7 +750,8 @@ class CaptureRanges(_Settings):
 
 
 class Admin(_Settings):
-    """The admin port: /metrics /livez /readyz /tunnels /config /explain."""
+    """The admin port: /metrics /livez /readyz /tunnels /config /mode /explain, and as Envoy has them /clusters /stats
+    /listeners /routes /config_dump."""
 
     address: Address = "127.0.0.1"
     """Address to listen on."""

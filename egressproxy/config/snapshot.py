@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from glob import glob, has_magic
 from typing import NamedTuple
@@ -35,11 +36,13 @@ class _Seen(NamedTuple):
     signature  what tells a changed file by its inode; None where it could not be read, or changed while it was
     digest     of its content, or why there is none
     young      it had changed just before, so that its signature may stay the same when it changes again
+    once       it is a pipe or the like: what was read is gone, and looking again would wait for more
     """
 
     signature: _Signature | None
     digest: bytes | str
     young: bool
+    once: bool = False
 
 
 class Snapshot:
@@ -98,6 +101,10 @@ class Snapshot:
         Costs one stat for each file. A file is read again only where that says that it may have changed.
         """
         for path, seen in self._files.items():
+            if _is_stream(path):
+                if not seen.once:
+                    return path
+                continue
             if seen.young or seen.signature is None or seen.signature != _signature(path):
                 _, now = _read(path)
                 if now.digest != seen.digest:
@@ -125,7 +132,7 @@ class Snapshot:
 
     def ends_in_mid_line(self) -> bool:
         """Whether a file, as it is now, ends without a line end: perhaps somebody is still writing it."""
-        return any(_ends_in_mid_line(path) for path in self._files)
+        return any(_ends_in_mid_line(path) for path in self._files if not _is_stream(path))
 
     def folders_and_files(self) -> set[str]:
         """Every place whose change could change an answer: the files, and the folders that their names lead through.
@@ -151,7 +158,8 @@ def _read(path: str) -> tuple[bytes | str, _Seen]:
     now_ns = time.time_ns()
     try:
         with open(path, "rb") as file:
-            before = _signature_of(os.fstat(file.fileno()))
+            found = os.fstat(file.fileno())
+            before, is_stream = _signature_of(found), not stat.S_ISREG(found.st_mode)
             content = file.read(MAX_FILE_BYTES + 1)
             after = _signature_of(os.fstat(file.fileno()))
     except OSError as error:
@@ -162,11 +170,19 @@ def _read(path: str) -> tuple[bytes | str, _Seen]:
     else:
         digest = hashlib.sha256(content).digest()
         young = max(before[-2:]) > now_ns - CLOCK_TICK_NS
-        seen = _Seen(before if before == after else None, digest, young)
+        seen = _Seen(before if before == after else None, digest, young, is_stream)
         if len(content) > MAX_FILE_BYTES:
             return f"expected at most {MAX_FILE_BYTES} bytes; split the file", seen
         return content, seen
     return why, _Seen(None, why, False)
+
+
+def _is_stream(path: str) -> bool:
+    """A pipe, a terminal or another thing that cannot be read twice."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _signature(path: str) -> _Signature | None:

@@ -6,15 +6,17 @@ is a new Policy and connections go on with the verdict they have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.schema import BUILT_IN
 from egressproxy.errors import AddressDenied, EgressError, LoopDetected
+from egressproxy.hostport import parse_allow_entry
 from egressproxy.model import Endpoint, Target, Verdict
 from egressproxy.policy.addresses import AddressClass, judge
 from egressproxy.policy.conditions import Surroundings
-from egressproxy.policy.explanation import MAX_NEAR, AddressFinding, Explanation, NearMiss
+from egressproxy.policy.explanation import MAX_NEAR, AddressFinding, Destination, Explanation, NearMiss, Place, Sent
 from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.notes import notes_on
 from egressproxy.policy.paths import readings_of
@@ -31,18 +33,28 @@ from egressproxy.policy.rules import (
     route_clauses,
 )
 from egressproxy.policy.table import ClauseTable
-from egressproxy.registry import Registry, endpoint_of
+from egressproxy.registry import Registry, cluster_name, endpoint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from time import struct_time
 
-    from egressproxy.config.faults import Finding
-    from egressproxy.config.schema import Config
+    from egressproxy.config.faults import Finding, Way
+    from egressproxy.config.schema import Config, Parent
     from egressproxy.model import Intent
     from egressproxy.registry import Route
 
+Locate = Callable[[tuple[str | int, ...]], tuple[str, int | None]]
+"""File and line of a setting, see `config.load.Loaded`."""
+
+# Entries of a list that are looked through for the one that was meant. The lines of longer lists are not kept, either.
+_MAX_SEARCHED = 1000
+
 _UNDECIDED = Verdict(allowed=False, rule=OUTBOUND, reason="the target's addresses are not known", needs_addresses=True)
+
+
+def _nowhere(_way: Way) -> tuple[str, int | None]:
+    return "", None
 
 
 def _no_time() -> struct_time:
@@ -118,7 +130,8 @@ class Policy:
         ech          it may hide another name
 
         A tunnel to an alias of a service was granted for the host that it stands for, too: that name may be inside. A tunnel
-        to an address was granted for the address: inside it is no name, or one that may be reached on that port by itself.
+        to an address was granted for the address: inside it is no name, or one that may be reached on that port by itself, or
+        any where the address is one by which a service is known.
         Runs once per checked tunnel.
         """
         if ech and not verdict.ech:
@@ -129,7 +142,7 @@ class Policy:
         if server_name is None:
             return "match" if target.is_address else "no_sni"
         route = self.registry.find(target.host, target.port)
-        if route is not None and server_name == route.host:
+        if route is not None and (route.by_address or server_name == route.host):
             return "match"
         if not target.is_address:
             return "mismatch"
@@ -167,8 +180,19 @@ class Policy:
             raise AddressDenied(self._denial(intent, verdict, addresses))
         return tuple(kept)
 
-    def explain(self, intent: Intent, addresses: Sequence[str] = ()) -> Explanation:
-        """What would become of an intent, and why. Looks nothing up: `addresses` are what the name stands for.
+    def explain(
+        self,
+        intent: Intent,
+        addresses: Sequence[str] = (),
+        *,
+        judged: Sequence[str] | None = None,
+        locate: Locate = _nowhere,
+    ) -> Explanation:
+        """What would become of an intent, and why. Looks nothing up.
+
+        addresses  what the names stand for that would be looked up
+        judged     those of the target, where a rule asks for them; None: `addresses`, as far as there are any
+        locate     file and line of a setting
 
         Raises ValueError if the client or an address is not an address, or the method or the path not a word.
         """
@@ -176,27 +200,28 @@ class Policy:
         for what, word in (("a method like CONNECT", intent.method), ("a path like /api", intent.path or "/")):
             if not (word.isascii() and word.isprintable()):
                 raise ValueError(f"expected {what}, got {word[:80]!a}")
-        verdict = self.decide(intent, addresses or None)
-        target = intent.target
-        route = self._way(intent, verdict)
-        port = target.port if route is None else route.port
-        written_down = route is not None and bool(route.endpoints)
-        known, names = _destinations(target, route)
-        if route is not None and route.needs_tls and intent.path is not None:  # nothing is looked up, nor dialled
-            known, names, addresses = (), (), ()
-        findings = [self._finding(intent, verdict, address, dialled, written_down) for address, dialled in known]
-        findings += [
-            self._finding(intent, verdict, address, port) for address in addresses if (address, port) not in known
-        ]
+        judged = judged or addresses or None
+        verdict = self.decide(intent, judged)
+        sent, destinations = self._ways(intent, verdict, locate)
+        parent = None if verdict.parent is None else self._config.parents[verdict.parent]
+        dialled = _dialled(intent, verdict, destinations, parent)
+        refused = not (verdict.allowed or verdict.needs_addresses) or (sent is not None and sent.refusal is not None)
+        if refused and verdict.allowed:  # by a route: nothing is looked up, nor dialled
+            dialled, addresses = [], ()
         asked_path = intent.path is not None and self._asks_paths(intent)
+        clause = self._decider(intent, verdict, judged)
         return Explanation(
             intent=intent,
             verdict=verdict,
-            near=tuple(self._near(intent, verdict, addresses or None)),
-            looks_up=names if verdict.allowed or verdict.needs_addresses else (),
-            addresses=tuple(findings),
-            route=route,
+            near=tuple(self._near(intent, verdict, judged, locate)),
+            looks_up=() if refused else tuple(dict.fromkeys(name for each in dialled for name in each.names)),
+            addresses=tuple(self._findings(intent, verdict, dialled, addresses)),
             readings=readings_of(intent.path) if asked_path and intent.path is not None else None,
+            place=None if clause is None else _place(locate, self._written(clause, intent)),
+            sent=sent,
+            destinations=destinations,
+            parent=parent,
+            asking=self._called(clause) if clause is not None and verdict.needs_addresses else None,
         )
 
     def notes(self) -> tuple[Finding, ...]:
@@ -238,16 +263,74 @@ class Policy:
             reason = f"{special}; {_next_step(verdict, address, special)}"
         return AddressFinding(address, special, dialled, reason, False, other_port)
 
-    def _way(self, intent: Intent, verdict: Verdict) -> Route | None:
-        """How an intent would be reached: of the destinations of a route the first."""
-        target = intent.target
+    def _findings(
+        self, intent: Intent, verdict: Verdict, dialled: Sequence[_Dialled], addresses: Sequence[str]
+    ) -> list[AddressFinding]:
+        """Of the addresses that are known, and of those that names stand for, on each port once."""
+        found: dict[tuple[str, int], AddressFinding] = {}
+        for each in dialled:
+            for address, port in each.known:
+                if (address, port) not in found:
+                    found[address, port] = self._finding(intent, verdict, address, port, each.written_down)
+        for each in dialled:
+            for address in addresses:
+                if (address, each.port) not in found:
+                    found[address, each.port] = self._finding(
+                        intent, verdict, address, each.port, each.names_written_down
+                    )
+        return list(found.values())
+
+    # --- the way --------------------------------------------------------------------------------------------------
+
+    def _ways(self, intent: Intent, verdict: Verdict, locate: Locate) -> tuple[Sent | None, tuple[Destination, ...]]:
+        """The route that an intent is sent by, if any, and where it may be taken. Nowhere, if it is refused by name."""
+        host, port, _ = intent.target
         try:
-            number = self.route(intent, verdict) if verdict.allowed else verdict.route
-        except EgressError:
-            return None
+            number = self.route(intent, verdict) if verdict.allowed else None
+        except EgressError as error:
+            return self._refused_by(intent, error, locate), ()
+        if not verdict.allowed:
+            return None, ()
         if number is None:
-            return self.registry.find(target.host, target.port)
-        return None if verdict.refusal is not None else self.registry.routed(number, 0, target.host, target.port)
+            return None, (self._destination(intent, verdict, self.registry.find(host, port), 1, locate),)
+        settings = self._config.routes[number]
+        ways = [self.registry.routed(number, turn, host, port) for turn in range(len(settings.to))]
+        destinations = [
+            self._destination(intent, verdict, way, to.weight, locate)
+            for way, to in zip(ways, settings.to, strict=True)
+        ]
+        return Sent(settings.name or str(number + 1), _place(locate, ("routes", number))), tuple(destinations)
+
+    def _refused_by(self, intent: Intent, error: EgressError, locate: Locate) -> Sent:
+        """The route that refuses what the rules have allowed."""
+        assert self._routes is not None  # one of them has raised the error
+        found = self._routes.first(intent)
+        assert found is not None
+        assert found.route is not None
+        settings = self._config.routes[found.route]
+        return Sent(settings.name or str(found.route + 1), _place(locate, ("routes", found.route)), error)
+
+    def _destination(
+        self, intent: Intent, verdict: Verdict, route: Route | None, weight: int, locate: Locate
+    ) -> Destination:
+        host, port, _ = intent.target
+        if route is None:
+            return Destination(None, weight, cluster_name(verdict.rule, None, port, host))
+        known_by = route.port if intent.path is not None and route.tls is not None else port
+        place = _place(locate, self._registration(route, host))
+        return Destination(route, weight, cluster_name(verdict.rule, route.name, known_by, host), place)
+
+    def _registration(self, route: Route, host: str) -> Way:
+        """The setting by which a service has a host."""
+        service = self._config.services[route.service]
+        way: Way = ("services", route.service)
+        for name in (host, route.host):
+            for index, pattern in enumerate(service.hosts[:_MAX_SEARCHED]):
+                if pattern.host == name if pattern.kind == "exact" else name.endswith(f".{pattern.host}"):
+                    return (*way, "hosts", index)
+            if name in service.aliases:
+                return (*way, "aliases", service.aliases.index(name))
+        return way
 
     # --- in words -------------------------------------------------------------------------------------------------
 
@@ -260,7 +343,9 @@ class Policy:
                 break
         return False
 
-    def _near(self, intent: Intent, verdict: Verdict, addresses: Sequence[str] | None) -> Iterator[NearMiss]:
+    def _near(
+        self, intent: Intent, verdict: Verdict, addresses: Sequence[str] | None, locate: Locate
+    ) -> Iterator[NearMiss]:
         """Rules that are for the host and come before the one that decided; for a refusal also those for names below."""
         count = 0
         host = intent.target.host
@@ -269,18 +354,109 @@ class Policy:
             if not failed or count == MAX_NEAR:
                 break
             count += 1
-            yield NearMiss(clause.verdict.rule, failed)
-        if not verdict.allowed or verdict.reported:
+            yield NearMiss(self._called(clause), failed, _place(locate, self._written(clause, intent)))
+        if not (verdict.allowed or verdict.needs_addresses) or verdict.reported:
             for clause in self._table.index.below(host)[: MAX_NEAR - count]:
-                yield NearMiss(clause.verdict.rule, (f"*.{host} is every name below {host} and not {host} itself",))
+                failed = (f"*.{host} is every name below {host} and not {host} itself",)
+                yield NearMiss(self._called(clause), failed, _place(locate, self._written(clause, intent)))
+
+    def _called(self, clause: Clause) -> str:
+        """The word for a clause: its rule, or which route or service it is."""
+        key, index = self._origin(clause)
+        if key == "routes":
+            return f"route {self._config.routes[index].name or index + 1}"
+        return f"service {self._config.services[index].label}" if key == "services" else clause.verdict.rule
+
+    def _origin(self, clause: Clause) -> tuple[str, int]:
+        """Which list of the configuration a clause is from, and which entry. See `clauses_of` for the order."""
+        config, index = self._config, clause.position
+        for key, count in (
+            ("rules", len(config.rules)),
+            ("allow", 1),
+            ("routes", len(config.routes)),
+            ("services", len(config.services)),
+        ):
+            if index < count:
+                return key, index
+            index -= count
+        return "outbound", 0
+
+    def _written(self, clause: Clause, intent: Intent) -> Way:
+        """The setting that a clause was made of; of the entries of `allow` the one that lets the intent pass."""
+        key, index = self._origin(clause)
+        if key == "allow":
+            return self._allow_entry(intent.target)
+        return (key,) if key == "outbound" else (key, index)
+
+    def _allow_entry(self, target: Target) -> Way:
+        for index, entry in enumerate(self._config.allow[:_MAX_SEARCHED]):
+            pattern, ports = parse_allow_entry(entry)
+            fits = {
+                "any": True,
+                "exact": pattern.host == target.host,
+                "suffix": target.host.endswith(f".{pattern.host}"),
+            }
+            if fits[pattern.kind] and ports.low <= target.port <= ports.high:
+                return "allow", index
+        return ("allow",)
+
+    def _decider(self, intent: Intent, verdict: Verdict, addresses: Sequence[str] | None) -> Clause | None:
+        """The clause that has decided, or that has to know the addresses first."""
+        for clause in self._table.about(intent.target.host):
+            asks = verdict.needs_addresses and not any(_failures(clause, intent, addresses))
+            if asks or clause.verdict is verdict:
+                return clause
+        return None
 
 
-def _destinations(target: Target, route: Route | None) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
-    """Addresses with their ports that are known without DNS, and names to ask it for."""
-    host, port = (target.host, target.port) if route is None else (route.host, route.port)
-    places = (route.endpoints if route is not None else ()) or (endpoint_of(host, port, 1),)
+class _Dialled(NamedTuple):
+    """What is dialled for one destination.
+
+    known               addresses with their ports that are known without DNS
+    names               to ask it for
+    port                on which their addresses are dialled
+    written_down        the guard does not doubt what is known, nor, with `names_written_down`, what the names stand for
+    """
+
+    known: tuple[tuple[str, int], ...]
+    names: tuple[str, ...]
+    port: int
+    written_down: bool
+    names_written_down: bool = False
+
+
+def _dialled(
+    intent: Intent, verdict: Verdict, destinations: Sequence[Destination], parent: Parent | None
+) -> list[_Dialled]:
+    """What is dialled for each destination that has a share."""
+    if parent is not None:
+        place = endpoint_of(parent.address, parent.port, 1)
+        known = ((place.host, parent.port),) if place.is_address else ()
+        return [_Dialled(known, () if known else (place.host,), parent.port, True, True)]
+    shares = [each.route for each in destinations if each.weight]
+    if not destinations:
+        shares = [None]  # refused, or not decided: what is known of the target itself
+    return [
+        _reached(intent, verdict, route)
+        for route in shares
+        if route is None or not route.needs_tls or intent.path is None  # else nothing is looked up, nor dialled
+    ]
+
+
+def _reached(intent: Intent, verdict: Verdict, route: Route | None) -> _Dialled:
+    host, port = (intent.target.host, intent.target.port) if route is None else (route.host, route.port)
+    endpoints = () if route is None or verdict.dials_original else route.endpoints
+    places = endpoints or (endpoint_of(host, port, 1),)
     known = tuple((place.host, place.port or port) for place in places if place.is_address)
-    return known, tuple(dict.fromkeys(place.host for place in places if not place.is_address))
+    names = tuple(dict.fromkeys(place.host for place in places if not place.is_address))
+    by_address = route is not None and route.by_address
+    return _Dialled(known, names, port, bool(endpoints) or by_address, by_address)
+
+
+def _place(locate: Locate, way: Way) -> Place | None:
+    """Where a setting is written, if it is."""
+    file, line = locate(way)
+    return None if line is None else Place(file, line)
 
 
 def _failures(clause: Clause, intent: Intent, addresses: Sequence[str] | None) -> Iterator[str]:

@@ -52,6 +52,7 @@ from egressproxy.runtime.watch import Watch
 from egressproxy.stories import Stories
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.admin import AdminServer, start_admin
+from egressproxy.telemetry.clusters import counts_clusters
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.telemetry import Telemetry
 from egressproxy.upstreams import Balancer, Upstreams
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Collection, Coroutine, Sequence
 
+    from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
     from egressproxy.config.schema import Config, Limits
     from egressproxy.config.schema import Listener as ListenerSettings
@@ -131,6 +133,8 @@ class Worker:
         self.generation = 0
         self.loaded_at_unix_s = 0.0
         self.last_reload_problems: Sequence[Problem] = ()
+        self.notes: Sequence[Problem] = ()
+        self._locate: Callable[[Way], tuple[str, int | None]] | None = None
 
     # --- what the admin pages see ---------------------------------------------------------------------------------
 
@@ -152,6 +156,11 @@ class Worker:
         """The policy in force."""
         assert self._services is not None, "asked before the first configuration was put in place"
         return self._services.policy
+
+    def locate(self, way: Way) -> tuple[str, int | None]:
+        """File and line of a setting in force."""
+        assert self._locate is not None, "asked before the first configuration was put in place"
+        return self._locate(way)
 
     def open_drafts(self) -> Collection[RecordDraft]:
         """The open connections."""
@@ -237,7 +246,9 @@ class Worker:
         self._digest = parts.loaded.snapshot.digest
         self._refresher.use(parts.identities)
         self._change_listeners(config, services, parts)
-        self.sources = parts.loaded.sources
+        self.sources, self.notes = parts.loaded.sources, parts.notes
+        self._locate = parts.loaded.locate
+        self.metrics.counts_clusters = counts_clusters(config)
         self.generation += 1
         self.loaded_at_unix_s = time.time()
         self.last_reload_problems = ()
@@ -375,6 +386,12 @@ class Worker:
                 raise
             except (ConfigError, BindError) as error:
                 self._refuse(error, asked)
+                return
+            except Exception as error:
+                logger.exception("a defect, while the configuration was read")
+                self._refuse(
+                    BindError(f"a defect ({type(error).__name__}); the proxy's own log has the details"), asked
+                )
                 return
             finally:
                 self._seen = snapshot

@@ -33,6 +33,7 @@ from egressproxy.errors import (
     SniMismatch,
     SniMissing,
 )
+from egressproxy.telemetry.clusters import ClusterCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -132,6 +133,7 @@ class Metrics(Collector):
 
     live_drafts  the connections that are open now; their bytes are counted while they run
     logs         the access logs in use (set by Telemetry)
+    clusters     what went where, by Istio's names; counted while `counts_clusters` is set
     """
 
     def __init__(
@@ -141,10 +143,13 @@ class Metrics(Collector):
         self.live_drafts = live_drafts
         self.logs: Sequence[LogCounts] = ()
         self.tunnels_open = 0
+        self.clusters = ClusterCounts()
+        self.counts_clusters = False
         self._build = {"version": version, "python": platform.python_version(), "loop": loop}
         self._connections: dict[tuple[str, str | None, str, bool], int] = {}
         self._requests: dict[tuple[str, str | None, str, bool, int], int] = {}
         self._sni_checks: dict[tuple[str | None, str, bool], int] = {}
+        self._hellos_too_large = 0
         self._bytes_up = 0
         self._bytes_down = 0
         self._first_requests = 0
@@ -193,7 +198,9 @@ class Metrics(Collector):
             self._first_requests += exchange.request == 1
             self._observe_request(record, exchange)
         if record.sni_check is not None:
-            self._observe_check(record.rule, record.sni_check, record.outcome in SNI_REFUSALS)
+            self._observe_check(record.rule, record.sni_check, record.outcome in SNI_REFUSALS, record.outcome)
+        if self.counts_clusters:
+            self.clusters.count(record)
         if record.opened:
             self.tunnels_open -= 1
             self._bytes_up += record.bytes_up
@@ -227,7 +234,9 @@ class Metrics(Collector):
             self._bodies_up += record.bytes_up
             self._bodies_down += record.bytes_down
 
-    def _observe_check(self, rule: str | None, outcome: str, refused: bool) -> None:
+    def _observe_check(self, rule: str | None, outcome: str, refused: bool, slug: str) -> None:
+        if slug == HelloTooLarge.slug:
+            self._hellos_too_large += 1
         key = (rule, outcome, refused)
         if key not in self._sni_checks and len(self._sni_checks) >= MAX_CONNECTION_SERIES:
             key = ("other", outcome, refused)
@@ -237,6 +246,32 @@ class Metrics(Collector):
         if len(self._connections) >= MAX_CONNECTION_SERIES:
             key = (key[0], "other", *key[2:])
         self._connections[key] = self._connections.get(key, 0) + 1
+
+    def sni_verifier(self) -> dict[str, int]:
+        """What the SNI checks of tunnels have found, by the names of the counters that Istio's `sni_verifier` has.
+
+        A hello that cannot be read is no TLS to it; one that is too large was not read. What came too late it does not count.
+        """
+        found: dict[str, int] = {}
+        for (_, outcome, _), count in self._sni_checks.items():
+            found[outcome] = found.get(outcome, 0) + count
+        named = found.get("match", 0) + found.get("mismatch", 0) + found.get("ech", 0)
+        unnamed = found.get("no_sni", 0)
+        return {
+            "client_hello_too_large": self._hellos_too_large,
+            "inner_sni_found": named,
+            "inner_sni_not_found": unnamed,
+            "snis_do_not_match": found.get("mismatch", 0),
+            "tls_found": named + unnamed,
+            "tls_not_found": found.get("not_tls", 0) + found.get("malformed", 0) - self._hellos_too_large,
+        }
+
+    def connections_by_listener(self) -> dict[str, int]:
+        """Connections that have ended, by the word for the listener that they came in by."""
+        found: dict[str, int] = {}
+        for (listener, *_), count in self._connections.items():
+            found[listener] = found.get(listener, 0) + count
+        return found
 
     def totals(self) -> Totals:
         """Sums over everything that has ended. Those that are open now are not in them, but for their bytes."""

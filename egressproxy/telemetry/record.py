@@ -12,6 +12,7 @@ from egressproxy.model import ConnectionRecord, Endpoint, Exchange
 
 if TYPE_CHECKING:
     from egressproxy.model import Intent, Transfer, Verdict
+    from egressproxy.wire.request import Request
 
 ANSWERED = "answered"
 """Outcome of a plain request whose response came whole from its upstream, or from the proxy, being the last to be asked."""
@@ -205,6 +206,13 @@ class RecordDraft:
         self.service: str | None = None
         self.service_port: int | None = None
         self.parent: str | None = None
+
+    def begin_exchange(self, number: int, request: Request) -> None:
+        """The intent is a plain request, the `number`th of its connection."""
+        fields = request.fields
+        exchange = self.exchange = ExchangeDraft(number, request.path, request.authority)
+        exchange.user_agent, exchange.request_id = fields.user_agent, fields.request_id
+        self.may_go_on = fields.keep_alive and not (fields.length or fields.chunked)
 
     def finish(self, ended_at: float, unix_time_s: float) -> ConnectionRecord:
         """The record of this connection, which has ended.

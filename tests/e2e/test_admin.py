@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import nursery
-from support.clients import ask, connect_head, open_tunnel
-from support.origin import NAME, TcpOrigin
+from support.clients import ask, connect_head, open_tunnel, run
+from support.dns import DnsServer
+from support.origin import NAME, TcpOrigin, TlsOrigin
 from support.proxy import Proxy
 from support.waiting import eventually
 
@@ -31,7 +32,10 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, open_config: dict[str, Any])
 def test_the_first_page_names_the_others_and_each_answers(proxy: Proxy) -> None:
     status, text = proxy.get("/")
     assert status == 200
-    for page in ("/metrics", "/livez", "/readyz", "/tunnels", "/config", "/explain"):
+    for page in (
+        *("/metrics", "/livez", "/readyz", "/tunnels", "/config", "/explain", "/mode"),
+        *("/clusters", "/stats", "/listeners", "/routes", "/config_dump"),
+    ):
         assert page in text
         assert proxy.get(page)[0] == (400 if page == "/explain" else 200)
     assert proxy.get("/nowhere")[0] == 404
@@ -131,3 +135,77 @@ def test_explain_agrees_with_what_happens(proxy: Proxy, echo_origin: TcpOrigin) 
         else:
             assert ask(proxy, connect_head(target)).status in (403, 508)
     proxy.settled()
+
+
+# --- as Envoy has them --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gateway(
+    start: Callable[..., Proxy], dns: DnsServer, origin: TlsOrigin, tmp_path: Path
+) -> tuple[Proxy, Path, dict[str, Any]]:
+    """Knows the origin as a service and nothing else; its second log is Istio's."""
+    log = tmp_path / "istio.log"
+    config = {
+        "guard": {"allow": ["127.0.0.1/32"]},
+        "dns": {"servers": [dns.address]},
+        "services": [{"hosts": [NAME], "ports": [{"number": origin.port, "protocol": "TLS"}]}],
+        "access_log": [{"format": "istio", "path": str(log)}],
+    }
+    return start(config), log, config
+
+
+def statistic(proxy: Proxy, page: str, name: str) -> int:
+    """One number of `/stats` or `/clusters`."""
+    mark = ": " if page == "/stats" else "::"
+    lines = [line for line in proxy.get(page)[1].splitlines() if line.startswith(f"{name}{mark}")]
+    assert len(lines) == 1, f"{name} in {lines}"
+    return int(lines[0].removeprefix(f"{name}{mark}"))
+
+
+def test_two_visits_are_two_connections_of_the_cluster_that_the_log_names(
+    gateway: tuple[Proxy, Path, dict[str, Any]], origin: TlsOrigin, ca_file: Path
+) -> None:
+    proxy, log, _ = gateway
+    cluster = f"outbound|{origin.port}||{NAME}"
+    assert statistic(proxy, "/stats", f"cluster.{cluster}.upstream_cx_total") == 0
+    for _ in range(2):
+        run("curl", "-sSo", "/dev/null", "--cacert", ca_file, "--proxy", proxy.url, origin.url(), folder=log.parent)
+    eventually(lambda: log.read_text().count("\n") == 2, "both lines are written")
+    assert all(f" {cluster} " in line for line in log.read_text().splitlines())
+    assert statistic(proxy, "/clusters", f"{cluster}::127.0.0.1:{origin.port}::cx_total") == 2
+    assert statistic(proxy, "/stats", f"cluster.{cluster}.upstream_cx_total") == 2
+    assert statistic(proxy, "/stats", f"cluster.{cluster}.upstream_cx_rx_bytes_total") > 1000
+    assert statistic(proxy, "/stats", f"cluster.{cluster}.upstream_cx_active") == 0
+    assert statistic(proxy, "/stats", "sni_verifier.inner_sni_found") == 2
+
+
+def test_an_open_tunnel_is_active_in_its_cluster(
+    gateway: tuple[Proxy, Path, dict[str, Any]], origin: TlsOrigin
+) -> None:
+    proxy, *_ = gateway
+    name = f"outbound|{origin.port}||{NAME}::127.0.0.1:{origin.port}"
+    with open_tunnel(proxy, f"{NAME}:{origin.port}"):
+        assert statistic(proxy, "/clusters", f"{name}::cx_active") == 1
+        assert statistic(proxy, "/clusters", f"{name}::cx_total") == 1
+    eventually(lambda: statistic(proxy, "/clusters", f"{name}::cx_active") == 0, "the tunnel has ended")
+    assert statistic(proxy, "/clusters", f"{name}::cx_total") == 1
+
+
+def test_the_mode_is_read_back_after_a_reload(gateway: tuple[Proxy, Path, dict[str, Any]]) -> None:
+    proxy, _, config = gateway
+    assert "mode: REGISTRY_ONLY" in proxy.get("/mode")[1]
+    assert proxy.reload({**config, "outbound": "allow_any"})
+    assert "mode: ALLOW_ANY" in proxy.get("/mode")[1]
+    assert proxy.get_json("/config")["config"]["outbound"] == "allow_any"
+
+
+def test_explain_tells_the_line_of_the_file_that_is_in_force(
+    gateway: tuple[Proxy, Path, dict[str, Any]], origin: TlsOrigin
+) -> None:
+    proxy, *_ = gateway
+    told = proxy.get_json(f"/explain?to={NAME}:{origin.port}")
+    place = told["destinations"][0]["registered_at"]
+    assert place["file"] == str(proxy.config_file)
+    assert NAME in proxy.config_file.read_text().splitlines()[place["line"] - 1]
+    assert told["cluster"] == f"outbound|{origin.port}||{NAME}"

@@ -173,7 +173,7 @@ def test_the_time_of_a_service_includes_finding_out_where_it_is(start: Start, na
 def test_who_kept_a_request_waiting_for_its_connection_is_named(start: Start, names: DnsServer) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)) as _:
+        with socket.create_connection(("127.0.0.1", port)):  # the one place that there is
             there = service("full", 80, "127.0.0.1", timeout_s=0.4)
             there["ports"] = [{"number": 80, "target_port": port}]
             there["hosts"] = ["full.example.test"]
@@ -253,7 +253,7 @@ def test_a_rule_that_asks_for_addresses_has_them_looked_up(start: Start, names: 
         assert ask(proxy, connect_head("out.example.test:443")).slug == "rule_denied"
         assert ask(proxy, connect_head("not.example.test:443")).slug == "rule_denied"
         assert names.count("not.example.test") == 0
-        assert [record["rule"] for record in proxy.settled().records] == ["in", "outbound", "never"]
+        assert {record["rule"] for record in proxy.settled().records} == {"in", "outbound", "never"}
 
 
 # --- parents ------------------------------------------------------------------------------------------------------
@@ -277,8 +277,10 @@ def test_a_tunnel_and_a_request_go_through_the_parent(
     command = ("curl", "-sS", "-x", child.url, "--cacert", ca_file, origin.url())
     assert TITLE in run(*command, folder=tmp_path).out
     assert names.count(NAME) == before
-    (mine,), (its,) = child.settled().records, parent.settled().records
-    assert (mine["upstream"], mine["status"]) == (f"127.0.0.1:{parent.port}", 200)
+    said = child.settled()
+    (mine,), (its,) = said.records, parent.settled().records
+    assert (mine["upstream"], mine["status"], mine["parent"]) == (f"127.0.0.1:{parent.port}", 200, "up")
+    assert " FIRSTUP_PARENT/127.0.0.1 " in said.squid[0]
     assert its["host"] == NAME
     with RawOrigin(lambda asked: [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]) as plain:
         url = f"http://{NAME}:{plain.port}/"
@@ -286,6 +288,7 @@ def test_a_tunnel_and_a_request_go_through_the_parent(
         assert done.out == "hihi"
         first, second = child.settled().records
         assert (first["status"], first["reused"], second["reused"]) == (200, False, True)
+        child.end()  # and with it the connection that it kept
         assert [record["method"] for record in parent.settled().records] == ["CONNECT"]
 
 

@@ -5,7 +5,7 @@ import pytest
 from egressproxy.config.schema import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
-from egressproxy.policy.explanation import intent_about
+from egressproxy.policy.explanation import intent_about, listener_for
 from egressproxy.policy.policy import Policy
 
 SETTINGS = {
@@ -41,8 +41,9 @@ def explain_url(url, *addresses, method=None, **settings):
 
 def test_tells_the_rule_that_decides_and_that_dns_is_asked():
     assert explain("a.packages.example:443", "151.101.0.1").lines() == (
-        "CONNECT a.packages.example:443 from 10.1.2.3",
+        "CONNECT a.packages.example:443 from 10.1.2.3 by l",
         "allow (ci): allowed by rule ci",
+        "cluster in Istio's logs: outbound|443||a.packages.example",
         "inside a CONNECT: the ClientHello must ask for a.packages.example (enforce); TLS only",
         "DNS is asked for a.packages.example",
         "  151.101.0.1: dialled: public",
@@ -51,7 +52,7 @@ def test_tells_the_rule_that_decides_and_that_dns_is_asked():
 
 def test_tells_which_conditions_of_a_close_rule_failed():
     assert explain("a.packages.example:80", client="10.9.0.1").lines() == (
-        "CONNECT a.packages.example:80 from 10.9.0.1",
+        "CONNECT a.packages.example:80 from 10.9.0.1 by l",
         "deny (outbound): no rule, allow entry or service lets this host and port pass",
         "  close: ci: port 80 is not among 443; client 10.9.0.1 is in none of its 1 networks",
         "  close: gets: method CONNECT is not among GET",
@@ -59,7 +60,9 @@ def test_tells_which_conditions_of_a_close_rule_failed():
     )
 
 
-@pytest.mark.parametrize(("target", "rule"), [("api.github.com:22", "allow"), ("db.example:5433", "service")])
+@pytest.mark.parametrize(
+    ("target", "rule"), [("api.github.com:22", "allow"), ("db.example:5433", "service db.example")]
+)
 def test_allow_entries_and_services_come_close_too(target, rule):
     assert rule in [miss.rule for miss in explain(target).near]
 
@@ -141,7 +144,7 @@ def test_the_dictionary_is_json():
     told = json.loads(json.dumps(explain("a.packages.example:80", "10.0.0.1").as_dict()))
     assert told["allowed"] is False
     assert told["by_name"]["rule"] == "outbound"
-    assert told["near"][0] == {"rule": "ci", "failed": ["port 80 is not among 443"]}
+    assert told["near"][0] == {"rule": "ci", "failed": ["port 80 is not among 443"], "at": None}
     assert told["addresses"][0]["class"] == "private"
     assert told["addresses"][0]["source"] == "RFC 1918"
 
@@ -168,7 +171,7 @@ def test_what_cannot_be_printed_or_is_no_client_is_a_value_error(client, method)
 )
 def test_tells_what_becomes_of_a_hidden_name(settings, lines):
     told = explain("git.corp.example:22", **settings).lines()
-    assert told[2 : 2 + len(lines)] == lines
+    assert told[3 : 3 + len(lines)] == lines
 
 
 # --- what is asked about ------------------------------------------------------------------------------------------
@@ -209,15 +212,16 @@ PATHS = [
 
 def test_a_plain_request_is_told_with_its_path_and_nothing_of_tunnels():
     assert explain_url("http://a.com/api/x?q", rules=PATHS).lines() == (
-        "GET http://a.com:80/api/x from 10.1.2.3",
+        "GET http://a.com:80/api/x from 10.1.2.3 by l",
         "allow (api): allowed by rule api",
+        "cluster in Istio's logs: outbound|80||a.com",
         "DNS is asked for a.com",
     )
 
 
 def test_paths_that_came_close_are_told_with_the_reading_that_failed():
     assert explain_url("http://a.com/api/..%2fadmin", rules=PATHS, services=[]).lines() == (
-        "GET http://a.com:80/api/..%2fadmin from 10.1.2.3",
+        "GET http://a.com:80/api/..%2fadmin from 10.1.2.3 by l",
         "deny (outbound): no rule, allow entry or service lets this host and port pass",
         "  close: api: path /api/..%2fadmin may be read as /admin, which is not among /api/*",
         "  close: no: path /api/..%2fadmin is in none of its readings among /api/admin",
@@ -289,6 +293,7 @@ def test_a_registered_host_is_told_with_the_way_to_it():
         "  TLS simple: server name edition.cnn.com, the certificate must come from the system's authorities and be for "
         "edition.cnn.com",
         "  at most: whole answer 3 s, connection 1.5 s, without a byte 60 s",
+        "  cluster in Istio's logs: outbound|443||edition.cnn.com",
     )
 
 
@@ -296,6 +301,7 @@ def test_a_tunnel_to_a_registered_host_gets_no_second_tls():
     assert way("https://edition.cnn.com/", **CNN, timeout_s=3, connect_timeout_s=1.5) == (
         "service edition.cnn.com: reached by DNS (dns), port 443",
         "  at most: connection 1.5 s",
+        "  cluster in Istio's logs: outbound|443||edition.cnn.com",
         "inside a CONNECT: the ClientHello must ask for edition.cnn.com (enforce); TLS only",
     )
 
@@ -326,7 +332,7 @@ def test_tls_is_told_with_its_name_and_its_checks(tls, told):
 
 def test_header_fields_that_are_set_are_told_without_their_values():
     headers = {"Authorization": {"file": "/token"}}
-    assert way("http://edition.cnn.com/", **CNN, set_headers=headers)[-1] == (
+    assert way("http://edition.cnn.com/", **CNN, set_headers=headers)[-2] == (
         "  header fields of the service take the place of the client's"
     )
 
@@ -347,6 +353,7 @@ def test_static_endpoints_are_judged_without_dns():
     assert told.lines()[2:] == (
         "service a.com: reached by 2 endpoints (static), port 80",
         "  plain HTTP goes out",
+        "  cluster in Istio's logs: outbound|80||a.com",
         "DNS is not asked: the endpoints are addresses",
         "  10.0.0.1: dialled: private (10.0.0.0/8, RFC 1918), open as an endpoint that is written down",
         "  1.1.1.1 port 8080: dialled: public",
@@ -395,14 +402,280 @@ def test_a_plain_request_to_a_port_for_tls_alone_is_told_as_refused():
     service = {"hosts": ["db.example"], "ports": [{"number": 8443, "protocol": "TLS"}]}
     told = explain_url("http://db.example:8443/", "192.0.2.1", services=[service], rules=[])
     assert told.lines() == (
-        "GET http://db.example:8443/ from 10.1.2.3",
+        "GET http://db.example:8443/ from 10.1.2.3 by l",
         "deny (tls_required): the service has this port for TLS alone",
         "  by name: allow (service): registered as a service",
         "service db.example: reached by DNS (dns), port 8443",
         "  nothing goes out",
+        "  cluster in Istio's logs: outbound|8443||db.example",
         "DNS is not asked: refused as plain HTTP",
     )
     assert (told.allowed, told.as_dict()["decided_by"], told.asks_dns) == (False, "tls_required", False)
     tunnel = explain("db.example:8443", services=[service], rules=[])
     assert tunnel.allowed
     assert "inside a CONNECT: the ClientHello must ask for db.example (enforce); TLS only" in tunnel.lines()
+
+
+# --- where it is written ------------------------------------------------------------------------------------------
+
+
+def locate(way):
+    """As if each entry of a list stood on a line of its own, and each list in a file of its name."""
+    if way == ("outbound",):
+        return "none.yaml", None
+    numbers = [step for step in way if isinstance(step, int)]
+    return f"{way[0]}.yaml", 10 * (numbers[0] if numbers else 0) + 1 + (numbers[1] if len(numbers) > 1 else 0)
+
+
+def located(to, *addresses, method=None, **settings):
+    return policy(**settings).explain(intent_about(to, "10.1.2.3", "l", method), addresses, locate=locate)
+
+
+@pytest.mark.parametrize(
+    ("to", "place"),
+    [
+        ("a.packages.example:443", "rules.yaml:1"),
+        ("git.corp.example:22", "rules.yaml:11"),
+        ("api.github.com:443", "allow.yaml:1"),
+        ("www.other.example:8443", "allow.yaml:11"),
+        ("db.example:5432", "services.yaml:1"),
+    ],
+)
+def test_what_decided_is_told_with_its_place(to, place):
+    explanation = located(to, allow=["api.github.com:443", "*.other.example:8000-9000"])
+    assert f"  written at {place}" in explanation.lines()
+    file, line = place.split(":")
+    assert explanation.as_dict()["by_name"]["at"] == {"file": file, "line": int(line)}
+
+
+def test_what_is_written_nowhere_has_no_place():
+    explanation = located("nobody.example:443")
+    assert explanation.verdict.rule == "outbound"
+    assert explanation.place is None
+    assert not [line for line in explanation.lines() if "written at" in line]
+
+
+def test_what_came_close_is_told_with_its_place():
+    explanation = located("a.packages.example:80")
+    assert "  close: ci: port 80 is not among 443 (rules.yaml:1)" in explanation.lines()
+    assert explanation.as_dict()["near"][1]["at"] == {"file": "rules.yaml", "line": 21}
+
+
+def test_the_host_is_told_with_the_place_that_registers_it():
+    service = {"hosts": ["x.example", "*.y.example"], "ports": [{"number": 443}]}
+    (destination,) = located("a.y.example:443", services=[{**service}], rules=[]).destinations
+    assert str(destination.place) == "services.yaml:2"
+
+
+# --- which route, and where to ------------------------------------------------------------------------------------
+
+MESH = {
+    "rules": [{"name": "office", "action": "allow", "clients": ["10.1.0.0/16"], "hosts": ["ruled.example"]}],
+    "allow": [],
+    "services": [
+        {"name": "v1", "hosts": ["one.example"], "ports": [{"number": 80}]},
+        {"name": "outbound|80|v2|two.example", "hosts": ["two.example"], "ports": [{"number": 80, "protocol": "HTTP"}]},
+        {"name": "canary", "hosts": ["three.example"], "ports": [{"number": 80}]},
+    ],
+    "routes": [
+        {
+            "name": "split",
+            "hosts": ["shop.example", "ruled.example"],
+            "to": [
+                {"service": "v1", "weight": 75},
+                {"service": "outbound|80|v2|two.example", "weight": 25},
+                {"service": "canary", "weight": 0},
+            ],
+        },
+        {"hosts": ["gone.example"], "refuse": "not_found"},
+        {"hosts": ["half.example"], "to": [{"service": "canary"}]},
+    ],
+}
+
+
+def test_a_route_is_told_with_all_its_destinations_and_their_weights():
+    explanation = located("http://shop.example/", **MESH)
+    assert explanation.lines()[1:] == (
+        "allow (route): route split leads to v1, outbound|80|v2|two.example, canary",
+        "  written at routes.yaml:1",
+        "route split says where to by weight, 100 in all (written at routes.yaml:1)",
+        "service v1: reached as one.example by DNS (dns), port 80, weight 75 (registered at services.yaml:1)",
+        "  plain HTTP goes out",
+        "  cluster in Istio's logs: outbound|80||v1",
+        "service outbound|80|v2|two.example: reached as two.example by DNS (dns), port 80, weight 25 "
+        "(registered at services.yaml:11)",
+        "  plain HTTP goes out",
+        "  cluster in Istio's logs: outbound|80|v2|two.example",
+        "service canary: reached as three.example by DNS (dns), port 80, weight 0 (registered at services.yaml:21)",
+        "  plain HTTP goes out",
+        "  cluster in Istio's logs: outbound|80||canary",
+        "DNS is asked for one.example, two.example",
+    )
+    told = json.loads(json.dumps(explanation.as_dict()))
+    assert [(each["cluster"], each["weight"]) for each in told["destinations"]] == [
+        ("outbound|80||v1", 75),
+        ("outbound|80|v2|two.example", 25),
+        ("outbound|80||canary", 0),
+    ]
+    assert told["cluster"] == "outbound|80||v1"
+    assert told["sent_by"] == {"route": "split", "at": {"file": "routes.yaml", "line": 1}, "refusal": None}
+
+
+def test_a_rule_lets_pass_and_a_route_says_where_to():
+    lines = located("http://ruled.example/", **MESH).lines()
+    assert lines[1:3] == ("allow (office): allowed by rule office", "  written at rules.yaml:1")
+    assert lines[3].startswith("route split says where to by weight")
+
+
+def test_a_route_that_refuses_has_the_last_word_on_what_a_rule_allows():
+    rules = [{"name": "office", "action": "allow", "hosts": ["gone.example"]}]
+    explanation = located("http://gone.example/", **{**MESH, "rules": rules})
+    assert explanation.lines()[1:] == (
+        "deny (no_route): refused by route 2: gone.example:80",
+        "  by name: allow (office): allowed by rule office",
+        "  written at rules.yaml:1",
+        "route 2 refuses (written at routes.yaml:11)",
+        "DNS is not asked: refused by name",
+    )
+    assert (explanation.allowed, explanation.looks_up) == (False, ())
+    assert explanation.as_dict()["decided_by"] == "no_route"
+    assert explanation.as_dict()["cluster"] is None
+
+
+def test_a_route_that_nothing_overrules_refuses_at_its_place():
+    lines = located("http://gone.example/", **MESH).lines()
+    assert lines[1:] == (
+        "deny (route): refused by route 2",
+        "  written at routes.yaml:11",
+        "DNS is not asked: refused by name",
+    )
+
+
+def test_routes_and_services_that_came_close_say_which_they_are():
+    routes = [{"name": "news", "hosts": ["one.example"], "paths": ["/news"], "to": [{"service": "v1"}]}]
+    explanation = located("http://one.example:81/", **{**MESH, "routes": routes})
+    assert [miss.rule for miss in explanation.near] == ["route news", "service v1"]
+
+
+def test_what_only_the_default_lets_pass_is_the_passthrough_cluster():
+    explanation = located("https://nobody.example/", outbound="allow_any", services=[], rules=[], allow=[])
+    assert explanation.lines()[2] == "cluster in Istio's logs: PassthroughCluster"
+
+
+def test_a_plain_request_that_goes_out_in_tls_is_called_by_the_port_it_is_sent_to():
+    assert located("http://edition.cnn.com/", services=[CNN], rules=[]).as_dict()["cluster"] == (
+        "outbound|443||edition.cnn.com"
+    )
+    plain = [{"hosts": ["edition.cnn.com"], "ports": PORTS}]
+    assert located("http://edition.cnn.com/", services=plain, rules=[]).as_dict()["cluster"] == (
+        "outbound|80||edition.cnn.com"
+    )
+
+
+def test_a_service_that_is_known_by_a_private_address_is_reached_there():
+    service = {"addresses": ["10.9.0.0/16"], "name": "db", "resolution": "none", "ports": [{"number": 5432}]}
+    explanation = located("10.9.1.1:5432", services=[service], rules=[], allow=[])
+    assert explanation.allowed
+    assert explanation.addresses[0].reason.endswith("open as an endpoint that is written down")
+
+
+# --- parents ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "dns"),
+    [
+        ("proxy.corp.example", "DNS is asked for proxy.corp.example"),
+        ("10.0.0.9", "DNS is not asked: the parent is an address"),
+    ],
+)
+def test_what_is_sent_through_a_parent_is_told_with_it(address, dns):
+    settings = {
+        "parents": [{"name": "corp", "address": address, "port": 3129}],
+        "rules": [{"name": "all", "action": "allow", "parent": "corp"}],
+        "services": [],
+    }
+    explanation = explain("10.0.0.1:443", **settings)
+    assert explanation.allowed, "no address of the target is judged here"
+    assert dns in explanation.lines()
+    (told,) = [line for line in explanation.lines() if "parent corp" in line]
+    assert told.startswith(f"sent through the parent corp, {address} port 3129, by CONNECT")
+    assert explanation.as_dict()["parent"] == {"name": "corp", "address": address, "port": 3129}
+    assert explanation.as_dict()["cluster"] == "outbound|443||10.0.0.1"
+
+
+# --- rules that ask for addresses ---------------------------------------------------------------------------------
+
+BY_ADDRESS = {
+    "rules": [
+        {"name": "no-lan", "action": "deny", "addresses": ["10.0.0.0/8"]},
+        {"name": "rest", "action": "allow"},
+    ],
+    "services": [{"hosts": ["svc.example"], "ports": [{"number": 443}], "endpoints": [{"address": "end.example"}]}],
+}
+
+
+def test_a_rule_that_asks_for_addresses_leaves_it_undecided_and_says_so():
+    explanation = located("a.example:443", **BY_ADDRESS)
+    assert explanation.lines()[1:] == (
+        "undecided: no-lan asks for the target's addresses, which are looked up first",
+        "  written at rules.yaml:1",
+        "DNS is asked for a.example",
+    )
+    assert not explanation.allowed
+    told = explanation.as_dict()
+    assert (told["decided_by"], told["asks_for_addresses"], told["looks_up"]) == (None, "no-lan", ["a.example"])
+
+
+def test_with_addresses_it_is_decided():
+    assert located("a.example:443", "10.1.1.1", **BY_ADDRESS).verdict.rule == "no-lan"
+    assert located("a.example:443", "1.1.1.1", **BY_ADDRESS).verdict.rule == "rest"
+
+
+def test_addresses_of_the_target_are_judged_and_those_of_the_endpoint_dialled():
+    intent = intent_about("svc.example:443", "10.1.2.3", "l")
+    told = policy(**BY_ADDRESS).explain(intent, ["10.5.5.5"], judged=["1.1.1.1"])
+    assert (told.verdict.rule, told.looks_up) == ("rest", ("end.example",))
+    assert [(finding.address, finding.dialled) for finding in told.addresses] == [("10.5.5.5", False)]
+
+
+# --- by which listener --------------------------------------------------------------------------------------------
+
+DOORS = [
+    {"protocol": "http", "port": 8080, "name": "web"},
+    {"protocol": "sni", "port": 8443},
+    {"protocol": "http-proxy", "port": 3128},
+]
+
+
+@pytest.mark.parametrize(
+    ("to", "asked", "found"),
+    [
+        ("https://a.example/", None, "sni:8443"),
+        ("http://a.example/", None, "web"),
+        ("http://a.example/", "http-proxy:3128", "http-proxy:3128"),
+    ],
+)
+def test_the_listener_is_the_one_that_was_asked_for_or_the_first_that_fits(to, asked, found):
+    listeners = Config.model_validate({"listeners": DOORS}).listeners
+    assert listener_for(listeners, intent_about(to, "10.1.2.3", ""), asked) == found
+
+
+@pytest.mark.parametrize(
+    ("to", "asked", "doors", "said"),
+    [
+        (
+            "https://a.example/",
+            "web",
+            DOORS,
+            r"expected a listener that takes tunnels \(sni:8443, http-proxy:3128\), got 'web'",
+        ),
+        ("http://a.example/", "none", DOORS, r"takes plain requests \(web, http-proxy:3128\), got 'none'"),
+        ("https://a.example/", None, DOORS[:1], r"no listener takes tunnels; .* ask for http://HOST/PATH"),
+        ("http://a.example/", None, DOORS[1:2], r"no listener takes plain requests; .* ask for HOST:PORT"),
+    ],
+)
+def test_where_no_listener_fits_it_is_a_value_error(to, asked, doors, said):
+    listeners = Config.model_validate({"listeners": doors}).listeners
+    with pytest.raises(ValueError, match=said):
+        listener_for(listeners, intent_about(to, "10.1.2.3", ""), asked)

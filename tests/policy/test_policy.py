@@ -575,3 +575,11 @@ def test_a_rule_sends_through_its_parent():
     parents = [{"name": name, "address": f"{name}.example", "port": 3128} for name in ("one", "two")]
     judge = policy(parents=parents, rules=[{"action": "allow", "hosts": ["a.example"], "parent": "two"}])
     assert judge.decide(intent("a.example")).parent == 1
+
+
+def test_inside_a_tunnel_to_an_address_of_a_service_any_name_may_be():
+    judge = policy(services=[{"hosts": ["w.svc.local"], "addresses": ["10.96.0.9"], "ports": [{"number": 443}]}])
+    asked = intent("10.96.0.9:443")
+    assert judge.agree(asked, judge.decide(asked), "en.wikipedia.org", False) == "match"
+    other = intent("10.96.0.8:443")
+    assert judge.agree(other, judge.decide(other), "en.wikipedia.org", False) == "mismatch"

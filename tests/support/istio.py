@@ -79,7 +79,6 @@ class Meets:
         adapted = istio.translate(
             [Source(0, "mesh.yaml", content)],
             files,
-            has_listeners="listeners" in self._beside,
             lenient=lenient,
             beside=self._beside,
         )

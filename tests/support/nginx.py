@@ -32,6 +32,8 @@ _VARIABLES = {
     "reused": "ssl_session_reused",
     "connection": "connection",
     "request": "connection_requests",
+    "client": "remote_addr",
+    "address": "server_addr",
 }
 
 
@@ -43,6 +45,8 @@ class Seen(NamedTuple):
     reused      `r`: the TLS session was resumed; `.`: it was not
     connection  number of the connection, in the order in which they came
     request     number of the request on its connection
+    client      address that the connection came from
+    address     that it was made to
     """
 
     method: str
@@ -56,6 +60,8 @@ class Seen(NamedTuple):
     reused: str
     connection: str
     request: str
+    client: str
+    address: str
 
 
 class Nginx:

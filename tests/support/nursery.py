@@ -8,9 +8,9 @@
     assert done.returncode == 0, done.stderr
 
 Most of what a start costs is imports, and the tests start some hundreds of proxies. A forked one differs from one that was
-started from nothing only in that: it has its own arguments, environment and descriptors (0, 1, 2 and no more), is in the
-network namespace of the thread that asked for it, runs the same `main`, and its interpreter ends in the ordinary way, with
-what that has to say of things left open.
+started from nothing only in that: it has its own arguments, environment and descriptors (0, 1, 2 and no more), is among the
+network and the mounts of the thread that asked for it, runs the same `main`, and its interpreter ends in the ordinary way,
+with what that has to say of things left open.
 
 There is one nursery for each test process. It ends when that closes its end of the socket between them, however it ends.
 """
@@ -34,8 +34,8 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 _MOST_BYTES = 200_000
 """Of a request: arguments and environment."""
-_NETWORK = "/proc/thread-self/ns/net"
-_CLONE_NEWNET = 0x4000_0000  # linux/sched.h
+_NAMESPACES = {"net": 0x4000_0000, "mnt": 0x2_0000}
+"""Those that tests go into, with their flags in linux/sched.h."""
 
 # --- in the test process ------------------------------------------------------------------------------------------
 
@@ -79,13 +79,19 @@ def spawn(arguments: Sequence[str], environment: Mapping[str, str], stdout: int,
     assert len(request) < _MOST_BYTES
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # A namespace is of a thread (see support.namespaces). Missed, what a test does to a host of its own is done to this one.
-    network = os.open(_NETWORK, os.O_RDONLY)
+    namespaces = [os.open(_namespace(kind), os.O_RDONLY) for kind in _NAMESPACES]
     try:
         with theirs:
-            socket.send_fds(_nursery(), [request], [stdout, stderr, theirs.fileno(), network])
+            socket.send_fds(_nursery(), [request], [stdout, stderr, theirs.fileno(), *namespaces])
     finally:
-        os.close(network)
+        for fd in namespaces:
+            os.close(fd)
     return Child(ours)
+
+
+def _namespace(kind: str) -> str:
+    """Where this thread's own is."""
+    return f"/proc/thread-self/ns/{kind}"
 
 
 def run(*arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
@@ -143,7 +149,7 @@ def _serve(fd: int) -> None:
                 report.close()
         if requests not in ready:
             continue
-        request, descriptors, _, _ = socket.recv_fds(requests, _MOST_BYTES, 4)
+        request, descriptors, _, _ = socket.recv_fds(requests, _MOST_BYTES, 3 + len(_NAMESPACES))
         if not request:
             os._exit(0)  # what still runs is nobody's any more
         pid = os.fork()
@@ -154,8 +160,8 @@ def _serve(fd: int) -> None:
                 report.close()
             _become(*json.loads(request), *descriptors)
             return
-        stdout, stderr, reporting, network = descriptors
-        for fd in (stdout, stderr, network):
+        stdout, stderr, reporting, *namespaces = descriptors
+        for fd in (stdout, stderr, *namespaces):
             os.close(fd)
         report = socket.socket(fileno=reporting)
         running[os.pidfd_open(pid)] = pid, report
@@ -170,24 +176,26 @@ def _say(report: socket.socket, number: int) -> None:
 
 
 def _become(
-    arguments: list[str], environment: dict[str, str], stdout: int, stderr: int, report: int, network: int
+    arguments: list[str], environment: dict[str, str], stdout: int, stderr: int, report: int, *namespaces: int
 ) -> None:
-    _enter(network)
+    for fd, (kind, flag) in zip(namespaces, _NAMESPACES.items(), strict=True):
+        _enter(fd, kind, flag)
+    os.chdir(_ROOT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
-    for fd in (stdout, stderr, report, network):
+    for fd in (stdout, stderr, report, *namespaces):
         os.close(fd)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = arguments
 
 
-def _enter(network: int) -> None:
-    """Go into this network namespace, or end: nothing may run in another one than it was meant for."""
-    if os.path.samestat(os.fstat(network), os.stat(_NETWORK)):  # noqa: PTH116
+def _enter(fd: int, kind: str, flag: int) -> None:
+    """Go into this namespace, or end: nothing may run in another one than it was meant for."""
+    if os.path.samestat(os.fstat(fd), os.stat(_namespace(kind))):  # noqa: PTH116
         return  # and no rights are needed
-    if ctypes.CDLL(None, use_errno=True).setns(network, _CLONE_NEWNET) != 0:
+    if ctypes.CDLL(None, use_errno=True).setns(fd, flag) != 0:
         os._exit(70)
 
 

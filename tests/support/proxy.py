@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[2]
 """Of the checkout: where `python -m egressproxy` finds the package."""
 
 SQUID_LINE = re.compile(
-    r"\d{10}\.\d{3} +\d+ \S+ [A-Z_]+/\d{3} \d+ \S+ \S+ - (?:HIER_DIRECT/\S+|HIER_NONE/-) (?:-|[a-z]+/[a-z+.-]+)"
+    r"\d{10}\.\d{3} +\d+ \S+ [A-Z_]+/\d{3} \d+ \S+ \S+ - "
+    r"(?:(?:HIER_DIRECT|FIRSTUP_PARENT)/\S+|HIER_NONE/-) (?:-|[a-z]+/[a-z+.-]+)"
 )
 """Any line of the Squid log, field by field."""
 

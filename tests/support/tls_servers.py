@@ -266,8 +266,19 @@ def _openssl(words: str, *arguments: str) -> None:
 # --- configurations -----------------------------------------------------------------------------------------------
 
 
-def config_of(*services: dict[str, Any], directory: Path | None = None) -> Config:
-    """A configuration with these services, each by what it has beside a host and a port."""
+def config_of(
+    *services: dict[str, Any], directory: Path | None = None, inline: dict[str, dict[str, bytes]] | None = None
+) -> Config:
+    """A configuration with these services, each by what it has beside a host and a port.
+
+    inline  secrets that are written out, as `secret_of` makes them
+    """
+    secrets: dict[str, Any] = {} if directory is None else {"directory": str(directory)}
+    if inline is not None:
+        secrets["inline"] = {
+            secret: {name.replace("_", "."): data.decode() for name, data in files.items()}
+            for secret, files in inline.items()
+        }
     return Config.model_validate(
         {
             "listeners": [{"protocol": "http", "address": "127.0.0.1", "port": 8080}],
@@ -275,7 +286,7 @@ def config_of(*services: dict[str, Any], directory: Path | None = None) -> Confi
                 {"hosts": [f"s{number}.example.test"], "ports": [{"number": 80, "protocol": "HTTP"}], **service}
                 for number, service in enumerate(services)
             ],
-            "secrets": {} if directory is None else {"directory": str(directory)},
+            "secrets": secrets,
         }
     )
 

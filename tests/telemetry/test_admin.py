@@ -9,11 +9,21 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from support.records import MISMATCH, TUNNEL
 
+from egressproxy.config.faults import Way
 from egressproxy.config.schema import Config
 from egressproxy.model import Endpoint, Intent, Problem, Target, Verdict
 from egressproxy.policy.policy import Policy
-from egressproxy.telemetry.admin import MAX_CONNECTIONS, MAX_LISTED, MAX_LISTED_WITHIN, MAX_TUNNELS_SHOWN, start_admin
+from egressproxy.telemetry.admin import (
+    MAX_CONNECTIONS,
+    MAX_LINES,
+    MAX_LISTED,
+    MAX_LISTED_WITHIN,
+    MAX_TUNNELS_SHOWN,
+    start_admin,
+)
+from egressproxy.telemetry.clusters import MAX_ENTRIES
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.record import RecordDraft
 
@@ -36,12 +46,17 @@ class State:
         self.loaded_at_unix_s = 1544160065.0
         self.sources = ("egressproxy.yaml",)
         self.last_reload_problems: tuple[Problem, ...] = ()
+        self.notes: tuple[Problem, ...] = ()
         self.policy = Policy.from_config(self.config, lambda address, port: False)
         self.drafts: list[RecordDraft] = []
         self.metrics = Metrics(version="1.2.3", loop="asyncio", live_drafts=self.open_drafts)
 
     def open_drafts(self) -> list[RecordDraft]:
         return self.drafts
+
+    def locate(self, way: Way) -> tuple[str, int | None]:
+        """As if each rule stood on a line of its own."""
+        return "egressproxy.yaml", way[1] + 10 if way[0] == "rules" and isinstance(way[1], int) else None
 
     def add_drafts(self, count: int) -> None:
         for number in range(len(self.drafts) + 1, len(self.drafts) + count + 1):
@@ -214,10 +229,150 @@ async def test_explain_refuses_what_it_cannot_read_in_visible_words(pages, query
     assert body[:-1].isprintable()
 
 
+async def test_explain_tells_file_and_line(pages):
+    query = "/explain?to=files.packages.example:443&client=10.1.2.3"
+    assert json.loads((await pages.ask(query))[2])["by_name"]["at"] == {"file": "egressproxy.yaml", "line": 10}
+    assert "  written at egressproxy.yaml:10\n" in (await pages.ask(query, Accept="text/plain"))[2]
+
+
+async def test_explain_asks_about_a_listener_that_there_is(pages):
+    status, _, body = await pages.ask("/explain?to=a.example:443&listener=back")
+    assert (status, body) == (400, "expected a listener that takes tunnels (front), got 'back'\n")
+    assert json.loads((await pages.ask("/explain?to=a.example:443&listener=front"))[2])["listener"] == "front"
+
+
+# --- pages as Envoy has them --------------------------------------------------------------------------------------
+
+
+async def test_the_mode_is_read_back(pages, state):
+    assert (await pages.ask("/mode"))[2] == "outboundTrafficPolicy:\n  mode: REGISTRY_ONLY\n"
+    state.config = Config.model_validate(CONFIG | {"outbound": "allow_any"})
+    assert "mode: ALLOW_ANY" in (await pages.ask("/mode"))[2]
+
+
+SERVICES = [{"hosts": ["en.wikipedia.org"], "ports": [{"number": 443}]}]
+
+
+@pytest_asyncio.fixture
+async def counting(state) -> State:
+    state.config = Config.model_validate(CONFIG | {"services": SERVICES})
+    state.metrics.counts_clusters = True
+    return state
+
+
+async def test_clusters_are_shown_with_their_endpoints_and_what_is_open(pages, counting):
+    counting.metrics.observe(TUNNEL)
+    counting.metrics.observe(TUNNEL)
+    counting.add_drafts(1)
+    body = (await pages.ask("/clusters"))[2]
+    assert "outbound|443||en.wikipedia.org::91.198.174.192:443::cx_total::2\n" in body
+    assert "outbound|443||files.packages.example::192.0.2.7:443::cx_active::1\n" in body
+    filtered = (await pages.ask("/clusters?filter=wikipedia.*cx_total"))[2]
+    assert filtered == "outbound|443||en.wikipedia.org::91.198.174.192:443::cx_total::2\n"
+
+
+async def test_clusters_say_where_nothing_is_counted(pages, state):
+    state.metrics.observe(TUNNEL)
+    assert (await pages.ask("/clusters"))[2].startswith("# nothing is counted by cluster: ")
+
+
+async def test_stats_are_counters_by_cluster_by_listener_and_of_the_check(pages, counting):
+    assert "cluster.outbound|443||en.wikipedia.org.upstream_cx_total: 0\n" in (await pages.ask("/stats"))[2]
+    counting.metrics.observe(TUNNEL._replace(listener="front"))
+    counting.metrics.observe(MISMATCH._replace(listener="front"))
+    counting.add_drafts(1)
+    lines = (await pages.ask("/stats"))[2].splitlines()
+    assert "cluster.outbound|443||en.wikipedia.org.upstream_cx_total: 2" in lines
+    assert "listener.0.0.0.0_3128.downstream_cx_total: 3" in lines
+    assert "listener.0.0.0.0_3128.downstream_cx_active: 1" in lines
+    assert "sni_verifier.snis_do_not_match: 1" in lines
+
+
+async def test_stats_may_be_only_those_that_are_used(pages, counting):
+    counting.metrics.observe(TUNNEL)
+    lines = (await pages.ask("/stats?usedonly&filter=^cluster"))[2].splitlines()
+    assert lines == [
+        "cluster.outbound|443||en.wikipedia.org.upstream_cx_rx_bytes_total: 87594",
+        "cluster.outbound|443||en.wikipedia.org.upstream_cx_total: 1",
+        "cluster.outbound|443||en.wikipedia.org.upstream_cx_tx_bytes_total: 702",
+    ]
+
+
+async def test_stats_for_prometheus_are_the_metrics(pages):
+    status, content_type, body = await pages.ask("/stats?format=prometheus")
+    assert (status, content_type.startswith("text/plain; version=0.0.4")) == (200, True)
+    assert "egressproxy_build_info{" in body
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/stats?filter=(a%2B)%2B",
+        "/clusters?filter=a|",
+        "/stats?format=html",
+        "/stats?fliter=x",
+        "/clusters?filter=%1b[31m",
+    ],
+)
+async def test_what_cannot_be_asked_of_statistics_is_told_in_visible_words(pages, path):
+    status, content_type, body = await pages.ask(path)
+    assert (status, content_type) == (400, "text/plain; charset=utf-8")
+    assert body.startswith("expected ")
+    assert body[:-1].isprintable()
+
+
+async def test_ten_thousand_clusters_are_cut_and_everybody_else_has_a_turn_meanwhile(pages, counting):
+    for number in range(MAX_ENTRIES):
+        counting.metrics.observe(TUNNEL._replace(target=Target(f"h{number}.example", 443, False)))
+    asking = asyncio.ensure_future(pages.ask("/stats"))
+    pauses, before = [], time.monotonic()
+    while not asking.done():
+        await asyncio.sleep(0)
+        now = time.monotonic()
+        pauses.append(now - before)
+        before = now
+    lines = (await asking)[2].splitlines()
+    assert len(lines) == MAX_LINES + 1
+    assert lines[-1].startswith("# and ")
+    assert len(pauses) > 20, "one long turn"
+    (line,) = (await pages.ask("/stats?filter=h9999.example.upstream_cx_total"))[2].splitlines()
+    assert line == "cluster.outbound|443||h9999.example.upstream_cx_total: 1"
+
+
+async def test_listeners_are_text_or_json(pages):
+    assert (await pages.ask("/listeners"))[2] == "0.0.0.0_3128::0.0.0.0:3128\n"
+    (told,) = json.loads((await pages.ask("/listeners?format=json"))[2])["listener_statuses"]
+    assert (told["name"], told["label"]) == ("0.0.0.0_3128", "front")
+
+
+async def test_routes_and_the_dump_are_json(pages, counting):
+    (table,) = json.loads((await pages.ask("/routes"))[2])
+    assert [host["name"] for host in table["virtual_hosts"]] == ["en.wikipedia.org:443", "blackhole:443"]
+    dump = json.loads((await pages.ask("/config_dump"))[2])
+    assert dump["configs"][1]["dynamic_route_configs"] == [{"route_config": table}]
+
+
+async def test_the_configuration_is_shown_with_notes_and_without_secrets(pages, state):
+    state.notes = (Problem("egressproxy.yaml", 4, "rules[1]", "never asked"),)
+    inline = {f"s{number}": {"tls.key": "VERY SECRET"} for number in range(MAX_LISTED + 2)}
+    state.config = Config.model_validate(CONFIG | {"secrets": {"inline": inline}})
+    text = (await pages.ask("/config"))[2]
+    body = json.loads(text)
+    assert body["notes"] == [
+        {"file": "egressproxy.yaml", "line": 4, "path": "rules[1]", "message": "never asked"},
+    ]
+    assert "VERY SECRET" not in text
+    assert body["config"]["secrets"]["inline"]["s0"] == {"tls.key": "**********"}
+    assert body["not_shown"] == {"secrets.inline": 2}
+
+
 async def test_the_index_names_every_page(pages):
     status, _, body = await pages.ask("/")
     assert status == 200
-    for path in ("/metrics", "/livez", "/readyz", "/tunnels", "/config"):
+    for path in (
+        *("/metrics", "/livez", "/readyz", "/tunnels", "/config", "/mode"),
+        *("/clusters", "/stats", "/listeners", "/routes", "/config_dump"),
+    ):
         assert path in body
         assert (await pages.ask(path))[0] == 200
     assert (await pages.ask("/elsewhere"))[0] == 404

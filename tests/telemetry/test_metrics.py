@@ -436,3 +436,38 @@ def test_nothing_a_client_sent_is_a_label():
     assert "evil" not in text
     assert "wikipedia" not in text
     assert json.dumps(TUNNEL.client) not in text
+
+
+# --- as others call it --------------------------------------------------------------------------------------------
+
+
+def test_the_sni_check_is_told_in_the_words_of_istio_s_filter():
+    metrics = new_metrics()
+    for outcome in ("match", "match", "mismatch", "no_sni", "not_tls", "malformed", "ech", "timeout"):
+        metrics.observe(TUNNEL._replace(sni_check=outcome))
+    metrics.observe(TUNNEL._replace(sni_check="malformed", outcome="hello_too_large"))
+    assert metrics.sni_verifier() == {
+        "client_hello_too_large": 1,
+        "inner_sni_found": 4,
+        "inner_sni_not_found": 1,
+        "snis_do_not_match": 1,
+        "tls_found": 5,
+        "tls_not_found": 2,
+    }
+
+
+def test_connections_are_summed_by_listener():
+    metrics = new_metrics()
+    for record in (TUNNEL, DENIED, NO_SNI):
+        metrics.observe(record)
+    assert metrics.connections_by_listener() == {"http-proxy:3128": 2, "sni:8443": 1}
+
+
+def test_clusters_are_counted_only_where_that_is_asked_for():
+    metrics = new_metrics()
+    metrics.observe(TUNNEL)
+    assert list(metrics.clusters.entries(())) == []
+    metrics.counts_clusters = True
+    metrics.observe(TUNNEL)
+    ((cluster, endpoint, counts),) = metrics.clusters.entries(())
+    assert (cluster, endpoint, counts.cx_total) == ("outbound|443||en.wikipedia.org", "91.198.174.192:443", 1)

@@ -23,7 +23,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.templates import TIMES, Operator, envoy_template
-from egressproxy.model import OUTBOUND
+from egressproxy.registry import PASSTHROUGH
+from egressproxy.telemetry.clusters import RELAYED, cluster_of
 from egressproxy.telemetry.formats.causes import (
     NOTHING,
     VIA_UPSTREAM,
@@ -128,7 +129,7 @@ _LOOSE = (_REASON, _FORWARDED, _AGENT)
 
 def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...]:
     """The fields of E7 in their order, as text, `-` for what there is not. Nothing is escaped. Hot: once per line."""
-    exchange, target, upstream, outcome = record.exchange, record.target, record.upstream, record.outcome
+    exchange, upstream, outcome = record.exchange, record.upstream, record.outcome
     forwarded = agent = request_id = authority = path = service_time = NOTHING
     is_http = True
     if exchange is not None:
@@ -136,7 +137,7 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         agent, request_id, forwarded = agent_ or NOTHING, id_ or NOTHING, forwarded_ or NOTHING
         if exchange.response_s is not None and not exchange.upgraded:
             service_time = str(int(exchange.response_s * 1000.0))
-    elif record.protocol in _RELAYED:
+    elif record.protocol in RELAYED:
         is_http = False
     else:
         path, authority = _without_exchange(record)
@@ -161,18 +162,13 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
     host = cluster = NOTHING
     if upstream is not None:
         host = f"{upstream.address}:{upstream.port}" if ":" not in upstream.address else str(upstream)
-    service = record.service
     route = NOTHING
     if outcome == "rule_denied" and is_refused_by_default(record):
         route = "block_all"
-        cluster = NOTHING if is_http or flags == "NR" or habits.cluster_of_upstream else "BlackHoleCluster"
-    elif target is not None and record.rule is not None:
-        route = "default"
-        if record.rule == OUTBOUND and service is None:
-            cluster, route = "PassthroughCluster", "allow_any"
-        else:
-            port = record.service_port or (target.port if upstream is None else upstream.port)
-            cluster = f"outbound|{port}||{service or target.host}"
+        cluster = NOTHING if habits.cluster_of_upstream else cluster_of(record) or NOTHING
+    elif record.target is not None and record.rule is not None:
+        cluster = cluster_of(record) or NOTHING
+        route = "allow_any" if cluster == PASSTHROUGH else "default"
         if upstream is None and (habits.cluster_of_upstream or (is_http and is_own_answer(details))):
             cluster = NOTHING
     if not is_http:
@@ -213,9 +209,6 @@ def facts_of(record: ConnectionRecord, habits: Habits = TODAY) -> tuple[str, ...
         route,
     )
 
-
-_RELAYED = frozenset({"sni", "auto"})
-"""Front ends whose connections show no request."""
 
 _URL = re.compile(r"[A-Za-z]+://([^/?]*)(.*)", re.DOTALL)
 

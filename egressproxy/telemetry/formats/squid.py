@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _BLANKS = 8  # behind the elapsed time
 _HTTP_PORT = 80
+_DIRECT, _PARENT = "HIER_DIRECT", "FIRSTUP_PARENT"
+"""Whom it went to: the origin, or the first parent that takes it (https://wiki.squid-cache.org/Features/LogFormat)."""
 _DENIED = frozenset(each.slug for each in (RuleDenied, AddressDenied, LoopDetected, TlsRequired, EchDenied))
 _TOO_LARGE = frozenset({"head_too_large", "target_too_long"})
 
@@ -53,6 +55,7 @@ def squid_line(record: ConnectionRecord, failed: str = "TCP_TUNNEL") -> str:
     host, port, _ = target
     if ":" in host:
         host = f"[{host}]"
+    contacted = _DIRECT if record.parent is None else _PARENT
     exchange = record.exchange
     if exchange is not None:
         path = exchange.path
@@ -63,12 +66,12 @@ def squid_line(record: ConnectionRecord, failed: str = "TCP_TUNNEL") -> str:
         line = (
             f" {record.client} TCP_MISS/{record.status or '000'} {record.reply_bytes + record.bytes_down} {record.method}"
             f" http://{host if port == _HTTP_PORT else f'{host}:{port}'}{path}"
-            f" {record.user or '-'} HIER_DIRECT/{upstream.address} {exchange.content_type or '-'}"
+            f" {record.user or '-'} {contacted}/{upstream.address} {exchange.content_type or '-'}"
         )
     elif record.opened:
         line = (
             f" {record.client} TCP_TUNNEL/{record.status or '000'} {record.reply_bytes + record.bytes_down} {record.method}"
-            f" {host}:{port} {record.user or '-'} HIER_DIRECT/{upstream.address} -"
+            f" {host}:{port} {record.user or '-'} {contacted}/{upstream.address} -"
         )
     else:
         return _careful(record, failed)
@@ -84,7 +87,8 @@ def _careful(record: ConnectionRecord, failed: str) -> str:
     size = record.reply_bytes
     error_page = CONTENT_TYPE if record.protocol != "sni" else "-"  # there it is an alert
     media_type = error_page if size else "-"
-    hierarchy = f"HIER_DIRECT/{field(record.upstream.address)}" if record.upstream is not None else "HIER_NONE/-"
+    contacted = _DIRECT if record.parent is None else _PARENT
+    hierarchy = f"{contacted}/{field(record.upstream.address)}" if record.upstream is not None else "HIER_NONE/-"
     if record.opened:
         code = "TCP_TUNNEL"
         size = record.bytes_down if exchange is not None else size + record.bytes_down

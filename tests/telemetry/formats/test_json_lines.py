@@ -52,6 +52,7 @@ def test_a_json_line_holds_the_record():
         "reason": "allowed by rule wiki",
         "reported": False,
         "service": None,
+        "parent": None,
         "status": 200,
         "outcome": "closed",
         "detail": None,
@@ -171,6 +172,7 @@ def test_an_opening_line_has_keys_of_the_closing_line():
         "reason": "allowed by rule wiki",
         "reported": True,
         "service": None,
+        "parent": None,
         "upstream": "[2001:db8::1]:443",
     }
     assert set(line) <= set(json.loads(json_form(TUNNEL)))

@@ -98,6 +98,7 @@ def _traffic_policy(fields: Fields, *, of_port: bool = False) -> TrafficPolicy:
             "tunnel": "a proxy on the way is a parent in the native form",
             "proxyProtocol": "is set on a rule in the native form",
         },
+        secure=False,
     )
     return TrafficPolicy(
         tls=None if tls is None else _client_tls(tls), connect_timeout_s=connect_timeout_s, ports=ports

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.istio.mesh import Cluster, Refusal
-from egressproxy.config.adapters.istio.objects import covers
+from egressproxy.config.adapters.istio.objects import wider
 from egressproxy.config.adapters.istio.routes import HTTP_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
+    from egressproxy.config.adapters.istio.fields import Report
     from egressproxy.config.adapters.istio.mesh import End, Mesh
     from egressproxy.config.adapters.istio.objects import Gateway, Port, Service
     from egressproxy.config.adapters.istio.routes import Carries, Leg, Routes
+    from egressproxy.hostport import HostPattern
 
 TLS_PORT = 443
 PROXY_PORT = 3128
@@ -25,22 +27,39 @@ HTTP_LISTENER = 8080
 TLS_LISTENER = 8443
 
 
-def listeners(gateways: Sequence[Gateway]) -> list[dict[str, Any]]:
+def listeners(gateways: Sequence[Gateway], behind: Mapping[int, int], report: Report) -> list[dict[str, Any]]:
     """The listeners of an egress gateway, and one for clients that know their proxy.
 
-    A Gateway may serve plain HTTP on 443. Then its port takes no TLS, as in Istio, where the two cannot share one.
+    behind  the ports that the gateway's pods have behind those of its Service, where a file tells them
+
+    A Gateway may serve plain HTTP on a port where others expect TLS. Then that port takes no TLS: one of Envoy's listeners has
+    one kind of filter chains.
     """
-    plain = any(one.port == TLS_PORT and one.mode == "NONE" for gateway in gateways for one in gateway.servers)
-    return [
-        {"name": "gateway-http", "protocol": "http", "port": HTTP_LISTENER, "service_port": HTTP_PORT},
-        {
-            "name": "gateway-tls",
-            "protocol": "http" if plain else "sni",
-            "port": TLS_LISTENER,
-            "service_port": TLS_PORT,
-        },
-        {"name": "proxy", "protocol": "http-proxy", "port": PROXY_PORT},
-    ]
+    found = {
+        HTTP_PORT: _listener("gateway-http", "http", HTTP_LISTENER, HTTP_PORT),
+        TLS_PORT: _listener("gateway-tls", "sni", TLS_LISTENER, TLS_PORT),
+    }
+    taken = {HTTP_LISTENER: HTTP_PORT, TLS_LISTENER: TLS_PORT, PROXY_PORT: 0}
+    decided: dict[int, str] = {}
+    for server in (one for gateway in gateways for one in gateway.servers):
+        number = server.port
+        protocol = {("http", "NONE"): "http", ("tls", "PASSTHROUGH"): "sni"}.get((server.routes, server.mode))
+        if protocol is None:
+            continue
+        if decided.setdefault(number, protocol) != protocol:
+            message = f"port {number} cannot serve TLS and plain HTTP at once: this server is not listened for"
+            report.note(server.mark, (), message)
+        elif number in found:
+            found[number]["protocol"] = protocol
+        elif taken.setdefault(behind.get(number, number), number) != number:
+            report.note(server.mark, (), f"no listener: port {behind.get(number, number)} is that of another")
+        else:
+            found[number] = _listener(f"gateway-{number}", protocol, behind.get(number, number), number)
+    return [*found.values(), {"name": "proxy", "protocol": "http-proxy", "port": PROXY_PORT}]
+
+
+def _listener(name: str, protocol: str, port: int, service_port: int) -> dict[str, Any]:
+    return {"name": name, "protocol": protocol, "port": port, "service_port": service_port}
 
 
 def own_sni(listeners: Iterable[Any], address: str, port: int) -> int | None:
@@ -92,7 +111,7 @@ class NativeRoutes:
         for carries in _BOTH:
             self._add(of_clients[carries], carries)
         for carries in _BOTH:
-            taken = of_clients[carries]
+            taken = {(leg.host, leg.port) for leg in of_clients[carries]}
             self._add(
                 (leg for leg in at_gateways[carries] if not _is_taken(leg, taken)), carries, spare_registered=True
             )
@@ -101,8 +120,8 @@ class NativeRoutes:
         for host in routes.gateway_services():
             self.native.append(At(mark, {"hosts": mesh.names_of(host), "refuse": "not_found"}))
         if closed:
-            plain = {server.port for each in routes.gateways for server in each.servers if server.mode == "NONE"}
-            self._refuse_unknown_requests(plain)
+            servers = [server for each in routes.gateways for server in each.servers]
+            self._refuse_unknown_requests({one.port for one in servers if (one.routes, one.mode) == ("http", "NONE")})
 
     def _add(self, legs: Iterable[Leg], carries: Carries, *, spare_registered: bool = False) -> None:
         """Legs as routes; neighbours that differ in their host alone share one."""
@@ -218,9 +237,9 @@ def _same(one: Leg, other: Leg) -> bool:
     )
 
 
-def _is_taken(leg: Leg, taken: Sequence[Leg]) -> bool:
+def _is_taken(leg: Leg, taken: Container[tuple[HostPattern, int]]) -> bool:
     """Whether the mesh decides all that a leg is for: its legs of a pattern leave nothing open."""
-    return any(other.port == leg.port and covers(other.host, leg.host) for other in taken)
+    return any((host, leg.port) in taken for host in wider(leg.host))
 
 
 def _is_remainder(leg: Leg) -> bool:

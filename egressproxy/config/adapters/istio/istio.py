@@ -6,7 +6,9 @@ they mean together, `emit` says it in native words. The fate of every kind of ob
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import Adapted, At, settle
@@ -25,7 +27,7 @@ from egressproxy.config.adapters.istio.fields import Report
 from egressproxy.config.adapters.istio.mesh import Mesh, Refusal, Secrets
 from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS, is_loopback
 from egressproxy.config.adapters.istio.routes import Routes
-from egressproxy.config.native import mark
+from egressproxy.config.native import mark, unmark
 from egressproxy.hostport import parse_host_pattern
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from egressproxy.config.adapters.adapter import Files, Source
     from egressproxy.config.adapters.istio.documents import Thing
     from egressproxy.config.adapters.istio.objects import Sidecar
+    from egressproxy.config.faults import Fault, Way
 
 ISTIO = "networking.istio.io"
 
@@ -61,21 +64,31 @@ def translate(
     sources: Sequence[Source],
     files: Files,
     *,
-    has_listeners: bool = True,
     lenient: bool,
     beside: Mapping[str, Any] | None = None,
 ) -> Adapted:
     """The native form of all Istio and Kubernetes files of one load.
 
-    has_listeners  other sources say where clients connect; else the listeners are those of the egress gateway
-    beside         native data of the other sources, not yet validated
+    beside  native data of the other sources, not yet validated. Where they say no listeners, these are the egress gateway's.
     """
     report = Report(lenient=lenient)
     first = mark(sources[0].number, 1)
-    read = _Objects(things(sources, report), report)
-    native = _native(read, beside or {}, first, has_listeners=has_listeners)
+    found = things(sources, report)
+    native = _native(_Objects(found, report), beside or {}, first)
     data, places = settle(At(first, native))
-    return Adapted(data, places, report.faults, report.notes)
+    starts = [(thing.fields.places.mark, thing.fields.way) for thing in found]
+    return Adapted(data, places, _with_objects(report.faults, starts), _with_objects(report.notes, starts))
+
+
+def _with_objects(faults: Sequence[Fault], starts: Sequence[tuple[int, Way]]) -> list[Fault]:
+    """Faults and notes that were found in what objects mean together, with the object that stands around their line."""
+    starts = sorted(starts)
+    named = []
+    for fault in faults:
+        at = bisect_right(starts, fault.mark, key=itemgetter(0)) - 1
+        inside = not fault.path and at >= 0 and unmark(starts[at][0])[0] == unmark(fault.mark)[0]
+        named.append(fault._replace(path=starts[at][1]) if inside else fault)
+    return named
 
 
 class _Objects:
@@ -158,11 +171,20 @@ class _Objects:
 
     def sidecar(self) -> Sidecar | None:
         """The Sidecar that counts for clients: that of their namespace, else that of the root."""
-        for namespace in (DEFAULT_NAMESPACE, self.settings.root_namespace):
-            for one in self.sidecars:
-                if one.namespace == namespace:
-                    return one
-        return None
+        order = (DEFAULT_NAMESPACE, self.settings.root_namespace)
+        counting = sorted(
+            (one for one in self.sidecars if one.namespace in order), key=lambda one: order.index(one.namespace)
+        )
+        for one in self.sidecars:
+            if one not in counting[:1]:
+                self.report.note(
+                    one.mark, (), f"counts for clients in {one.namespace}; here they are those of {order[0]}"
+                )
+        return counting[0] if counting else None
+
+    def ports_behind(self) -> dict[int, int]:
+        """Ports of egress gateways by those of their Services."""
+        return {number: port for one in self.kubernetes if self._is_gateway(one) for number, port in one.behind.items()}
 
     def find_secret(self, name: str) -> Mapping[str, str] | None:
         """The files of a Secret that gateways may use."""
@@ -185,12 +207,12 @@ def _some(value: Any) -> list[Any]:
     return [] if value is None else [value]
 
 
-def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listeners: bool) -> dict[str, Any]:
+def _native(read: _Objects, beside: Mapping[str, Any], first: int) -> dict[str, Any]:
     report, said = read.report, read.settings
     native: dict[str, Any] = {}
     listeners = beside.get("listeners", ())
-    if not has_listeners:
-        listeners = native["listeners"] = emit.listeners(read.gateways)
+    if "listeners" not in beside:
+        listeners = native["listeners"] = emit.listeners(read.gateways, read.ports_behind(), report)
     sidecar = read.sidecar()
     outbound = said.outbound or said.outbound_by_default
     if sidecar is not None and sidecar.outbound is not None:
@@ -199,7 +221,7 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int, *, has_listen
         native["outbound"] = outbound
     elif "outbound" not in beside:
         report.note(
-            first,
+            mark(unmark(first)[0], 0),  # no line in particular
             (),
             "no settings of the mesh are among the files: what is not registered is refused (registry_only), where Istio by "
             "itself lets everything pass; give the ConfigMap istio to decide it",
@@ -278,7 +300,7 @@ def _checks_all_ports(said: settings.Settings, mesh: Mesh, beside: Mapping[str, 
         how = "became sni_check: enforce"
     report.note(
         said.sni_check.mark,
-        ("EnvoyFilter",),
+        (),
         f"sni_verifier {how}: a tunnel whose TLS asks for another name than it was granted for is closed",
     )
     return not spares_others

@@ -81,7 +81,7 @@ def service(thing: Thing) -> Service | None:
         export_to=_export_to(thing),
         selector=selector,
         is_empty=kind != "ExternalName" and not selector,
-        private=kind != "ExternalName",
+        private=kind != "ExternalName" or endpoints[0].address.endswith(f".{CLUSTER_DOMAIN}"),
         knows_pods=kind != "ExternalName",
         behind=_behind(spec),
         mark=thing.fields.mark("spec"),
@@ -209,8 +209,8 @@ def is_for_gateways(thing: Thing, namespaces: frozenset[str]) -> bool:
     As Istio's secret controller picks them. One that says no namespace counts as put where it is asked for.
     """
     data = thing.fields.data
-    held = {*(data.get("data") or {}), *(data.get("stringData") or {})}
-    own = thing.name.startswith(("istio", "prometheus")) or "token" in held
+    has_token = any(isinstance(data.get(part), dict) and "token" in data[part] for part in ("data", "stringData"))
+    own = thing.name.startswith(("istio", "prometheus")) or has_token
     return not own and (thing.namespace is None or thing.namespace in namespaces)
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.istio.objects import (
     DEFAULT_NAMESPACE,
+    ByHost,
     ClientTls,
     DestinationRule,
     Endpoint,
     Port,
     Service,
     TrafficPolicy,
-    covers,
     meet,
 )
 
@@ -116,7 +116,8 @@ class Mesh:
         services  in the order in which they count: of two with one host and port the first stays
         own_sni   the port that this proxy's own `sni` listener at an address and port dials; None: it has none there
         """
-        self._rules = sorted(rules, key=lambda rule: rule.seniority)
+        in_order = sorted(rules, key=lambda rule: rule.seniority)
+        self._rules = ByHost((rule.host, rule) for rule in in_order)
         self._root = root_namespace
         self._sidecar = sidecar
         self._secrets = secrets
@@ -156,7 +157,7 @@ class Mesh:
                         found.append((one, port))
                     else:
                         self._report.note(
-                            one.mark, (one.title,), f"{one.host} port {port.number} is registered by an earlier object"
+                            one.mark, (), f"{one.host} port {port.number} is registered by an earlier object"
                         )
         return found
 
@@ -232,12 +233,12 @@ class Mesh:
         if view.at_gateway:
             default = None
             places.append(None)
+        covering = self._rules.covering(host)
         for place in places:
             fitting = [
                 rule
-                for rule in self._rules
+                for rule in covering
                 if (rule.namespace or default) == place
-                and covers(rule.host, host)
                 and (rule.namespace is None or exported(rule.export_to, rule.namespace, view.namespace))
             ]
             if fitting:
@@ -272,6 +273,12 @@ class Mesh:
         end = self._cluster(service, port.number, "", CLIENTS, service.host, port.mark)
         if isinstance(end, Cluster):
             self._used[end.name].by_name = True
+        if port.spoken == "TCP" and not service.addresses and not service.private:
+            self._report.note(
+                port.mark,
+                (),
+                f"TCP without addresses is known by the name {service.host}; Istio takes all that goes to port {port.number}",
+            )
         return end
 
     def _cluster(self, service: Service, number: int, subset: str, view: View, asked: HostPattern, mark: int) -> End:
@@ -352,7 +359,7 @@ class Mesh:
         has_own_ca = tls.ca is not None or tls.credential is not None
         if tls.skips_verification:
             native["verify"] = False
-            note(tls.mark, ("tls",), f"insecureSkipVerify: {host} may be anybody, its certificate is not checked")
+            note(tls.mark, (), f"insecureSkipVerify: {host} may be anybody, its certificate is not checked")
             return At(tls.mark, native)
         if tls.ca is not None:
             native["ca"] = tls.ca
@@ -362,7 +369,7 @@ class Mesh:
             native["verify"] = "chain"
             note(
                 tls.mark,
-                ("tls",),
+                (),
                 f"a sni switches the check of names off: any certificate of the authority passes for {host}; "
                 "name it in subjectAltNames to have it checked",
             )

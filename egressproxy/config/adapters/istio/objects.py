@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Literal
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from egressproxy.config.faults import shown
-from egressproxy.hostport import HostPattern, parse_host_pattern
+from egressproxy.hostport import ANY_HOST, HostPattern, parse_host_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from egressproxy.config.adapters.istio.documents import Thing
     from egressproxy.config.adapters.istio.fields import Fields
+
+T = TypeVar("T")
 
 VERSIONS = ("v1alpha3", "v1beta1", "v1")
 NOT_HERE = "is not done by this proxy"
@@ -335,6 +338,45 @@ def meet(one: HostPattern, other: HostPattern) -> HostPattern | None:
     if covers(one, other):
         return other
     return one if covers(other, one) else None
+
+
+def wider(pattern: HostPattern) -> Iterator[HostPattern]:
+    """The patterns that cover one, itself first, then the longest suffix."""
+    yield pattern
+    labels = [] if pattern.is_address else pattern.host.split(".")
+    for first in range(1, len(labels)):
+        yield HostPattern("suffix", ".".join(labels[first:]))
+    if pattern.kind != "any":
+        yield ANY_HOST
+
+
+class ByHost(Generic[T]):
+    """Things that are for hosts, found by a pattern without going through all of them, in the order in which they came."""
+
+    def __init__(self, things: Iterable[tuple[HostPattern, T]]) -> None:
+        self._all: dict[HostPattern, list[tuple[int, T]]] = {}
+        for number, (pattern, thing) in enumerate(things):
+            self._all.setdefault(pattern, []).append((number, thing))
+
+    def covering(self, pattern: HostPattern) -> list[T]:
+        """What is for every host of a pattern."""
+        return self._in_order(each for one in wider(pattern) for each in self._all.get(one, ()))
+
+    def meeting(self, pattern: HostPattern) -> list[T]:
+        """What is for a host of a pattern."""
+        if pattern.kind == "exact":
+            return self.covering(pattern)
+        return self._in_order(
+            each for one, found in self._all.items() if meet(one, pattern) is not None for each in found
+        )
+
+    def exactly(self, pattern: HostPattern) -> list[T]:
+        """What is for this very pattern."""
+        return [thing for _, thing in self._all.get(pattern, ())]
+
+    @staticmethod
+    def _in_order(found: Iterable[tuple[int, T]]) -> list[T]:
+        return [thing for _, thing in sorted(found, key=itemgetter(0))]
 
 
 def is_address(text: str) -> bool:

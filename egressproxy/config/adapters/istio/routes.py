@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from egressproxy.config.adapters.istio.kubernetes import name_of, pods_of
 from egressproxy.config.adapters.istio.mesh import CLIENTS, Refusal, View, by_depth, exported
-from egressproxy.config.adapters.istio.objects import MESH, covers, meet
+from egressproxy.config.adapters.istio.objects import MESH, ByHost, covers, meet, wider
 from egressproxy.hostport import ANY_HOST, HostPattern
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
         Destination,
         Gateway,
         Match,
+        Port,
         Route,
         Server,
         Service,
-        Spoken,
         VirtualService,
     )
 
@@ -127,7 +127,8 @@ class Routes:
 
     def requests_of_clients(self) -> list[Leg]:
         """What sidecars do with plain requests."""
-        seen = self._mesh.seen()
+        parsed = [(one.host, (one, port)) for one, port in self._mesh.seen() if port.spoken in ("HTTP", "ANY")]
+        seen = ByHost(parsed)
         claims: dict[tuple[HostPattern, int], list[Leg]] = {}
         wholes = sorted(self._in_mesh("http"), key=lambda pair: by_depth(pair[1]))  # stable: the oldest first
         for one, host in wholes:
@@ -142,26 +143,28 @@ class Routes:
 
     def tunnels_of_clients(self) -> list[Leg]:
         """What sidecars do with TLS, by its server name, and with TCP."""
+        by_tls = ByHost((host, one) for one, host in self._in_mesh("tls"))
+        by_tcp = ByHost((host, one) for one, host in self._in_mesh("tcp"))
         found: dict[tuple[HostPattern, int], list[Leg]] = {}
         remainders: list[Leg] = []
         for service, port in self._mesh.seen():
             number = port.number
             if port.spoken in ("TLS", "ANY"):
-                legs = self._tls_legs(self._for_service(service), MESH, ANY_HOST, number, CLIENTS)
+                legs = self._tls_legs(
+                    list(dict.fromkeys(by_tls.meeting(service.host))), MESH, ANY_HOST, number, CLIENTS
+                )
                 for leg in legs:
                     found.setdefault((leg.host, number), [leg])
                 if legs:
                     remainders.append(_refusing(service.host, number, _CLOSE, legs[-1].mark))
             if port.spoken in ("TCP", "ANY"):
                 for host in (service.host, *_literals(service)):
-                    if (host, number) not in found and (legs := self._tcp_legs(service, host, number)):
+                    if (host, number) not in found and (
+                        legs := self._tcp_legs(by_tcp.covering(service.host), host, number)
+                    ):
                         found[host, number] = legs
         pairs = sorted(found, key=lambda pair: by_depth(pair[0]))
-        remainders = [
-            leg
-            for leg in remainders
-            if not any(covers(host, leg.host) and number == leg.port for host, number in pairs)
-        ]
+        remainders = [leg for leg in remainders if not any((host, leg.port) in found for host in wider(leg.host))]
         remainders.sort(key=lambda leg: by_depth(leg.host))
         return [leg for pair in pairs for leg in found[pair]] + remainders
 
@@ -174,15 +177,9 @@ class Routes:
             if self._mesh.shows(one.export_to, one.namespace, host, CLIENTS)
         ]
 
-    def _for_service(self, service: Service) -> list[VirtualService]:
-        """VirtualServices that sidecars look at for a TLS service."""
-        found = (one for one, host in self._in_mesh("tls") if meet(host, service.host) is not None)
-        return list(dict.fromkeys(found))
-
-    def _tcp_legs(self, service: Service, host: HostPattern, port: int) -> list[Leg]:
-        for one, pattern in self._in_mesh("tcp"):
-            if not covers(pattern, service.host):
-                continue
+    def _tcp_legs(self, rules_of: Sequence[VirtualService], host: HostPattern, port: int) -> list[Leg]:
+        """The first tcp route that fits."""
+        for one in rules_of:
             for route, _ in _fitting(one.tcp, one, MESH, port):
                 return self._followed(route, host, port, CLIENTS, "tunnels")
         return []
@@ -229,14 +226,12 @@ class Routes:
                 if server.mode not in ("NONE", "PASSTHROUGH"):
                     self._report.note(
                         server.mark,
-                        ("Gateway", gateway.name),
+                        (),
                         f"TLS between mesh and gateway ({server.mode}) is not spoken: both are this process; who comes to the "
                         "gateway from outside the mesh is not served on this port",
                     )
                 elif server.routes == "tcp":
-                    self._report.note(
-                        server.mark, ("Gateway", gateway.name), "reached by routes only: TCP names no host by itself"
-                    )
+                    self._report.note(server.mark, (), "reached by routes only: TCP names no host by itself")
 
     # --- rules
 
@@ -292,7 +287,7 @@ class Routes:
         if any(refusals) or any(len(legs) > 1 or legs[0].conditions or legs[0].host != pattern for _, legs in ways):
             self._report.fault(
                 route.mark,
-                ("VirtualService",),
+                (),
                 "shares between destinations of which one leads nowhere, or is told further by conditions, are not done here; "
                 "see the notes of this file, or write one destination",
             )
@@ -473,15 +468,13 @@ def _fitting(routes: Sequence[Route], owner: VirtualService, at: str, port: int)
                 yield route, match
 
 
-def _attached(host: HostPattern, seen: Sequence[tuple[Service, Any]]) -> list[tuple[HostPattern, int]]:
-    """Hosts and ports that the http routes for a host are attached to in the mesh."""
-    spoken: tuple[Spoken, ...] = ("HTTP", "ANY")
-    found = [
-        (service.host if covers(host, service.host) else host, port.number)
-        for service, port in seen
-        if port.spoken in spoken
-        and (service.host == host if host.kind == "exact" else meet(host, service.host) is not None)
-    ]
+def _attached(host: HostPattern, parsed: ByHost[tuple[Service, Port]]) -> list[tuple[HostPattern, int]]:
+    """Hosts and ports that the http routes for a host are attached to in the mesh.
+
+    parsed  the services and ports where HTTP is spoken
+    """
+    fitting = parsed.exactly(host) if host.kind == "exact" else parsed.meeting(host)
+    found = [(service.host if covers(host, service.host) else host, port.number) for service, port in fitting]
     if all(number != HTTP_PORT for _, number in found):
         found.append((host, HTTP_PORT))
     return list(dict.fromkeys(found))

@@ -34,6 +34,7 @@ MAX_INCLUDED = 1000
 """Files of one configuration. Squid has no bound; two files that each include both are 65,536 at its depth."""
 
 _BLANKS = " \t"
+_BLANK = re.compile(r"[ \t]+")
 
 
 class Statement(NamedTuple):
@@ -241,7 +242,7 @@ class Lexer:
 
 
 def _statement(source: Source, line: int, text: str) -> Statement:
-    name, rest = [*text.strip(_BLANKS).split(maxsplit=1), ""][:2]
+    name, rest = [*_BLANK.split(text.strip(_BLANKS), maxsplit=1), ""][:2]
     return Statement(mark(source.number, line), line, source, name, rest)
 
 

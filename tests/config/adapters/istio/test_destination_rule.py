@@ -64,6 +64,12 @@ def test_what_is_about_load_is_noted(inside: str) -> None:
     assert (found.faults, len(found.notes)) == ([], 2)  # the other is about settings of the mesh
 
 
+def test_an_unknown_field_about_load_is_noted_where_the_reader_is_lenient() -> None:
+    assert len(meets(A, policy("novelty: {}")).faults) == 1
+    assert meets(A, policy("novelty: {}"), lenient=True).faults == []
+    assert len(meets(A, policy("tls: {mode: SIMPLE, novelty: {}}"), lenient=True).faults) == 1
+
+
 def test_round_robin_is_what_happens_and_no_note() -> None:
     assert len(meets(A, policy("loadBalancer: {simple: ROUND_ROBIN}")).notes) == 1
 

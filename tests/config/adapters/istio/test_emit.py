@@ -23,11 +23,47 @@ def test_without_listeners_they_are_those_of_the_gateway() -> None:
     ]
 
 
-def test_a_gateway_that_serves_plain_http_on_443_takes_no_tls_there() -> None:
-    gateway = thing(
-        "Gateway g", "{selector: {a: b}, servers: [{port: {number: 443, name: p, protocol: HTTP}, hosts: ['*']}]}"
+def gateway(port: int, protocol: str, rest: str = "", name: str = "g") -> str:
+    server = f"{{port: {{number: {port}, name: p, protocol: {protocol}}}, hosts: ['*']{rest}}}"
+    return thing(f"Gateway {name}", f"{{selector: {{a: b}}, servers: [{server}]}}")
+
+
+PASSES = ", tls: {mode: PASSTHROUGH}"
+
+
+@pytest.mark.parametrize(
+    ("text", "listener"),
+    [
+        (gateway(443, "HTTP"), ("gateway-tls", "http", 8443, 443)),  # it takes no TLS then
+        (gateway(443, "HTTPS", PASSES), ("gateway-tls", "sni", 8443, 443)),
+        (gateway(8081, "HTTP"), ("gateway-8081", "http", 8081, 8081)),
+        (gateway(15443, "TLS", PASSES), ("gateway-15443", "sni", 15443, 15443)),
+    ],
+)
+def test_listeners_for_the_servers_of_gateways(text: str, listener: tuple[Any, ...]) -> None:
+    assert listener in listeners(REGISTRY_ONLY, text)
+
+
+def test_a_listener_is_behind_the_port_of_the_gateway_s_service() -> None:
+    service = (
+        "apiVersion: v1\nkind: Service\nmetadata: {name: egress}\n"
+        "spec: {selector: {a: b}, ports: [{port: 81, targetPort: 8081, name: http}]}\n"
     )
-    assert listeners(REGISTRY_ONLY, gateway)[1] == ("gateway-tls", "http", 8443, 443)
+    assert ("gateway-81", "http", 8081, 81) in listeners(REGISTRY_ONLY, gateway(81, "HTTP"), service)
+
+
+@pytest.mark.parametrize(
+    ("texts", "note"),
+    [
+        (
+            (gateway(443, "HTTP"), gateway(443, "TLS", PASSES, "h")),
+            "port 443 cannot serve TLS and plain HTTP at once: this server is not listened for",
+        ),
+        ((gateway(3128, "HTTP"),), "no listener: port 3128 is that of another"),
+    ],
+)
+def test_servers_that_no_listener_can_have_are_noted(texts: tuple[str, ...], note: str) -> None:
+    assert [each for each in meets(REGISTRY_ONLY, *texts, beside={}).notes if each.endswith(note)]
 
 
 def test_listeners_of_others_are_left_alone() -> None:
@@ -35,10 +71,7 @@ def test_listeners_of_others_are_left_alone() -> None:
 
 
 def test_a_gateway_says_who_the_client_is() -> None:
-    gateway = thing(
-        "Gateway g", "{selector: {a: b}, servers: [{port: {number: 80, name: p, protocol: HTTP}, hosts: [a.example]}]}"
-    )
-    assert meets(REGISTRY_ONLY, gateway).data["http"] == {"forwarded_for": "append"}
+    assert meets(REGISTRY_ONLY, gateway(80, "HTTP")).data["http"] == {"forwarded_for": "append"}
     assert "http" not in meets(REGISTRY_ONLY).data
 
 

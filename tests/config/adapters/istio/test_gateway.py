@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.istio import entry, meets, thing
+from support.istio import REGISTRY_ONLY, entry, meets, thing
 
 A = entry("a.example", "80 HTTP")
 
@@ -81,6 +81,11 @@ def test_a_host_of_a_gateway_may_name_the_namespace_of_its_routes() -> None:
         ("x", "not_found"),
     ):
         assert meets(A, gateway.replace("NS", namespace), route).get("a.example:80/") == expected
+
+
+def test_sidecars_of_other_namespaces_are_noted() -> None:
+    found = meets(REGISTRY_ONLY, thing("Sidecar s other", "{}"), thing("Sidecar t", "{}"))
+    assert found.notes == ["11 Sidecar.s: counts for clients in other; here they are those of default"]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.istio import REGISTRY_ONLY, entry, meets, thing
+from support.istio import REGISTRY_ONLY, Meets, entry, meets, thing
 
 from egressproxy.config.load import Loaded, load
+from egressproxy.config.native_text import native_lines
 from egressproxy.errors import ConfigError
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "istio"
@@ -345,3 +346,69 @@ def test_the_published_filters_are_recognised_in_both_shapes() -> None:
     old = scenario(POLICY, "wildcard-arbitrary-sni-proxy/variants/1.1-03-mtls-enabled.yaml").data["sni_check"]
     new = scenario(POLICY, "wildcard-arbitrary-sni-proxy/04-envoyfilter-sni-verifier.yaml").data["sni_check"]
     assert (old, new) == ("enforce", "enforce")
+
+
+# --- convert ------------------------------------------------------------------------------------------------------
+
+
+def converted(loaded: Loaded, folder: Path) -> Loaded:
+    """The configuration that `convert` prints, loaded."""
+    path = folder / "native.yaml"
+    path.write_text("\n".join(native_lines(loaded.config, loaded.locate)) + "\n")
+    return load([str(path)])
+
+
+@needs_published
+@pytest.mark.parametrize("names", [names for names, _ in SCENARIOS], ids=lambda names: str(names[-1]))
+def test_what_convert_prints_is_the_same_configuration(names: list[str], tmp_path: Path) -> None:
+    loaded = load([f"istio:{PUBLISHED / name}" for name in (POLICY, *names)])
+    assert converted(loaded, tmp_path).config == loaded.config
+
+
+# --- our own examples ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(OWN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_our_own_examples_load_and_convert_to_themselves(path: Path, tmp_path: Path) -> None:
+    loaded = load([str(path)])
+    assert loaded.config.services
+    assert converted(loaded, tmp_path).config == loaded.config
+
+
+def example(name: str) -> Meets:
+    return meets((OWN / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        (
+            "registry",
+            {
+                "get httpbin.org:80/get": "outbound|80||httpbin.org",
+                "tunnel www.example.com:443": "outbound|443||www.example.com",
+                "tunnel en.wikipedia.org:443": "outbound|443||*.wikipedia.org",
+                "tunnel wikipedia.org:443": "refused",
+                "get unknown.example:80/": "refused",
+            },
+        ),
+        (
+            "tls-origination",
+            {
+                "get edition.cnn.com:80/politics": "outbound|443|tls-origination|edition.cnn.com",
+                "tunnel edition.cnn.com:443": "outbound|443||edition.cnn.com",
+            },
+        ),
+        (
+            "gateway",
+            {
+                "get edition.cnn.com:80/politics": "outbound|443||edition.cnn.com",
+                "tunnel en.wikipedia.org:443": "outbound|443||www.wikipedia.org",
+                "get unknown.example:80/": "refused",
+            },
+        ),
+    ],
+)
+def test_what_clients_meet_in_our_own_examples(name: str, asks: dict[str, str]) -> None:
+    found = example(name)
+    assert {ask: getattr(found, ask.partition(" ")[0])(ask.partition(" ")[2]) for ask in asks} == asks

@@ -32,6 +32,11 @@ def test_an_external_name_is_looked_up_and_not_private() -> None:
     assert "private_addresses" not in native
 
 
+def test_an_external_name_inside_the_cluster_is_private() -> None:
+    (native,) = meets(EXTERNAL.replace("httpbin.example", "a.b.svc.cluster.local")).data["services"]
+    assert native["private_addresses"]
+
+
 def test_the_bare_name_is_for_the_clients_own_namespace() -> None:
     found = meets(REGISTRY_ONLY, EXTERNAL.replace("name: my-httpbin}", "name: my-httpbin, namespace: other}"))
     assert found.get("my-httpbin.other:80/") == "outbound|80||my-httpbin.other.svc.cluster.local"

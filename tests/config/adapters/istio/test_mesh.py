@@ -348,6 +348,14 @@ def test_an_entry_as_native_service(text: str, expected: dict[str, Any]) -> None
     assert found.config.services[0].label == expected["name"]
 
 
+def test_tcp_without_addresses_is_noted() -> None:
+    found = meets(REGISTRY_ONLY, entry("db.example", "3306 TCP"))
+    assert found.notes == [
+        "11 ServiceEntry.db.example: TCP without addresses is known by the name db.example; Istio takes all that goes to "
+        "port 3306"
+    ]
+
+
 def test_a_subset_is_reached_by_routes_only_and_has_the_endpoints_with_its_labels() -> None:
     endpoints = "[{address: 192.0.2.1, labels: {v: one}}, {address: 192.0.2.2, labels: {v: two}}]"
     found = meets(

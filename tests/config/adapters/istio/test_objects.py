@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egressproxy.config.adapters.istio.objects import covers, full_pattern, is_address, is_loopback, meet
+from egressproxy.config.adapters.istio.objects import ByHost, covers, full_pattern, is_address, is_loopback, meet, wider
 from egressproxy.hostport import parse_host_pattern
 
 
@@ -49,3 +49,25 @@ def test_a_short_name_is_a_service_of_the_namespace(name: str, whole: str) -> No
 def test_addresses() -> None:
     assert [is_address(text) for text in ("192.0.2.1", "::1", "a.example")] == [True, True, False]
     assert [is_loopback(text) for text in ("127.0.0.2", "::1", "192.0.2.1", "localhost")] == [True, True, False, False]
+
+
+def test_what_covers_a_pattern_comes_from_the_narrowest_on() -> None:
+    def names(pattern: str) -> list[str]:
+        return [str(each) for each in wider(parse_host_pattern(pattern))]
+
+    assert names("a.b.example") == ["a.b.example", "*.b.example", "*.example", "*"]
+    assert names("*.b.example") == ["*.b.example", "*.example", "*"]
+    assert names("192.0.2.1") == ["192.0.2.1", "*"]
+    assert names("*") == ["*"]
+
+
+PATTERNS = ["*.example", "a.example", "*", "a.b.example", "*.b.example", "192.0.2.1", "a.example"]
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, "c.b.example", "*.a.b.example", "other.test"])
+def test_an_index_finds_what_going_through_all_would_find_in_the_same_order(pattern: str) -> None:
+    things = [(parse_host_pattern(text), number) for number, text in enumerate(PATTERNS)]
+    index, asked = ByHost(things), parse_host_pattern(pattern)
+    assert index.covering(asked) == [number for each, number in things if covers(each, asked)]
+    assert index.meeting(asked) == [number for each, number in things if meet(each, asked) is not None]
+    assert index.exactly(asked) == [number for each, number in things if each == asked]

@@ -322,6 +322,12 @@ def test_no_resolution_at_a_gateway_is_an_empty_cluster() -> None:
     assert any("a gateway does not know what its client dialled" in note for note in found.notes)
 
 
+def test_a_gateway_s_port_of_tcp_knows_no_hosts() -> None:
+    found = meets(REGISTRY_ONLY, CNN, gateway("TCP", None, port=8000))
+    assert found.get("unknown.example:8000/") == "close"
+    assert any("reached by routes only: TCP names no host by itself" in note for note in found.notes)
+
+
 def test_a_gateway_s_route_to_a_gateway_ends() -> None:
     loop = THROUGH.replace(to("edition.cnn.com", 80), to(GATEWAY_HOST, 80))
     assert meets(CNN, OPEN, SUBSET, loop).get("edition.cnn.com:80/") == "unavailable"

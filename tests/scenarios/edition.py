@@ -1,0 +1,129 @@
+"""Which files the scenarios run from, and the names that stand in them.
+
+The documents' own files, where they lie next to the repository; else ours in config/istio/scenarios, which say the same with
+other names. `EGRESSPROXY_SCENARIOS=own` asks for ours in any case.
+
+A file is known by its folder and by what its name begins with, which both editions share: `files("egress-control", "01")`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.proxy import ROOT
+
+PUBLISHED_FILES = ROOT.parent / "shared" / "istio"
+OWN_FILES = ROOT / "config" / "istio" / "scenarios"
+
+IS_PUBLISHED = PUBLISHED_FILES.is_dir() and os.environ.get("EGRESSPROXY_SCENARIOS") != "own"
+FILES = PUBLISHED_FILES if IS_PUBLISHED else OWN_FILES
+
+
+class Names(NamedTuple):
+    """Names in the files of one edition.
+
+    news           a site that redirects HTTP to HTTPS
+    echo           a site that tells its clients what they sent, over plain HTTP
+    search         another site with HTTPS
+    library        a domain; `en.`, `de.` and `www.` below it are sites with HTTPS
+    server         a server that may ask for client certificates, by its name inside the cluster
+    client         subject of the certificate that such clients show
+    proxy          the label of a TCP ServiceEntry for another proxy
+    echo_service   the Service of type ExternalName that stands for `echo`
+    sni_proxy      the label of the ServiceEntry for the SNI proxy beside the gateway
+    cluster_address  of the Service with hand-written Endpoints
+    endpoints      the addresses in those
+    """
+
+    news: str
+    echo: str
+    search: str
+    library: str
+    server: str
+    client: str
+    proxy: str
+    echo_service: str
+    sni_proxy: str
+    pages_service: str
+    cluster_address: str
+    endpoints: tuple[str, str]
+    proxy_address: str
+
+
+_PUBLISHED = Names(
+    news="edition.cnn.com",
+    echo="httpbin.org",
+    search="www.google.com",
+    library="wikipedia.org",
+    server="my-nginx.mesh-external.svc.cluster.local",
+    client="CN=client.example.com",
+    proxy="my-company-proxy.com",
+    echo_service="my-httpbin.default.svc.cluster.local",
+    sni_proxy="sni-proxy.local",
+    pages_service="my-wikipedia.default.svc.cluster.local",
+    cluster_address="172.21.156.230",
+    endpoints=("91.198.174.192", "198.35.26.96"),
+    proxy_address="172.30.109.95",
+)
+_OWN = Names(
+    news="news.example.com",
+    echo="echo.example.com",
+    search="search.example.com",
+    library="library.example.org",
+    server="vault.outside.svc.cluster.local",
+    client="CN=egress.example.com",
+    proxy="upstream-proxy.example.com",
+    echo_service="echo.default.svc.cluster.local",
+    sni_proxy="by-name.local",
+    pages_service="library.default.svc.cluster.local",
+    cluster_address="172.21.7.7",
+    endpoints=("198.41.30.10", "198.41.30.11"),
+    proxy_address="172.30.109.95",
+)
+NAMES = _PUBLISHED if IS_PUBLISHED else _OWN
+
+
+def folder(scenario: str) -> Path:
+    """The folder of a scenario; the test is skipped where this edition has none."""
+    found = FILES / scenario
+    if not found.is_dir():
+        pytest.skip(f"no {scenario} among {FILES.name}")
+    return found
+
+
+def files(scenario: str, *beginnings: str) -> list[Path]:
+    """The YAML files of a scenario whose names begin so, in the order asked for; without `beginnings` the numbered ones."""
+    if not beginnings:
+        return sorted(folder(scenario).glob("[0-9]*.yaml"))
+    return [file(scenario, beginning) for beginning in beginnings]
+
+
+def file(scenario: str, beginning: str) -> Path:
+    """The one file of a scenario whose name begins so."""
+    found = sorted(folder(scenario).glob(f"{beginning}*"))
+    assert len(found) == 1, f"{beginning} in {scenario}: {[each.name for each in found]}"
+    return found[0]
+
+
+_OWN_BEGINNINGS = {"seed-003-": "http-on-443-", "seed-004-": "echo-"}
+"""Of variants that our edition calls otherwise."""
+
+
+def variant(scenario: str, beginning: str) -> Path:
+    """A file below `variants`; the test is skipped where this edition has none."""
+    if not IS_PUBLISHED:
+        for published, own in _OWN_BEGINNINGS.items():
+            beginning = beginning.replace(published, own)
+    found = sorted((folder(scenario) / "variants").glob(f"{beginning}*"))
+    if not found:
+        pytest.skip(f"no variant {beginning} of {scenario} among {FILES.name}")
+    assert len(found) == 1, [each.name for each in found]
+    return found[0]
+
+
+def mesh(mode: str) -> Path:
+    """The mesh's ConfigMap with this mode: `allow-any` or `registry-only`."""
+    return file("common", f"configmap-istio-{mode}")
