@@ -1,7 +1,7 @@
 """A Deployment is rolled over under load, and nobody notices.
 
 What Kubernetes does of it is stood for by two parts of the test: `Service` sends each new connection to a pod that is ready and
-not about to end, as kube-proxy does, and learns of both late; `roll` replaces a pod as a Deployment with maxUnavailable: 0
+not told to end, as kube-proxy does, and learns of both late; `roll` replaces a pod as a Deployment with maxUnavailable: 0
 does: a new one first, then `preStop: sleep`, then SIGTERM to the old one, which drains. The proxies are real, so are load
 and origin.
 """
@@ -40,7 +40,6 @@ PIECE = 16_384
 class Pod:
     proxy: Proxy
     ready: bool = False
-    ending: bool = False
     served: int = 0
     probing: asyncio.Task[None] | None = None
 
@@ -62,7 +61,7 @@ class Service:
             self.carrying.discard(here)
 
     async def _carry(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        able = [pod for pod in self.pods if pod.ready and not pod.ending]
+        able = [pod for pod in self.pods if pod.ready]
         if not able:
             answer.close()
             return
@@ -191,12 +190,10 @@ class Cluster:
         self._endings.append(asyncio.get_running_loop().create_task(self._end(pod)))
 
     async def _end(self, pod: Pod) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(LATE_S, setattr, pod, "ending", True)
+        asyncio.get_running_loop().call_later(LATE_S, self.service.pods.remove, pod)
         await asyncio.sleep(PRE_STOP_S)
         assert pod.probing is not None
         pod.probing.cancel()
-        self.service.pods.remove(pod)
         self.ended.append(pod)
         await asyncio.to_thread(pod.proxy.end)  # SIGTERM, and the end: checked that it is in order
 
