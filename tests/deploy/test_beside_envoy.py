@@ -28,6 +28,8 @@ from support.clients import ESTABLISHED, Done
 from support.envoy import Envoy
 from support.waiting import eventually
 
+pytestmark = envoy.needed
+
 SQUID, NGINX = "external-https-proxy", "wildcard-arbitrary-sni-proxy"
 BESIDE = "127.0.0.1:8443"
 PAGE = f"https://en.{NAMES.library}/wiki/Main_Page"

@@ -44,14 +44,15 @@ _SOL_SOCKET, _SO_MARK = 1, 36  # asm-generic/socket.h
 BLACK_HOLE = "BlackHoleCluster"
 
 
-def program() -> str:
-    """Envoy itself, without the wrapper that the package puts beside Python. Skips the test where there is none."""
+def program() -> str | None:
+    """Envoy itself, without the wrapper that the package puts beside Python; None where it is not installed."""
     package = importlib.util.find_spec("envoy")
     places = [str(Path(place) / "_bin") for place in (package.submodule_search_locations or ())] if package else []
-    found = next(filter(None, (shutil.which("envoy", path=place) for place in (*places, None))), None)
-    if found is None:
-        pytest.skip("envoy is not installed (make .venv/.installed-bench)")
-    return found
+    return next(filter(None, (shutil.which("envoy", path=place) for place in (*places, None))), None)
+
+
+needed = pytest.mark.skipif(program() is None, reason="envoy is not installed (make .venv/.installed-bench)")
+"""Mark of a test that starts one."""
 
 
 class Envoy:
@@ -83,11 +84,15 @@ class Envoy:
 
     def spawn(self) -> None:
         """Start, and do not wait."""
-        words = [program(), "-c", str(self._config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
+        found = program()
+        assert found is not None, "no test comes here without the mark"
+        words = [found, "-c", str(self._config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
         words += ["--file-flush-interval-msec", str(_FLUSH_MS)]
         with self._said.open("wb") as said:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": said.fileno(), "stderr": said.fileno()}
-            self._process = self._pod.call(lambda: subprocess.Popen(words, **streams))
+            out = said.fileno()
+            self._process = self._pod.call(
+                lambda: subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            )
 
     def wait_until_ready(self) -> None:
         """Wait until it listens on all of its ports."""
