@@ -1,9 +1,11 @@
 # make run    install into .venv and run the proxy on its built-in default (loopback, public addresses on 80 and 443)
 # make test   install what the tests need, Debian packages included, and run them
-# make lint   formatting, rules and types
+# make test-slow   what takes minutes: pages typed in as they stand, pods with their manifests, benchmarks in small
+# make lint   formatting, rules and types, of the Dockerfile too
 # make bench  beside Squid, NGINX, HAProxy and Envoy, on this machine (about six minutes)
 # make fuzz   a minute of fuzzing the ClientHello parser, from where the last run ended
 # make soak   10 GiB both ways through one tunnel, 8,000 tunnels at once, 100,000 short ones, and more (about two minutes)
+# make image-test   build the image from a Debian of its own, without a registry, and run it (root; minutes the first time)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,7 +15,7 @@ PYTHON ?= $(shell ./tools/find-python)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint format bench fuzz soak clean
+.PHONY: help run test test-slow lint format bench fuzz soak image-test clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -48,10 +50,15 @@ test: $(VENV)/.installed-dev
 	@./tools/install-test-packages
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-slow: $(VENV)/.installed-dev
+	@./tools/install-test-packages
+	@$(BIN)/python -m pytest -m slow -o faulthandler_timeout=600 $(ARGS)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
@@ -66,8 +73,12 @@ fuzz: $(VENV)/.installed-fuzz
 	  .fuzz/client_hello tests/data/client_hellos
 
 soak: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m soak tests/soak -o faulthandler_timeout=600 $(ARGS)
+	@$(BIN)/python -m pytest -m soak tests/soak tests/deploy -o faulthandler_timeout=600 $(ARGS)
+
+image-test: $(VENV)/.installed-dev
+	@./tools/install-test-packages buildah debootstrap runc
+	@$(BIN)/python -m pytest -m image tests/deploy -n 0 -o faulthandler_timeout=1800 $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .coverage
+	rm -rf $(VENV) .image build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

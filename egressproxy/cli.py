@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from functools import partial
@@ -75,8 +76,19 @@ _Lenient = Annotated[
 
 def main() -> None:
     """The console script. Ends the process with its exit code."""
+    _end_as_first_process_too()
     _fill_closed_streams()
     app(prog_name="egressproxy")
+
+
+def _end_as_first_process_too() -> None:
+    """The first process of a container gets no signal that it has no handler for: SIGTERM would be lost during the start."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _fill_closed_streams() -> None:

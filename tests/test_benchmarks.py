@@ -74,6 +74,7 @@ def need(*peers):
         ("origination", ["envoy"], ORIGINATION),
     ],
 )
+@pytest.mark.slow
 def test_prints_and_keeps_a_table_beside_its_peers(name, peers, figures, tmp_path):
     need(*peers)
     small = ["--rounds", 1, "--seconds", 0.1, "--idle-tunnels", 40]

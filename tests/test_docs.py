@@ -74,6 +74,7 @@ def test_configurations_that_stand_alone_pass_check(page: Page, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", RUN)
+@pytest.mark.slow
 def test_the_commands_of_a_page_do_what_it_says(name: str) -> None:
     page = RUN[name]
     need_namespaces("unshare", "nsenter", "bash", "curl", *page.needs)

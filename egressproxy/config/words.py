@@ -24,6 +24,7 @@ from egressproxy.hostport import (
     parse_host_pattern,
     parse_port_range,
 )
+from egressproxy.policy.expressions import compile_expression
 from egressproxy.policy.paths import parse_path_pattern
 
 if TYPE_CHECKING:
@@ -156,13 +157,13 @@ def _parse_service_name(value: object) -> str:
 
 
 def _parse_regex(value: object) -> str:
-    """An expression of Python's `re`; `(?i)` at its front takes letters of either case."""
+    """An expression of RE2; `(?i)` at its front takes letters of either case."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_REGEX:
         raise ValueError(f"expected a regular expression of up to {MAX_REGEX} characters, got {shown(value)}")
     try:
-        re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"expected a regular expression, got {shown(value)}: {error}") from None
+        compile_expression(value)
+    except ValueError as error:
+        raise ValueError(f"expected a regular expression of RE2, got {shown(value)}: {error}") from None
     return value
 
 

@@ -10,12 +10,12 @@ where it refuses, one is enough. Inside `none` it is the other way round.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from egressproxy.model import HTTP_PORT
 from egressproxy.policy.addresses import judge, parse_address
+from egressproxy.policy.expressions import compile_expression
 from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.paths import PathSet, cut, readings_of
 
@@ -323,7 +323,7 @@ class _Found:
     def __init__(
         self, expressions: Iterable[str], texts_of: Callable[[Intent], Sequence[str]], what: str, every: bool
     ) -> None:
-        self._expressions = [re.compile(each) for each in expressions]
+        self._expressions = [compile_expression(each) for each in expressions]
         self._texts_of = texts_of
         self._what = what
         self._every = every

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from egressproxy.config.schema import Config, Listener
     from egressproxy.model import Problem
     from egressproxy.registry import Registry
+    from egressproxy.runtime.handed_sockets import HandedSockets
 
 Place = tuple[str, int]
 """Address and port that is listened on."""
@@ -57,17 +58,23 @@ class Parts(NamedTuple):
 
 
 def build(
-    loaded: Loaded, listening: Mapping[Place, Transparent], admin: Place | None, before: Identities | None = None
+    loaded: Loaded,
+    listening: Mapping[Place, Transparent],
+    admin: Place | None,
+    before: Identities | None,
+    handed: HandedSockets,
 ) -> Parts:
     """All that the configuration needs beside the sockets that are there already. Changes nothing that runs.
 
     `before` are the TLS identities in use: those that stay the same stay in use. `listening` are the places of the listeners at
-    work, and their `transparent`; `admin` is that of the admin port. Raises ConfigError or BindError, with nothing left open.
+    work, and their `transparent`; `admin` is that of the admin port. `handed` are the service manager's sockets: each must be
+    wanted, and is taken where it has not been yet. Raises ConfigError or BindError, with nothing left open.
     """
     config = loaded.config
     contexts = _contexts(loaded)
     identities = _identities(loaded, before)
     places = _places(config)
+    handed.require_all_in(places)
     policy = Policy.from_config(config, OwnPorts(set(places)), time.localtime)
     try:
         logs = open_logs(config.access_log)
@@ -90,7 +97,7 @@ def build(
         there_already = place == admin if settings is None else place in listening
         try:
             if not there_already:
-                parts.sockets[place] = _take(place, settings, own)
+                parts.sockets[place] = _take(place, settings, own, handed)
             elif settings is not None and settings.transparent == "tproxy" != listening[place]:
                 raise BindError(
                     f"a reload cannot make the listener on {place[0]} port {place[1]} transparent: tproxy; restart"
@@ -101,13 +108,17 @@ def build(
     return parts
 
 
-def _take(place: Place, settings: Listener | None, own: Collection[Place]) -> socket.socket:
-    """A socket for a place that none of its kind holds yet; without `settings` for the admin port. Raises BindError.
+def _take(place: Place, settings: Listener | None, own: Collection[Place], handed: HandedSockets) -> socket.socket:
+    """A socket for a place that none of its kind holds yet, a handed one if there is one; without `settings` for the admin
+    port. Raises BindError.
 
     Where clients speak first, the kernel hands them over with their first bytes.
     """
     transparent = None if settings is None else settings.transparent
     client_speaks_first = settings is not None and settings.protocol != "tcp"
+    taken = handed.take(place, client_speaks_first=client_speaks_first, transparent=transparent)
+    if taken is not None:
+        return taken
     try:
         return listen(*place, client_speaks_first=client_speaks_first, transparent=transparent)
     except BindError as error:

@@ -39,20 +39,34 @@ def listen(
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if client_speaks_first and sys.platform == "linux":
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
         if transparent == "tproxy":
             _make_transparent(sock)
-        sock.setblocking(False)
+        prepare(sock, client_speaks_first=client_speaks_first)
         sock.bind((address, port))
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise BindError(f"cannot listen on {address} port {port}: {_advice(error, transparent)}") from error
     return sock
+
+
+def prepare(sock: socket.socket, *, client_speaks_first: bool) -> None:
+    """What may be set on a listening socket at any time, by whomever it was made. Raises OSError."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S if client_speaks_first else 0)
+
+
+def takes_any_address(sock: socket.socket) -> bool:
+    """Whether the kernel hands this socket connections to addresses that are not this host's."""
+    if sys.platform != "linux":
+        return False
+    if sock.family == socket.AF_INET6:
+        return bool(sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT))
+    return bool(sock.getsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT))
 
 
 def _make_transparent(sock: socket.socket) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from typing import TYPE_CHECKING
 
+from egressproxy.runtime.handed_sockets import HandedSockets
 from egressproxy.runtime.own_log import OwnLog
+from egressproxy.runtime.service_manager import ServiceManager
 from egressproxy.runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ def run(load: Callable[[Snapshot], Loaded], *, watches: bool) -> int:
 
     watches  changes of what was read bring about a reload, as SIGHUP does
 
+    Sockets that a service manager hands over are used in the place of own ones, and it is told of the start and the end.
+
     Raises ConfigError when the first configuration cannot be used, and BindError when an address cannot be listened on.
     """
     for early in (signal.SIGHUP, signal.SIGUSR1):
@@ -32,13 +37,17 @@ def run(load: Callable[[Snapshot], Loaded], *, watches: bool) -> int:
     loop_factory = event_loop_factory()
     own_log = OwnLog()
     own_log.start()
+    handed = HandedSockets()
     try:
-        worker = Worker(load, loop_factory.__module__.partition(".")[0], watches=watches)
+        handed = HandedSockets.from_environment(os.environ)
+        manager = ServiceManager.from_environment(os.environ)
+        worker = Worker(load, loop_factory.__module__.partition(".")[0], handed, manager, watches=watches)
         worker.prepare()
         gc.set_threshold(*GC_THRESHOLDS)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(worker.serve())
     finally:
+        handed.close()
         own_log.close()
 
 

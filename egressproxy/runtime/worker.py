@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.policy.policy import Policy
     from egressproxy.registry import Registry
+    from egressproxy.runtime.handed_sockets import HandedSockets
+    from egressproxy.runtime.service_manager import ServiceManager
     from egressproxy.telemetry.record import RecordDraft
 
 logger = logging.getLogger("egressproxy")
@@ -91,12 +93,24 @@ EXIT_AT_ONCE = 130
 class Worker:
     """Serves. Also what the admin pages look at (`telemetry.admin.AdminState`)."""
 
-    def __init__(self, load: Callable[[Snapshot], Loaded], loop_name: str, *, watches: bool = False) -> None:
+    def __init__(
+        self,
+        load: Callable[[Snapshot], Loaded],
+        loop_name: str,
+        handed: HandedSockets,
+        manager: ServiceManager,
+        *,
+        watches: bool = False,
+    ) -> None:
         """`load` reads the configuration, now and at every reload. `loop_name`: the event loop's, for the build info.
 
+        handed   sockets of the service manager, each for a listener
+        manager  is told of start, reloads and end
         watches  changes of what was read bring about a reload
         """
         self._load = load
+        self._handed = handed
+        self._manager = manager
         self._watches = watches
         self._watch: Watch | None = None
         self._seen = Snapshot()  # what was read last, whatever became of it
@@ -156,7 +170,7 @@ class Worker:
 
     def prepare(self) -> None:
         """Read the first configuration and bind. Raises ConfigError or BindError before anything has started."""
-        self._first = build(self._load(self._seen), listening={}, admin=None)
+        self._first = build(self._load(self._seen), listening={}, admin=None, before=None, handed=self._handed)
 
     async def serve(self) -> int:
         """Run until told to end; the exit code."""
@@ -176,6 +190,7 @@ class Worker:
         try:
             if await self._put_in_place(first):
                 self._announce()
+                self._manager.ready()
                 if self._watch is not None:
                     self._watch.use(self._seen)
             del first  # what only loading needs of it is large when the configuration is
@@ -189,7 +204,7 @@ class Worker:
         return {
             signal.SIGTERM: self._drain_soon,
             signal.SIGINT: self._interrupt,
-            signal.SIGHUP: lambda: self._in_background(self._reload(), "reload"),
+            signal.SIGHUP: lambda: self._in_background(self._reload_and_tell(), "reload"),
             signal.SIGUSR1: self._reopen_logs,
         }
 
@@ -351,6 +366,12 @@ class Worker:
             await self._replaced_admins[-1].close()
             self._replaced_admins.pop()
 
+    async def _reload_and_tell(self) -> None:
+        self._manager.reloading()
+        await self._reload()
+        if not self._stopping:
+            self._manager.ready()
+
     async def _reload(self, *, asked: bool = True) -> None:
         """`asked`: by somebody, so that what was read counts as news even where it is the same."""
         async with self._reloading:
@@ -365,6 +386,12 @@ class Worker:
                 raise
             except (ConfigError, BindError) as error:
                 self._refuse(error, asked)
+                return
+            except Exception as error:
+                logger.exception("a defect, while the configuration was read")
+                self._refuse(
+                    BindError(f"a defect ({type(error).__name__}); the proxy's own log has the details"), asked
+                )
                 return
             finally:
                 self._seen = snapshot
@@ -412,7 +439,7 @@ class Worker:
 
         def read() -> Parts | None:
             loaded = self._load(snapshot)
-            return None if snapshot.digest == in_force else build(loaded, listening, admin, before)
+            return None if snapshot.digest == in_force else build(loaded, listening, admin, before, self._handed)
 
         def work() -> None:
             try:
@@ -447,6 +474,7 @@ class Worker:
 
     async def _drain(self) -> None:
         drain_s = self._config.timeouts.drain_s if self._config is not None else 0.0  # None: told so during the start
+        self._manager.stopping(drain_s)
         for listener in self._listeners.values():
             listener.stop()
         logger.info("draining: no new tunnels; %d connections may go on for %g s", len(self._admission), drain_s)

@@ -410,6 +410,7 @@ PROXIES = ["base", "overlays/egress-gateway", "overlays/locked-down", "overlays/
 
 
 @pytest.mark.parametrize("name", PROXIES)
+@pytest.mark.slow
 def test_every_configuration_passes_check_where_it_is_mounted(name: str, place: Callable[..., Place]) -> None:
     objects = assembled(name)
     (container,) = objects.proxies()
@@ -422,6 +423,7 @@ def test_every_configuration_passes_check_where_it_is_mounted(name: str, place: 
 
 
 @pytest.mark.parametrize("name", PROXIES)
+@pytest.mark.slow
 def test_a_container_starts_answers_its_probes_and_drains_before_it_would_be_killed(
     name: str, place: Callable[..., Place]
 ) -> None:
@@ -447,6 +449,7 @@ SQUID = "overlays/squid-substitute"
 
 
 @pytest.mark.parametrize("whose", ["ours", "published"])
+@pytest.mark.slow
 def test_in_squids_place_the_documents_commands_do_what_they_did(whose: str, place: Callable[..., Place]) -> None:
     objects = assembled(SQUID)
     config_maps = dict(objects.config_maps)
@@ -471,6 +474,7 @@ def test_in_squids_place_the_documents_commands_do_what_they_did(whose: str, pla
         assert "403" in here.curl("-x", f"http://{POD}:3128", f"https://{SITE}:22/", code=56).err
 
 
+@pytest.mark.slow
 def test_squids_log_is_turned_over_before_it_fills_the_volume(place: Callable[..., Place]) -> None:
     objects = assembled(SQUID)
     here = place(objects.container("egressproxy"), objects.config_maps)
@@ -492,6 +496,7 @@ def test_squids_log_is_turned_over_before_it_fills_the_volume(place: Callable[..
         assert SITE in log.with_name("access.log.1").read_text()
 
 
+@pytest.mark.slow
 def test_a_changed_configmap_is_in_force_and_a_wrong_one_is_not(place: Callable[..., Place]) -> None:
     objects = assembled("base")
     (container,) = objects.proxies()
@@ -518,6 +523,7 @@ def test_a_changed_configmap_is_in_force_and_a_wrong_one_is_not(place: Callable[
 
 
 @pytest.mark.parametrize("whose", ["ours", "published"])
+@pytest.mark.slow
 def test_in_nginxs_place_lines_are_on_standard_output(whose: str, place: Callable[..., Place]) -> None:
     objects = assembled("overlays/sni-proxy")
     config_maps = dict(objects.config_maps)
@@ -535,6 +541,7 @@ def test_in_nginxs_place_lines_are_on_standard_output(whose: str, place: Callabl
         here.curl("--connect-to", f"::{POD}:8443", f"https://{SITE}/", code=7)  # on loopback only
 
 
+@pytest.mark.slow
 def test_the_gateway_serves_its_ports_and_takes_a_secret_when_it_comes(place: Callable[..., Place]) -> None:
     objects = assembled("overlays/egress-gateway")
     (container,) = objects.proxies()

@@ -504,3 +504,25 @@ def test_without_a_configuration_it_serves_this_machine_only_and_reaches_the_pub
         eventually(lambda: proxy.stdout.count("\n") == len(refusals), "the log is on standard output")
         assert all(" TCP_DENIED/403 " in line for line in proxy.stdout.splitlines())
         assert proxy.get_json("/config")["sources"] == []
+
+
+FAILS_FROM_THE_SECOND_LOAD_ON = """
+import egressproxy.config.load as module
+load, loads = module.load, []
+def load_once(*arguments, **options):
+    loads.append(1)
+    return load(*arguments, **options) if len(loads) == 1 else {}["defect"]
+module.load = load_once
+"""
+
+
+def test_a_defect_in_reading_the_configuration_is_a_refused_reload(tmp_path: Path) -> None:
+    proxy = Proxy(tmp_path, {"outbound": "allow_any"}, prelude=FAILS_FROM_THE_SECOND_LOAD_ON).start()
+    try:
+        assert not proxy.reload_as_written()
+        (problem,) = proxy.get_json("/config")["last_reload_problems"]
+        assert "a defect (KeyError)" in problem["message"]
+        assert "never retrieved" not in proxy.stderr
+        assert proxy.ready
+    finally:
+        proxy.stop()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Is, Not, Term, all_of, one_of, opposite
-from egressproxy.config.adapters.squid.expressions import python_expression
+from egressproxy.config.adapters.squid.expressions import native_expression
 from egressproxy.config.adapters.squid.lexer import patterns_of, words_of
 from egressproxy.config.adapters.squid.networks import networks
 from egressproxy.config.faults import shown
@@ -29,7 +29,7 @@ MANAGER = "^http://[^/]+/squid-internal-mgr/"
 """URLs of Squid's manager pages, as the predefined ACL of that name finds them; those of the scheme `cache_object`, which Squid
 7 has given up, are no HTTP and refused by all listeners."""
 
-IS_ADDRESS = r"^[0-9.]+\Z|:"
+IS_ADDRESS = r"^[0-9.]+$|:"
 """Hosts that are addresses: no name ends in a number or has a colon."""
 
 _DAYS = dict(
@@ -245,7 +245,7 @@ def _path_expression(value: Value, any_case: bool) -> Term:
 
 
 def _expression(key: str, value: Value, any_case: bool) -> Term:
-    return Is(key, (At(value.mark, python_expression(value.text, any_case=any_case)),))
+    return Is(key, (At(value.mark, native_expression(value.text, any_case=any_case)),))
 
 
 def _port(value: Value, _any_case: bool) -> Term:

@@ -1,4 +1,4 @@
-r"""Squid's regular expressions, POSIX extended ones as glibc reads them (regex(7)), in Python's words.
+r"""Squid's regular expressions, POSIX extended ones as glibc reads them (regex(7)), in the native form's, RE2's.
 
 The two agree in most of what people write and differ where it hurts: a backslash in brackets is itself, `$` is the end and not
 the place before a last line end, `\d` is the letter d, and a `?` behind a repetition repeats once more instead of making it
@@ -12,6 +12,7 @@ import re
 import string
 
 from egressproxy.config.faults import shown
+from egressproxy.policy.expressions import compile_expression
 
 _CLASSES = {
     "alnum": "a-zA-Z0-9",
@@ -29,16 +30,16 @@ _CLASSES = {
 }
 """In the C locale, which Squid runs in."""
 
-_GNU = {"w": r"\w", "W": r"\W", "s": r"\s", "S": r"\S", "b": r"\b", "B": r"\B", "<": r"\b(?=\w)", ">": r"\b(?<=\w)"}
-_GNU |= {"`": r"\A", "'": r"\Z"}
+_GNU = {"w": r"\w", "W": r"\W", "s": r"\s", "S": r"\S", "b": r"\b", "B": r"\B"}
+_GNU |= {"`": r"\A", "'": r"\z"}
 """Escapes that glibc knows beyond POSIX."""
 
 _INTERVAL = re.compile(r"\{(?:[0-9]{1,3}(?:,[0-9]{0,3})?|,[0-9]{1,3})\}")
 _CLASS = re.compile(r"\[([:.=])(.*?)\1\]")
 
 
-def python_expression(text: str, *, any_case: bool) -> str:
-    """The expression as `re` takes it. Raises ValueError with what to write instead."""
+def native_expression(text: str, *, any_case: bool) -> str:
+    """The expression as the native form has it, which is RE2's. Raises ValueError with what to write instead."""
     found = ""
     at = 0
     may_repeat = False
@@ -54,13 +55,13 @@ def python_expression(text: str, *, any_case: bool) -> str:
             piece, at = _repetition(text, at, may_repeat)
             may_repeat = False
         else:
-            piece, at = {"$": r"\Z", "}": r"\}", "]": r"\]"}.get(char, char), at + 1
+            piece, at = {"$": r"\z", "}": r"\}", "]": r"\]"}.get(char, char), at + 1
             may_repeat = char not in "(|^"
         found += piece
     found = f"(?i){found}" if any_case else found
     try:
-        re.compile(found)
-    except (re.error, OverflowError, RecursionError) as error:
+        compile_expression(found)
+    except ValueError as error:
         raise ValueError(f"expected a regular expression, got {shown(text)}: {error}") from None
     return found
 
@@ -74,14 +75,15 @@ def _repetition(text: str, at: int, may_repeat: bool) -> tuple[str, int]:
         raise ValueError(
             f"{shown(piece)} in {shown(text)} repeats nothing, or what is repeated already; write it plainly"
         )
-    return piece, at + len(piece)
+    written = f"{{0{piece[1:]}" if piece.startswith("{,") else piece
+    return written, at + len(piece)
 
 
 def _escape(text: str, at: int) -> str:
     char = text[at + 1 : at + 2]
     if char in _GNU:
         return _GNU[char]
-    if char == "" or char.isalnum():
+    if char == "" or char.isalnum() or char in "<>":
         digits = "; a digit is [0-9]" if char == "d" else ""
         raise ValueError(f"{shown(text[at : at + 2])} in {shown(text)} is not what it seems to Squid{digits}")
     return re.escape(char)
