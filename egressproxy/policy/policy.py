@@ -100,8 +100,8 @@ class Policy:
     def decide(self, intent: Intent, addresses: Sequence[str] | None = None) -> Verdict:
         """The verdict of the first rule that matches. Runs once per connection or request, before any look-up of the name.
 
-        addresses  of all that may be dialled for it. Without them the verdict may be that it `needs_addresses`: then it is asked
-                   again with them
+        addresses  of all that may be dialled for it. Without them the verdict may be that it `needs_addresses`: then it is
+                   asked again with them
 
         Raises ValueError if a rule asks for clients and `intent.client` is not an address.
         """
@@ -121,7 +121,7 @@ class Policy:
         return None
 
     def ways(self, intent: Intent) -> tuple[Route, ...]:
-        """Every way that an intent may be sent if it is allowed: the destinations of its route, or the service that it names."""
+        """Every way that an intent may be sent if it is allowed: all that its route leads to, or the service that it names."""
         host, port, _ = intent.target
         found = None if self._routes is None else self._routes.first(intent)
         if found is not None and found.route is not None and found.refusal is None:

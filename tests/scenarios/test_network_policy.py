@@ -7,30 +7,16 @@ from collections.abc import Callable, Iterator
 import pytest
 from scenarios.deployment import Deployment
 from scenarios.edition import NAMES, files, folder, mesh
+from scenarios.only_way_out import only_way_out
 from scenarios.world import NAME_SERVER, PROXY, PROXY_OUTSIDE, World, told_by_address
-from support.namespaces import need_namespaces
 
 SCENARIO = "network-policy"
-# What the network of a cluster makes of the NetworkPolicy: the rest is dropped in silence.
-_POLICY = f"""
-table inet only_way_out {{
-  chain output {{
-    type filter hook output priority 0; policy drop;
-    oifname "lo" accept
-    ct state established accept
-    ip daddr {NAME_SERVER} udp dport 53 accept
-    ip daddr {PROXY} accept
-  }}
-}}
-"""
 
 
 @pytest.fixture
 def policy(world: World) -> Iterator[None]:
-    need_namespaces("nft")
-    world.application.run("nft", "-f", "-", stdin=_POLICY, folder=world.folder)
-    yield
-    world.application.run("nft", "delete", "table", "inet", "only_way_out", folder=world.folder)
+    with only_way_out(world.application, f"ip daddr {NAME_SERVER} udp dport 53", f"ip daddr {PROXY}"):
+        yield
 
 
 def test_the_proxy_is_the_only_way_out(world: World, policy: None, alone: Callable[..., Deployment]) -> None:
