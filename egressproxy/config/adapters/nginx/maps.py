@@ -5,7 +5,8 @@ with `*.` or `.`, and the longest that ends with `.*`; then regular expressions 
 is empty unless it is written.
 
 NGINX compares names whatever their letter case, but gives expressions the name as the client wrote it. Here a host has one
-spelling, in small letters, for expressions too: a `~` expression does not miss a name because a client shouts it.
+spelling, in small letters, for expressions too: a `~` expression does not miss a name because a client shouts it. What closes
+a name in one spelling closes it in all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from egressproxy.config.adapters.adapter import At
+from egressproxy.config.adapters.nginx.expressions import read_expression
 from egressproxy.config.faults import shown
 
 if TYPE_CHECKING:
@@ -97,10 +99,8 @@ def _take(line: Directive, reading: _Reading, findings: Findings) -> None:
             raise ValueError(f"is written twice; the first is {findings.place(reading.default.written, line)}")
         reading.default = Entry({}, value, line)
     elif key.startswith("~"):
-        expression = python_expression(key)
-        if not key.startswith("~*") and _has_capitals(key):
-            findings.note(line, "names are compared in small letters here, so that the capitals in it match nothing")
-        reading.matching.append(Entry({"hosts_matching": [At(line.mark, expression)]}, value, line))
+        expression = read_expression(key)
+        reading.matching.append(Entry({"hosts_matching": [At(line.mark, expression.python)]}, value, line))
     else:
         _take_name(key.removeprefix("\\").lower(), value, line, reading, findings)
 
@@ -136,6 +136,27 @@ def _put(group: dict[str, Entry], name: str, entry: Entry, findings: Findings) -
         raise ValueError(f"{shown(name)} is written twice; the first is {where}")
 
 
+def in_small_letters(entry: Entry, findings: Findings, *, closes: bool) -> Entry:
+    """The entry as names in small letters are to be asked. One that closes takes every name that NGINX closes in any spelling.
+
+    Raises ValueError where that cannot be told.
+    """
+    key = entry.written.name
+    expression = read_expression(key) if key.startswith("~") else None
+    if expression is None or expression.any_case:
+        return entry
+    if expression.excludes and (closes or expression.capitals):
+        raise ValueError("which names it leaves out depends on their letter case, which does not count here; write ~*")
+    if closes:
+        at_any_case = expression._replace(any_case=True).python
+        return entry._replace(condition={"hosts_matching": [At(entry.written.mark, at_any_case)]})
+    if expression.capitals:
+        findings.note(
+            entry.written, "names are compared in small letters here, so that the capitals in it match nothing"
+        )
+    return entry
+
+
 # --- order --------------------------------------------------------------------------------------------------------
 
 
@@ -158,36 +179,3 @@ def _joined(entries: Iterable[Entry]) -> Iterator[Entry]:
         by_value.setdefault((entry.value, key), []).append(entry)
     for (value, key), alike in by_value.items():
         yield Entry({key: [each for entry in alike for each in entry.condition[key]]}, value, alike[0].written)
-
-
-# --- regular expressions ------------------------------------------------------------------------------------------
-
-# Where PCRE and Python's `re` take the same characters for different things, or may one day.
-_DIFFERENT = (
-    ("[[", "a set in a set; write the characters out"),
-    ("[^[", "a set in a set; write the characters out"),
-    ("{,", "a repetition without its least number; write {0,"),
-    ("\\N", "\\N; write [^\\n]"),
-    ("\\Z", "\\Z; write $"),
-    ("(?(", "a condition"),
-)
-_GROUP_NAME = re.compile(r"\(\?(?:<([A-Za-z_][A-Za-z0-9_]*)>|'([A-Za-z_][A-Za-z0-9_]*)')")
-
-
-def python_expression(key: str) -> str:
-    """What `~expression` or `~*expression` is in Python's words. Raises ValueError where the two languages differ."""
-    expression = key[1:].removeprefix("*")
-    for characters, what in _DIFFERENT:
-        if characters in expression:
-            raise ValueError(f"the expression {shown(expression)} has {what}: it may mean something else here")
-    expression = _GROUP_NAME.sub(lambda match: f"(?P<{match[1] or match[2]}>", expression)
-    expression = f"(?i){expression}" if key.startswith("~*") else expression
-    try:
-        re.compile(expression)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"expected a regular expression, got {shown(key)}: {error}") from None
-    return expression
-
-
-def _has_capitals(key: str) -> bool:
-    return any(letter.isupper() for letter in re.sub(r"\\.|\(\?P?<\w+>", "", key))

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.nginx.destinations import Into, Nowhere, Through
 from egressproxy.config.adapters.nginx.listens import read_listens
-from egressproxy.config.adapters.nginx.maps import SERVER_NAME, Entry, filled_in, read_map, variables_of
+from egressproxy.config.adapters.nginx.maps import (
+    SERVER_NAME,
+    Entry,
+    filled_in,
+    in_small_letters,
+    read_map,
+    variables_of,
+)
 from egressproxy.config.adapters.nginx.values import network, switch
 from egressproxy.config.faults import shown
 
@@ -152,7 +159,10 @@ class _Following:
                 f"the map of {shown('$' + variables[0])} asks {shown(statement.words[0])}; only ${SERVER_NAME} is known"
             )
         names = read_map(statement, self._findings)
-        leads: Leads = [(entry, self._in_map(entry, variables[0], text)) for entry in names.entries]
+        leads: Leads = []
+        for entry in names.entries:
+            found = self._in_map(entry, variables[0], text)
+            leads.append((self._in_small_letters(entry, found), found))
         unnamed = self._in_map(names.unnamed, variables[0], text)
         return leads, Nowhere() if isinstance(unnamed, Through) else unnamed
 
@@ -164,6 +174,13 @@ class _Following:
         except ValueError as error:
             self._findings.fault(entry.written, str(error))
             return Nowhere()
+
+    def _in_small_letters(self, entry: Entry, found: Destination) -> Entry:
+        try:
+            return in_small_letters(entry, self._findings, closes=isinstance(found, Nowhere))
+        except ValueError as error:
+            self._findings.fault(entry.written, str(error))
+            return entry
 
     def _find(self, text: str, written: Directive, *, in_variable: bool) -> Destination:
         found = self._services.find(text, written, in_variable=in_variable)

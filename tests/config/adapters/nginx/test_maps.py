@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from support.adapting import MAIN, MemoryFiles, told
 
 from egressproxy.config.adapters.adapter import Source
-from egressproxy.config.adapters.nginx.maps import filled_in, python_expression, read_map, variables_of
+from egressproxy.config.adapters.nginx.maps import filled_in, read_map, variables_of
 from egressproxy.config.adapters.nginx.syntax import Findings, read
 
 
@@ -102,11 +100,6 @@ def test_without_hostnames_a_wildcard_is_a_name_that_nobody_has():
     ]
 
 
-def test_capitals_in_an_expression_are_worth_a_note():
-    _, _, notes = mapped(r"~^WWW a; ~*^FTP b; ~^\S(?<Name>x) c; default d;")
-    assert notes == ["2 '~^WWW': names are compared in small letters here, so that the capitals in it match nothing"]
-
-
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
@@ -126,44 +119,6 @@ def test_capitals_in_an_expression_are_worth_a_note():
 def test_what_is_wrong_in_a_map(lines, fault):
     _, faults, _ = mapped(lines)
     assert faults == [fault]
-
-
-# --- expressions --------------------------------------------------------------------------------------------------
-
-
-def test_names_of_groups_are_spelled_as_python_does():
-    assert (
-        python_expression("~^(?<sub>[a-z]+)(?'b'x)(?P<c>y)(?<!z)(?<=y)")
-        == "^(?P<sub>[a-z]+)(?P<b>x)(?P<c>y)(?<!z)(?<=y)"
-    )
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "~[[:alpha:]]",
-        "~[^[:alpha:]]",
-        "~a{,3}",
-        r"~\N",
-        r"~a\Z",
-        r"~\h+",
-        r"~\Qa.b\E",
-        "~(?|a|b)",
-        r"~\p{L}",
-        "~(*UTF8)a",
-        "~(?R)",
-        "~*(?i)a(?x)",
-        "~" + "(" * 200,
-    ],
-)
-def test_an_expression_that_means_something_else_here_is_refused(key):
-    with pytest.raises(ValueError, match="expression"):
-        python_expression(key)
-
-
-@pytest.mark.parametrize("key", ["~^a$", r"~*^[a-z0-9-]+\.example\.(com|org)$", "~(?:a|b){1,3}?", r"~^\w+\d*$"])
-def test_an_expression_that_both_languages_have_is_taken(key):
-    re.compile(python_expression(key))
 
 
 # --- variables ----------------------------------------------------------------------------------------------------

@@ -71,6 +71,20 @@ GOLDEN = {
           - {action: deny, listeners: ["sni:8443"]}
         """,
     ),
+    "what closes a name closes it in any spelling": (
+        f"{MAP} {{ ~^Secret '';\n ~^evil ''; ~*^Gone ''; ~^Good $ssl_preread_server_name:443;\n"
+        " default $ssl_preread_server_name:443; }\n"
+        "server { listen 8443; resolver 10.0.0.1; ssl_preread on; proxy_pass $to; }",
+        """
+        listeners: [{protocol: sni, address: 0.0.0.0, port: 8443, service_port: 443}]
+        rules:
+          - {action: deny, listeners: ["sni:8443"], hosts_matching: ["(?i)^Secret"]}
+          - {action: deny, listeners: ["sni:8443"], hosts_matching: ["(?i)^evil"]}
+          - {action: deny, listeners: ["sni:8443"], hosts_matching: ["(?i)^Gone"]}
+          - {action: allow, listeners: ["sni:8443"], hosts_matching: ["^Good"], private_addresses: true}
+          - {action: allow, listeners: ["sni:8443"], private_addresses: true}
+        """,
+    ),
     "names that lead to servers, and no others": (
         f"{MAP} {{ hostnames; a.example one; b.example 127.0.0.1:2; c.example one; ~^d 127.0.0.1:2; }}\n"
         "upstream one { server 127.0.0.1:1; }\n"
@@ -224,6 +238,11 @@ def test_what_a_stream_means_here(name):
             ],
         ),
         (
+            f"{MAP} {{ ~^WWW 127.0.0.1:1;\n ~*^FTP 127.0.0.1:1;\n ~^\\S(?<Name>x) 127.0.0.1:1;\n ~^Bad ''; }}\n"
+            "server { listen 1; ssl_preread on; proxy_pass $to; }",
+            ["2 '~^WWW': names are compared in small letters here, so that the capitals in it match nothing"],
+        ),
+        (
             "server { listen 1 proxy_protocol; proxy_pass 127.0.0.1:1; }",
             ["2 listen: anybody may announce clients, and logs have the addresses so announced"],
         ),
@@ -287,6 +306,18 @@ def test_what_is_worth_a_note(stream, notes):
             f"{MAP} {{ a $ssl_preread_server_name:1; b $ssl_preread_server_name:2; }}\n"
             "server { listen 1; ssl_preread on; resolver 10.0.0.1; proxy_pass $to; }",
             "3 proxy_pass: leads to the servers that clients name on the ports 1 and 2; one listener has one of them",
+        ),
+        (
+            f"{MAP} {{ '~^(?!api[.])' ''; default 127.0.0.1:1; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
+            "2 '~^(?!api[.])': which names it leaves out depends on their letter case, which does not count here; write ~*",
+        ),
+        (
+            f"{MAP} {{ ~^[^a-z] ''; default 127.0.0.1:1; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
+            "2 '~^[^a-z]': which names it leaves out depends on their letter case, which does not count here; write ~*",
+        ),
+        (
+            f"{MAP} {{ ~^(?!Secret) 127.0.0.1:1; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
+            "2 '~^(?!Secret)': which names it leaves out depends on their letter case, which does not count here; write ~*",
         ),
         (
             f"{MAP} {{ a unix:/run/a; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
