@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Is, Not, Term, all_of, one_of, opposite
 from egressproxy.config.adapters.squid.expressions import python_expression
-from egressproxy.config.adapters.squid.lexer import patterns_of, words_of
+from egressproxy.config.adapters.squid.lexer import cut, patterns_of, words_of
 from egressproxy.config.adapters.squid.networks import networks
 from egressproxy.config.faults import shown
 from egressproxy.hostport import parse_host_pattern, parse_port_range
@@ -77,7 +77,7 @@ class Acls:
 
     def define(self, statement: Statement) -> None:
         """Take one `acl` line."""
-        name, kind, rest = [*statement.rest.split(maxsplit=2), "", "", ""][:3]
+        name, kind, rest = cut(statement.rest, 3)
         if not name or not kind or "#" in (name[0], kind[0]):
             self._faults.append(statement.fault("expected a name and a type, as in acl SSL_ports port 443"))
             return
