@@ -35,7 +35,9 @@ MAX_INCLUDED = 1000
 
 _BLANKS = " \t"
 _BLANK = re.compile(r"[ \t]+")
-_WORD = re.compile(r"[^ \t]+")  # what else Unicode calls a blank, and a form feed, is a character like any other to Squid
+_WORD = re.compile(
+    r"[^ \t]+"
+)  # what else Unicode calls a blank, and a form feed, is a character like any other to Squid
 
 
 class Statement(NamedTuple):
