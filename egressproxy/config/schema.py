@@ -151,7 +151,8 @@ class Listener(_Settings):
     """tcp: where clients are taken to. sni: where those are taken whose TLS names no server, and who speak no TLS; absent:
     they are refused."""
     manager: Flag = False
-    """http-proxy: serve Squid's manager pages, `/squid-internal-mgr/`, to whom the rules let reach them."""
+    """http-proxy: serve Squid's manager pages, `/squid-internal-mgr/`, to whom the rules let reach them at the
+    listener's port of `localhost`, whatever the Host field says."""
     transparent: Literal["redirect", "tproxy"] | None = None
     """sni, http, auto and tcp: clients are captured by the kernel (nftables REDIRECT or TPROXY, see `egressproxy redirect`).
     The port they were on their way to then takes the place of `service_port`."""

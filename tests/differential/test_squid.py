@@ -7,6 +7,7 @@ and was not found.
 from __future__ import annotations
 
 import tempfile
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -250,6 +251,30 @@ def test_replies_contacts_and_log_lines_are_squids(
             for key in KNOWN[name].keys() - found.get(name, {}).keys()
         ]
         assert stale == []
+
+
+LOOKED_BACK = """\
+http_port 127.0.0.1:3128
+acl denied dstdomain denied.test
+acl ads dstdom_regex ^ads
+http_access deny denied
+http_access deny ads
+http_access allow all
+"""
+BY_ADDRESS = {
+    "of a name that is refused": get(f"http://{WEB}/"),
+    "of a name that an expression refuses": get(f"http://{OTHER}:80/"),
+    "of no name that is refused": get(f"http://{CLOSED}/"),
+}
+
+
+def test_the_address_of_a_refused_name_is_refused_without_asking_for_its_name(site: Site) -> None:
+    """Squid looks it up backwards. Here no address passes a line that refuses by name."""
+    for address, name in ((WEB, "denied.test"), (OTHER, "ads1.test"), (CLOSED, "other.test")):
+        site.dns.add(ip_address(address).reverse_pointer, "PTR", name)
+    theirs, ours = (outcomes(site, kind, LOOKED_BACK, BY_ADDRESS, (3128,)) for kind in (RealSquid, Ours))
+    assert [seen.reply.status for seen in theirs.values()] == [403, 403, 200]
+    assert {seen.reply.status for seen in ours.values()} == {403}
 
 
 def test_the_cases_meet_both_answers(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support.clients import ask, dial, receive_all
 from support.proxy import Proxy
 
@@ -43,6 +44,24 @@ def test_nobody_else_does(start: Start) -> None:
     assert ask(proxy, asked("/squid-internal-mgr/info"), source="127.0.0.9").slug == "rule_denied"
     (line,) = proxy.settled().squid
     assert " TCP_DENIED/403 " in line
+
+
+@pytest.mark.parametrize("way", ["path", "own port"])
+def test_who_may_reach_another_host_does_not_by_naming_it(start: Start, way: str) -> None:
+    allowed = {"action": "allow", "hosts": ["allowed.example"]}
+    proxy = start({**MANAGED, "rules": [allowed, {"action": "deny"}]})
+    target = "/squid-internal-mgr/info" if way == "path" else f"http://127.0.0.1:{proxy.port}/squid-internal-mgr/info"
+    for host in ("allowed.example", f"allowed.example:{proxy.port}"):
+        request = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+        assert ask(proxy, request).slug == "rule_denied"
+    proxy.settled()
+
+
+def test_they_are_judged_as_this_hosts(start: Start) -> None:
+    proxy = start({**MANAGED, "rules": [{"action": "allow", "hosts": ["localhost"]}, {"action": "deny"}]})
+    request = b"GET /squid-internal-mgr/info HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n"
+    assert ask(proxy, request).status == 200
+    proxy.settled()
 
 
 def test_a_page_that_is_none_is_404(start: Start) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Is, Not, Term, all_of, one_of, opposite
 from egressproxy.config.adapters.squid.expressions import native_expression
-from egressproxy.config.adapters.squid.lexer import patterns_of, words_of
+from egressproxy.config.adapters.squid.lexer import cut, patterns_of, words_of
 from egressproxy.config.adapters.squid.networks import networks
 from egressproxy.config.faults import shown
 from egressproxy.hostport import parse_host_pattern, parse_port_range
@@ -49,6 +49,7 @@ class Acl:
     """One name and its type.
 
     alternatives  of values
+    looks_back    Squid asks for the name of a target that is an address (PTR), and compares that
     port_names    values of a `myportname`
     groups        lines of an `any-of` or `all-of`: names, and whether they are asked for or their opposite
     """
@@ -56,6 +57,7 @@ class Acl:
     name: str
     type: str
     alternatives: list[Term] = field(default_factory=list)
+    looks_back: bool = False
     port_names: list[Value] = field(default_factory=list)
     groups: list[list[tuple[str, bool]]] = field(default_factory=list)
 
@@ -77,7 +79,7 @@ class Acls:
 
     def define(self, statement: Statement) -> None:
         """Take one `acl` line."""
-        name, kind, rest = [*statement.rest.split(maxsplit=2), "", "", ""][:3]
+        name, kind, rest = cut(statement.rest, 3)
         if not name or not kind or "#" in (name[0], kind[0]):
             self._faults.append(statement.fault("expected a name and a type, as in acl SSL_ports port 443"))
             return
@@ -110,26 +112,35 @@ class Acls:
             self._faults.append(statement.fault(f"no ACL before this line is called {shown(name)}"))
         return None if unknown else found
 
-    def term(self, references: Iterable[tuple[str, bool]]) -> Term:
-        """What holds if all of these do. Raises Unusable."""
-        terms = ((self._term(name), wanted) for name, wanted in references)
-        return all_of(term if wanted else opposite(term) for term, wanted in terms)
+    def term(self, references: Iterable[tuple[str, bool]], *, refuses: bool | None = None) -> Term:
+        """What holds if all of these do. Raises Unusable.
 
-    def _term(self, name: str) -> Term:
+        refuses  whether the line that asks refuses what they hold for, or lets it pass; None: neither. Nobody is asked for the
+                 names of addresses here, so for a line that refuses each address has the name that is asked for, and for one
+                 that lets pass none has: `!` turns that round.
+        """
+        terms = []
+        for name, wanted in references:
+            term = self._term(name, refuses if wanted or refuses is None else not refuses)
+            terms.append(term if wanted else opposite(term))
+        return all_of(terms)
+
+    def _term(self, name: str, refuses: bool | None) -> Term:
         acl = self._acls[name]
         if acl.type in _UNUSABLE:
             raise Unusable(f"the ACL {name} (type {acl.type}): {_UNUSABLE[acl.type]}")
         if acl.type == "myportname":
             return one_of(self._port_name(value) for value in acl.port_names)
         if acl.type not in ("any-of", "all-of"):
-            return one_of(acl.alternatives)
+            addresses = [Is("hosts_matching", (IS_ADDRESS,))] if refuses and acl.looks_back else []
+            return one_of([*acl.alternatives, *addresses])
         if name in self._open:
             raise Unusable(f"the ACL {name} stands for itself")
         self._open.append(name)
         try:
             if acl.type == "all-of":
-                return one_of(self.term(names) for names in acl.groups)
-            return one_of(self.term([one]) for names in acl.groups for one in names)
+                return one_of(self.term(names, refuses=refuses) for names in acl.groups)
+            return one_of(self.term([one], refuses=refuses) for names in acl.groups for one in names)
         finally:
             self._open.pop()
 
@@ -151,6 +162,7 @@ class Acls:
         words, options = self._options(statement, type_, words)
         any_case = options[-1:] == ["-i"]
         read = type_.read_plainly if type_.read_plainly is not None and "-n" in options else type_.read
+        looks_back = type_.looks_back and "-n" not in options
         if not words:
             self._notes.append(statement.fault(f"{acl.name} has no value on this line"))
         values = self._lexer.values(statement, words)
@@ -160,6 +172,7 @@ class Acls:
                 continue
             try:
                 acl.alternatives.append(read(value, any_case))
+                acl.looks_back |= looks_back and (type_.is_pattern or not re.search(IS_ADDRESS, value.text))
             except ValueError as error:
                 self._faults.append(statement._replace(mark=value.mark).fault(str(error)))
 
@@ -318,12 +331,14 @@ class _Type:
     is_pattern    they are expressions
     options       that it takes besides
     read_plainly  the same with `-n`, where that changes anything
+    looks_back    without `-n` Squid compares them with the name that an address has (PTR), too
     """
 
     read: Callable[[Value, bool], Term]
     is_pattern: bool = False
     options: tuple[str, ...] = ()
     read_plainly: Callable[[Value, bool], Term] | None = None
+    looks_back: bool = False
 
 
 _SNI_OPTIONS = ("--client-requested", "--consensus")
@@ -331,8 +346,8 @@ _SNI_OPTIONS = ("--client-requested", "--consensus")
 _TYPES = {
     "src": _Type(_client),
     "dst": _Type(_addresses, options=("-n",), read_plainly=_written_addresses),
-    "dstdomain": _Type(_domain, options=("-n",)),
-    "dstdom_regex": _Type(_host_expression, is_pattern=True, options=("-n",)),
+    "dstdomain": _Type(_domain, options=("-n",), looks_back=True),
+    "dstdom_regex": _Type(_host_expression, is_pattern=True, options=("-n",), looks_back=True),
     "ssl::server_name": _Type(_domain, options=_SNI_OPTIONS),
     "ssl::server_name_regex": _Type(_host_expression, is_pattern=True, options=_SNI_OPTIONS),
     "port": _Type(_port),

@@ -35,6 +35,9 @@ MAX_INCLUDED = 1000
 
 _BLANKS = " \t"
 _BLANK = re.compile(r"[ \t]+")
+_WORD = re.compile(
+    r"[^ \t]+"
+)  # what else Unicode calls a blank, and a form feed, is a character like any other to Squid
 
 
 class Statement(NamedTuple):
@@ -70,10 +73,16 @@ class Value(NamedTuple):
     text: str
 
 
+def cut(text: str, pieces: int) -> list[str]:
+    """The first words, and as the last piece all that stands behind them; empty where there is none."""
+    found = _BLANK.split(text.strip(_BLANKS), maxsplit=pieces - 1)
+    return found + [""] * (pieces - len(found))
+
+
 def words_of(text: str) -> list[str]:
     """Words up to the first that begins with `#`."""
     found = []
-    for word in text.split():
+    for word in _WORD.findall(text):
         if word[0] == "#":
             break
         found.append(word)
@@ -182,7 +191,7 @@ class Lexer:
         return False
 
     def _included_by(self, statement: Statement, depth: int) -> Iterator[Source]:
-        patterns = [word.strip("\"'") for word in re.findall(r'"[^"]*"|\S+', statement.rest)]
+        patterns = [word.strip("\"'") for word in re.findall(r'"[^"]*"|[^ \t]+', statement.rest)]
         if not patterns:
             self._faults.append(statement.fault("expected the name of a file"))
         if depth == MAX_DEPTH:
@@ -236,13 +245,13 @@ class Lexer:
 
     def _values_in(self, source: Source) -> Iterator[Value]:
         for number, line in enumerate(self._lines(source, MAX_VALUE_LINE), 1):
-            text = re.split(r"(?:^|[ \t]+)#", line.strip(), maxsplit=1)[0]
+            text = re.split(r"(?:^|[ \t]+)#", line.strip(_BLANKS), maxsplit=1)[0]
             if text:
                 yield Value(mark(source.number, number), text)
 
 
 def _statement(source: Source, line: int, text: str) -> Statement:
-    name, rest = [*_BLANK.split(text.strip(_BLANKS), maxsplit=1), ""][:2]
+    name, rest = cut(text, 2)
     return Statement(mark(source.number, line), line, source, name, rest)
 
 

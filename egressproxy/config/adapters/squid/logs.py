@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
+from egressproxy.config.adapters.squid.lexer import cut
 from egressproxy.config.faults import shown
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Logs:
 
     def define(self, statement: Statement) -> None:
         """Take one `logformat`."""
-        name, template = [*statement.rest.split(maxsplit=1), "", ""][:2]
+        name, template = cut(statement.rest, 2)
         if not template:
             self._faults.append(statement.fault("expected a name and a template"))
         elif name in _BUILT_IN:

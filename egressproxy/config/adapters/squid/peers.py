@@ -7,6 +7,7 @@ takes the next when one fails; here it is the first that `cache_peer_access` let
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from egressproxy.config.adapters.adapter import At
@@ -63,7 +64,7 @@ def parent(statement: Statement) -> tuple[At, str, list[str]]:
     host, kind, http_port, _icp_port, *options = words
     if kind != "parent":
         raise ValueError(f"{shown(kind)} shares a cache, and there is none here; expected parent")
-    if not http_port.isdigit() or not 0 < int(http_port) < 65536:
+    if not re.fullmatch("[0-9]{1,5}", http_port) or not 0 < int(http_port) < 65536:
         raise ValueError(f"expected the port of the parent, got {shown(http_port)}")
     pattern = parse_host_pattern(host)
     if pattern.kind != "exact":

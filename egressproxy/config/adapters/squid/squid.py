@@ -41,6 +41,11 @@ _ENCODED_NOTE = (
     "Squid compares URLs with %XX decoded; see urls_matching and paths_matching for how they are compared here"
 )
 
+_LOOKS_BACK_NOTE = (
+    "Squid asks for the name of a target that is an address (PTR), which is not done here: this line refuses every such "
+    "target. With -n in the acl (dstdomain, dstdom_regex) addresses have no name, in Squid as well"
+)
+
 _GUARDED = frozenset(
     {"acl", "http_access", "http_port", "https_port", "never_direct", "always_direct", "cache_peer_access"}
 )
@@ -233,9 +238,11 @@ class _Reading:
         rules: list[At] = []
         names: set[str] = set()
         for statement, allow, references in lines:
-            term = self._term(statement, references)
+            term = self._term(statement, references, refuses=not allow)
             if term is None:
                 continue
+            if term != self._term(statement, references):
+                self._note(statement, _LOOKS_BACK_NOTE)
             if term == NEVER:
                 self._note(statement, "never holds, so it is left out")
                 continue
@@ -313,9 +320,16 @@ class _Reading:
         found = [(allow, self._term(line, names)) for line, allow, names in self._access.get(list_name, [])]
         return [(allow, term) for allow, term in found if term is not None]
 
-    def _term(self, statement: Statement, references: list[tuple[str, bool]], *, again: bool = False) -> Term | None:
+    def _term(
+        self,
+        statement: Statement,
+        references: list[tuple[str, bool]],
+        *,
+        refuses: bool | None = None,
+        again: bool = False,
+    ) -> Term | None:
         try:
-            return self._acls.term(references)
+            return self._acls.term(references, refuses=refuses)
         except Unusable as error:
             if not again:
                 self.faults.append(statement.fault(f"cannot be expressed: {error}"))

@@ -54,6 +54,38 @@ def test_each_type(acl: str, expected: dict[str, Any]) -> None:
     assert conditions("allow x", f"acl x {acl}") == expected
 
 
+ADDRESS = {"hosts_matching": [IS_ADDRESS]}
+NAMED = {"hosts": ["a.example"]}
+
+
+@pytest.mark.parametrize(
+    ("acl", "line", "expected"),
+    [
+        ("dstdomain a.example", "deny x", {"any": [NAMED, ADDRESS]}),
+        ("dstdomain -n a.example", "deny x", NAMED),
+        ("dstdomain a.example", "deny !x", {"none": [NAMED]}),
+        ("dstdomain a.example", "allow x", NAMED),
+        ("dstdomain a.example", "allow !x", {"none": [NAMED, ADDRESS]}),
+        ("dstdomain -n a.example", "allow !x", {"none": [NAMED]}),
+        ("dstdom_regex ^ads", "deny x", {"hosts_matching": ["^ads", IS_ADDRESS]}),
+        ("dstdom_regex -n ^ads", "deny x", {"hosts_matching": ["^ads"]}),
+        ("ssl::server_name a.example", "deny x", NAMED),
+        ("dstdomain 192.0.2.1 [2001:db8::1]", "deny x", {"hosts": ["192.0.2.1", "2001:db8::1"]}),
+        ("dstdomain a.example\nacl y all-of !x", "deny !y", {"any": [NAMED, ADDRESS]}),
+        ("dstdomain a.example\nacl y any-of x", "deny y", {"any": [NAMED, ADDRESS]}),
+        (
+            "dstdomain a.example\nacl x dstdomain -n b.example",
+            "deny x",
+            {"any": [{"hosts": ["a.example", "b.example"]}, ADDRESS]},
+        ),
+    ],
+)
+def test_an_address_has_the_name_that_is_refused(acl: str, line: str, expected: dict[str, Any]) -> None:
+    assert conditions(line, f"acl x {acl}") == expected
+    said = [note for note in notes(f"acl x {acl}\nhttp_access {line}\nhttp_access deny all\n") if "(PTR)" in note]
+    assert len(said) == str(expected).count(IS_ADDRESS.replace("\\", "\\\\"))
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -46,6 +46,16 @@ def test_a_word_that_begins_with_a_hash_ends_the_statement() -> None:
     assert words_of("a b#c #d e") == ["a", "b#c"]
 
 
+@pytest.mark.parametrize("char", ["\u00a0", "\u2003", "\u3000", "\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_blanks_and_tabs_part_words(char: str) -> None:
+    assert words_of(f"a{char}b {char}") == [f"a{char}b", char]
+    assert statements(f"via{char}on\n") == [(1, f"via{char}on", "")]
+    one = f"a.example.com{char}b.example.com"
+    for text in (f"acl x dstdomain {one}\n", f"acl x{char}dstdomain a.example.com\n", 'acl x dstdomain "f"\n'):
+        found = faults(f"{text}http_access deny all\n", {"/etc/squid/f": f"{one}{char}\n"})
+        assert len(found) == 1, found
+
+
 def test_a_backslash_keeps_a_blank_in_an_expression() -> None:
     assert patterns_of(r"a\ b \.gif$ #x") == [r"a\ b", r"\.gif$"]
 
