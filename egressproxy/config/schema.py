@@ -236,6 +236,8 @@ class Condition(_Settings):
     are not seen; to refuse those too write a rule without paths. Absent: any path, and tunnels."""
     paths_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
     """One of these expressions is found in the path of a plain request, query included, as it was sent."""
+    bare_paths_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
+    """One of these expressions is found in the path of a plain request without its query, as `paths` reads it."""
     urls_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
     """One of these expressions is found in the URL: `http://host/path?query` of a plain request, `host:port` of a tunnel."""
     listeners: Annotated[tuple[Name, ...], Field(max_length=1000)] | None = None

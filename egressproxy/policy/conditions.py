@@ -66,6 +66,13 @@ def _paths_of(intent: Intent) -> Sequence[str]:
     return tuple(dict.fromkeys(path + text for path in (intent.path, *readings_of(intent.path)) for text in queries))
 
 
+def _bare_paths_of(intent: Intent) -> Sequence[str] | None:
+    """What servers may read the path as, without the query; none of a tunnel or of `*`. None: it is unreadable."""
+    if intent.path is None or intent.path == "*":
+        return ()
+    return readings_of(intent.path) or None
+
+
 def _urls_of(intent: Intent) -> Sequence[str]:
     """`http://host[:port]/path?query` for each of the paths of a plain request, `host:port` of a tunnel."""
     if intent.path is None:
@@ -112,6 +119,8 @@ def _further(condition: Condition, surroundings: Surroundings, lets_pass: bool) 
         tests.append(_Found(condition.hosts_matching, _hosts_of, "host", lets_pass))
     if condition.paths_matching is not None:
         tests.append(_Found(condition.paths_matching, _paths_of, "path", lets_pass))
+    if condition.bare_paths_matching is not None:
+        tests.append(_Found(condition.bare_paths_matching, _bare_paths_of, "path", lets_pass))
     if condition.urls_matching is not None:
         tests.append(_Found(condition.urls_matching, _urls_of, "URL", lets_pass))
     tests += [_whole_test(each, surroundings, lets_pass) for each in condition.all or ()]
@@ -316,12 +325,15 @@ def _minutes(clock: str) -> int:
 
 
 class _Found:
-    """One of some expressions is found in a text that belongs to the intent; where that has readings, in each or in one."""
+    """One of some expressions is found in a text that belongs to the intent; where that has readings, in each or in one.
+
+    What is unreadable (None for texts) fits where it refuses, and nowhere where it lets pass.
+    """
 
     __slots__ = ("_every", "_expressions", "_texts_of", "_what")
 
     def __init__(
-        self, expressions: Iterable[str], texts_of: Callable[[Intent], Sequence[str]], what: str, every: bool
+        self, expressions: Iterable[str], texts_of: Callable[[Intent], Sequence[str] | None], what: str, every: bool
     ) -> None:
         self._expressions = [compile_expression(each) for each in expressions]
         self._texts_of = texts_of
@@ -330,6 +342,8 @@ class _Found:
 
     def holds(self, intent: Intent, addresses: Sequence[str] | None) -> bool | None:
         texts = self._texts_of(intent)
+        if texts is None:
+            return not self._every
         if self._every:
             return bool(texts) and all(map(self._is_found_in, texts))
         return any(map(self._is_found_in, texts))
@@ -338,7 +352,10 @@ class _Found:
         return any(each.search(text) for each in self._expressions)
 
     def why_not(self, intent: Intent) -> str:
-        for text in self._texts_of(intent):
+        texts = self._texts_of(intent)
+        if texts is None:
+            return "servers read this path in too many ways, or only a broken one does"
+        for text in texts:
             if not self._is_found_in(text):
                 return f"none of its expressions is found in the {self._what} {cut(text)}"
         return f"what is asked inside a tunnel is not seen, so its {self._what} never matches"

@@ -104,13 +104,14 @@ def route_clauses(
     interned = _Interned()
     services = {service.label: service for service in reversed(config.services)}
     for index, route in enumerate(config.routes):
-        further = further_test(route, surroundings, lets_pass=True)
+        lets_pass = route.refuse is None
+        further = further_test(route, surroundings, lets_pass=lets_pass)
         clause = Clause(
             position + index,
             interned.bounds(route.ports),
             None if route.methods is None else frozenset(route.methods),
             interned.networks(route.clients),
-            interned.paths(route.paths, False),
+            interned.paths(route.paths, not lets_pass),
             both(None if route.carries is None else Carries(route.carries), further),
             _route_verdict(config, index, route, services),
         )

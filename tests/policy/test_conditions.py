@@ -173,6 +173,26 @@ def test_a_query_is_looked_at_as_it_was_sent_and_decoded():
     assert holds({"paths_matching": ["q="]}, about)
 
 
+def test_a_bare_path_has_no_query_and_is_read_as_paths_are():
+    ends = {"bare_paths_matching": ["[.]png$"]}
+    assert holds(ends, get("http://www.example.com/x.png?size=1"))
+    assert not refuses(ends, get("http://www.example.com/x.txt?a=.png"))
+    begins = {"bare_paths_matching": ["^/admin"]}
+    assert holds(begins, get("http://www.example.com/x/../%61dmin"))
+    for unclear in ("//admin", "/x/..%2fadmin", "/%c0%af"):
+        about = get(f"http://www.example.com{unclear}")
+        assert refuses(begins, about), unclear
+        assert not holds(begins, about), unclear
+    assert not refuses(begins, tunnel())
+
+
+def test_a_route_that_refuses_takes_a_path_in_any_of_its_readings():
+    judge = policy(routes=[{"hosts": ["www.example.com"], "paths": ["/admin/*"], "refuse": "not_found"}])
+    for path in ("/admin/x", "//admin/x", "/x/..%2fadmin/x", "/%c0%af"):
+        assert judge.decide(get(f"http://www.example.com{path}")).refusal == "not_found", path
+    assert judge.decide(get("http://www.example.com/x")).refusal is None
+
+
 def test_why_not_says_which_condition():
     judge = policy(
         {"action": "allow", "name": "far", "hosts": ["www.example.com"], "listeners": ["two"]},

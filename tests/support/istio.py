@@ -17,6 +17,7 @@ from egressproxy.config.schema import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.policy.policy import Policy
+from egressproxy.wire.request import Request
 
 REGISTRY_ONLY = """\
 apiVersion: v1
@@ -113,7 +114,9 @@ class Meets:
     def _where(self, authority: str, method: str, path: str | None) -> str:
         target = parse_authority(authority)
         listener = self.config.listeners[0].label
-        verdict = self._policy.decide(Intent("192.0.2.9", listener, method, target, path=path))
+        request = None if path is None else Request(method, path, authority, "1.1", ())
+        bare = None if path is None else path.partition("?")[0]
+        verdict = self._policy.decide(Intent("192.0.2.9", listener, method, target, path=bare, request=request))
         if verdict.refusal is not None:
             return verdict.refusal
         if not verdict.allowed:

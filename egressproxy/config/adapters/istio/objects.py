@@ -120,12 +120,14 @@ class Match:
 
     gateways    names that take the place of the object's own; None: those count
     conditions  what else must hold of a request, in native words
+    asks_path   the path is among them
     """
 
     port: int | None = None
     gateways: tuple[str, ...] | None = None
     sni_hosts: tuple[HostPattern, ...] = ()
     conditions: tuple[Mapping[str, Any], ...] = ()
+    asks_path: bool = False
     mark: int
 
 

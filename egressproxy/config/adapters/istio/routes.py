@@ -43,6 +43,7 @@ HTTP_PORT = 80
 # Ports of an egress gateway's Service, and those behind them, where the Service is not among the files.
 _GATEWAY_PORTS = {80: 8080, 443: 8443, 15443: 15443}
 
+_UNCLEAR_PATH = "unclear-path"
 _NOT_FOUND = Refusal("not_found")
 _CLOSE = Refusal("close")
 _UNAVAILABLE = Refusal("unavailable")
@@ -246,6 +247,8 @@ class Routes:
                 followed = self._followed(route, pattern, port, view, "requests")
                 if match.conditions:
                     legs += [replace(leg, conditions=(*match.conditions, *leg.conditions)) for leg in followed]
+                    if followed and match.asks_path:
+                        legs.append(_unclear(match, pattern, port))
                 else:
                     last = last or followed
                     break
@@ -489,10 +492,27 @@ def _refusing(host: HostPattern, port: int, end: Refusal, mark: int) -> Leg:
     return Leg(host=host, port=port, ends=((1, end),), mark=mark)
 
 
+def _unclear(match: Match, pattern: HostPattern, port: int) -> Leg:
+    """The end of paths that fit a match in some of their readings: the server may take them for what it is not to get.
+
+    They do not fall through to a wider route. It stands behind the legs of the match, which take what fits in all readings.
+    """
+    return Leg(
+        host=pattern,
+        port=port,
+        conditions=match.conditions,
+        ends=((1, _NOT_FOUND),),
+        name=_UNCLEAR_PATH,
+        mark=match.mark,
+    )
+
+
 def _covering(legs: list[Leg], pattern: HostPattern, port: int, remainder: Refusal) -> list[Leg]:
     """Legs of hosts that a pattern covers, and the end of what of the pattern they leave."""
     if any(not leg.conditions and covers(leg.host, pattern) for leg in legs):
         return legs
+    while legs[-1].name == _UNCLEAR_PATH and legs[-1].host == pattern:  # the end of the rest is theirs, too
+        legs = legs[:-1]
     return [*legs, _refusing(pattern, port, remainder, legs[-1].mark)]
 
 

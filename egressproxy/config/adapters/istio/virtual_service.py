@@ -64,9 +64,6 @@ _RETRIES = (
     "a request is repeated only where its kept connection was closed before it was answered, whatever retries say"
 )
 
-# What a path may hold that a server reads in another way: dots between slashes, an encoded dot, slash or backslash.
-_UNCLEAR_PATH = r"(?i)^[^?]*(?:/\.{1,2}(?:[/?]|$)|%2e|%2f|%5c|\\|//)"
-
 
 def virtual_service(thing: Thing) -> VirtualService | None:
     """What a VirtualService says."""
@@ -137,6 +134,7 @@ def _http_match(fields: Fields, namespace: str) -> Match:
     uri = fields.below("uri")
     if uri is not None:
         conditions |= _uri(uri)
+    asks_path = bool(conditions)
     method = fields.below("method")
     if method is not None:
         word = method.text("exact")
@@ -154,25 +152,27 @@ def _http_match(fields: Fields, namespace: str) -> Match:
         port=port,
         gateways=gateways,
         conditions=(conditions,) if conditions else (),
+        asks_path=asks_path,
         mark=fields.mark(),
     )
 
 
 def _uri(uri: Fields) -> dict[str, Any]:
-    """Conditions on a path. What a server may read as another path fits none of them."""
+    """Conditions on a path. They lead on what fits in every reading, and refuse what fits in one."""
     exact, prefix, regex = uri.text("exact"), uri.text("prefix"), uri.text("regex")
     uri.done()
     if exact is not None:
+        if exact.endswith("*"):  # a letter like others, which at the end of native paths is none
+            return {"bare_paths_matching": [f"^{re.escape(exact)}$"]}
         return {"paths": [exact]}
-    unclear = [{"paths_matching": [_UNCLEAR_PATH]}]
     if prefix is not None:
         if prefix == "/":
             return {}
         if prefix.endswith("/"):
             return {"paths": [f"{prefix}*"]}
-        return {"paths_matching": [f"^{re.escape(prefix)}"], "none": unclear}
+        return {"bare_paths_matching": [f"^{re.escape(prefix)}"]}
     if regex is not None:
-        return {"paths_matching": [rf"^(?:{regex})(?:\?|$)"], "none": unclear}
+        return {"bare_paths_matching": [f"^(?:{regex})$"]}
     uri.report.fault(uri.mark(), uri.way, "expected exact, prefix or regex")
     return {}
 

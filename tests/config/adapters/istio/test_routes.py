@@ -95,6 +95,50 @@ def test_conditions_of_a_route(match: str, ask: str, expected: str) -> None:
     assert found.get(ask) == expected
 
 
+@pytest.mark.parametrize(
+    ("uri", "path", "narrow", "closed"),
+    [
+        # The host of the first route, and of a first route that leads nowhere.
+        ("prefix: /admin", "/administrator", "b", "unavailable"),
+        ("prefix: /admin", "/other/..", "c", "c"),
+        ("prefix: /admin", "/x/../admin", "b", "unavailable"),
+        ("prefix: /admin", "/%61dmin", "b", "unavailable"),
+        # Where servers differ, one of them may find what the first route is for.
+        ("prefix: /admin", "//admin", "not_found", "unavailable"),
+        ("prefix: /admin", "/x/..%2fadmin", "not_found", "unavailable"),
+        ("prefix: /admin", "/x/%c0%afadmin", "not_found", "unavailable"),
+        ("prefix: /admin/", "//admin/x", "not_found", "unavailable"),
+        ("prefix: /admin/", "/admin/../x", "c", "c"),
+        ("exact: /admin", "//admin", "not_found", "unavailable"),
+        ("exact: /admin", "/x/../admin", "b", "unavailable"),
+        ("exact: /admin/*", "/admin/x", "c", "c"),  # a star as it stands
+        ("regex: '/adm.*'", "/x/admin", "c", "c"),
+        ("regex: '/adm.*'", "/.;x/admin", "not_found", "unavailable"),
+        ("regex: '/adm[[:alpha:]]*'", "/admin", "b", "unavailable"),
+    ],
+)
+def test_no_way_of_writing_a_path_falls_through_to_a_wider_route(
+    uri: str, path: str, narrow: str, closed: str
+) -> None:
+    def expected(end: str) -> str:
+        return f"outbound|80||{end}.example" if len(end) == 1 else end
+
+    for host, end in (("b", narrow), ("unknown", closed)):
+        routes = (
+            f"{{http: [{{match: [{{uri: {{{uri}}}}}], route: [{to(f'{host}.example')}]}}, "
+            f"{{route: [{to('c.example')}]}}]}}"
+        )
+        found = meets(*(entry(f"{name}.example", "80 HTTP") for name in "abc"), virtual_service("a.example", routes))
+        assert found.get(f"a.example:80{path}") == expected(end), host
+
+
+def test_an_expression_sees_the_path_and_not_the_query() -> None:
+    routes = f"{{http: [{{match: [{{uri: {{regex: '.*[.]png'}}}}], route: [{to('a.example')}]}}]}}"
+    found = meets(entry("a.example", "80 HTTP"), virtual_service("a.example", routes))
+    assert found.get("a.example:80/x.png?size=1") == "outbound|80||a.example"
+    assert found.get("a.example:80/x.txt?x=.png") == "not_found"
+
+
 def test_alternatives_of_a_match_and_the_order_of_routes() -> None:
     found = meets(
         *(entry(f"{name}.example", "80 HTTP") for name in "abc"),
