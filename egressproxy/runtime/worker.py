@@ -377,7 +377,7 @@ class Worker:
         async with self._reloading:
             if self._stopping:
                 return
-            snapshot = Snapshot()
+            snapshot = Snapshot(waits=asked)
             building = self._build_again(snapshot, asked)
             try:
                 parts = await asyncio.shield(building)
