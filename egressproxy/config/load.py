@@ -7,7 +7,8 @@ objects speak of each other, so those of all files are translated together, and 
 Several CONFIGs are merged in the order they are given: lists are joined, mappings are merged key by key, and a setting
 that has one value here and another there is an error that names both places. A folder stands for the `*.yaml`, `*.yml`
 and `*.conf` in it, in the order of their names; hidden files are left out, and with them the links by which Kubernetes swaps
-a ConfigMap. A relative path in a file starts from the folder that the file stands in.
+a ConfigMap. A relative path in a file starts from the folder that the file stands in. Only a CONFIG that is given by its own
+name may be a pipe (`/dev/stdin`, the `<(...)` of shells).
 
 Nothing is half used: either the whole is right, or ConfigError tells everything that is wrong with it. And nothing is mixed:
 where a file or a folder changed before the last of them was read, all are read again.
@@ -161,10 +162,10 @@ class _Reading:
             path = path[len(forced) + 1 :]
         if path in _NO_FILE:
             self._fail(path or "''", _NO_FILE[path])
-        elif os.path.isdir(path):
+        elif self._snapshot.is_folder(path):
             self._take_folder(path, forced)
         else:
-            self._take_content(path, self._snapshot.read(path), forced)
+            self._take_content(path, self._snapshot.read(path, may_wait=True), forced)
 
     def take_istio(self) -> None:
         """Translate the objects of all files, which speak of each other, and merge them in."""
@@ -180,7 +181,7 @@ class _Reading:
         files = []
         for name in names:
             file = os.path.join(folder, name)
-            if os.path.isdir(file):
+            if self._snapshot.is_folder(file):
                 continue
             if name.endswith(_SUFFIXES):
                 files.append(file)

@@ -1,18 +1,21 @@
 """What a load has seen of the file system, and whether it is still so.
 
 Everything that a load asks of the file system it asks through a Snapshot, which remembers the answers: the contents of
-files, as a digest, that others could not be read, the names in folders and those that match a pattern. So one object says
+files, as a digest, that others could not be read, the names in folders, which of them are folders again, and those that
+match a pattern. So one object says
 whether all that was read belongs together (nothing changed before the last of it was read), whether something changed since
 (`changed`), whether two loads read the same (`digest`), and which places on the disk that depends on (`folders_and_files`).
 
-It knows nothing of configurations, starts nothing and never waits.
+It knows nothing of configurations, starts nothing and, unless it is told to, never waits: what is no regular file is not
+opened at all, as a named pipe would keep the reader until somebody writes, and a device may do anything.
 """
 
 # os.path answers False where pathlib raises: a name too long, a folder that may not be searched.
-# ruff: noqa: PTH100, PTH110, PTH112, PTH114, PTH115, PTH116, PTH117, PTH118, PTH120, PTH123, PTH206, PTH207, PTH208
+# ruff: noqa: PTH100, PTH110, PTH112, PTH114, PTH115, PTH116, PTH117, PTH118, PTH120, PTH206, PTH207, PTH208
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -36,7 +39,7 @@ class _Seen(NamedTuple):
     signature  what tells a changed file by its inode; None where it could not be read, or changed while it was
     digest     of its content, or why there is none
     young      it had changed just before, so that its signature may stay the same when it changes again
-    once       it is a pipe or the like: what was read is gone, and looking again would wait for more
+    once       it was a pipe or the like: what was read is gone, and looking again would wait for more
     """
 
     signature: _Signature | None
@@ -48,22 +51,30 @@ class _Seen(NamedTuple):
 class Snapshot:
     """The answers of the file system to one load. Not to be used by two threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits: bool = True) -> None:
+        """`waits`: for those who write to a pipe, where `read` may do that."""
+        self._waits = waits
         self._files: dict[str, _Seen] = {}
         self._folders: dict[str, list[str] | str] = {}
         self._patterns: dict[str, list[str]] = {}
+        self._kinds: dict[str, bool] = {}
         self._wanted: dict[str, bool] = {}
 
     def clear(self) -> None:
         """Forget everything: the load begins anew."""
-        self.__init__()  # type: ignore[misc]  # the beginning is written once
+        self.__init__(waits=self._waits)  # type: ignore[misc]  # the beginning is written once
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
-    def read(self, path: str) -> bytes | str:
-        """The bytes of a file, or why there are none."""
-        content, self._files[path] = _read(path)
+    def read(self, path: str, *, may_wait: bool = False) -> bytes | str:
+        """The bytes of a file, or why there are none. `may_wait`: it may be a pipe, too, if this snapshot waits for one."""
+        content, self._files[path] = _read(path, may_wait and self._waits)
         return content
+
+    def is_folder(self, path: str) -> bool:
+        """Whether this is a folder."""
+        found = self._kinds[path] = os.path.isdir(path)
+        return found
 
     def names(self, folder: str) -> list[str] | str:
         """The names in a folder that do not begin with a dot, in order, or why there are none."""
@@ -101,12 +112,10 @@ class Snapshot:
         Costs one stat for each file. A file is read again only where that says that it may have changed.
         """
         for path, seen in self._files.items():
-            if _is_stream(path):
-                if not seen.once:
-                    return path
+            if seen.once and _is_stream(path):
                 continue
             if seen.young or seen.signature is None or seen.signature != _signature(path):
-                _, now = _read(path)
+                _, now = _read(path, may_wait=False)
                 if now.digest != seen.digest:
                     return path
                 self._files[path] = now
@@ -116,6 +125,9 @@ class Snapshot:
         for pattern, found in self._patterns.items():
             if sorted(glob(pattern)) != found:
                 return pattern
+        for path, was_folder in self._kinds.items():
+            if os.path.isdir(path) != was_folder:
+                return path
         for path, existed in self._wanted.items():
             if os.path.exists(path) != existed:
                 return path
@@ -127,6 +139,7 @@ class Snapshot:
             *(_signature(path) for path in self._files),
             *(_looks_of(folder) for folder in self._folders),
             *(tuple(sorted(glob(pattern))) for pattern in self._patterns),
+            *(os.path.isdir(path) for path in self._kinds),
             *(os.path.exists(path) for path in self._wanted),
         )
 
@@ -154,14 +167,21 @@ class Snapshot:
         return found
 
 
-def _read(path: str) -> tuple[bytes | str, _Seen]:
+def _read(path: str, may_wait: bool) -> tuple[bytes | str, _Seen]:
     now_ns = time.time_ns()
     try:
-        with open(path, "rb") as file:
+        if not may_wait:
+            _expect_file(os.stat(path))  # before it is opened: opening is enough to set some devices going
+        with open(path, "rb", opener=None if may_wait else _open_without_waiting) as file:
             found = os.fstat(file.fileno())
-            before, is_stream = _signature_of(found), not stat.S_ISREG(found.st_mode)
+            if not may_wait:
+                _expect_file(found)  # it may be another one since
             content = file.read(MAX_FILE_BYTES + 1)
-            after = _signature_of(os.fstat(file.fileno()))
+            before, after = _signature_of(found), _signature_of(os.fstat(file.fileno()))
+            if content is None:  # some files of the kernel's own have nothing to say yet
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    except _NoFile as refused:
+        why = str(refused)
     except OSError as error:
         where = "" if os.path.isabs(path) else f" ({printable(os.path.abspath(path))})"
         why = f"cannot be read: {error.strerror}{where}"
@@ -170,11 +190,37 @@ def _read(path: str) -> tuple[bytes | str, _Seen]:
     else:
         digest = hashlib.sha256(content).digest()
         young = max(before[-2:]) > now_ns - CLOCK_TICK_NS
-        seen = _Seen(before if before == after else None, digest, young, is_stream)
+        seen = _Seen(before if before == after else None, digest, young, not stat.S_ISREG(found.st_mode))
         if len(content) > MAX_FILE_BYTES:
             return f"expected at most {MAX_FILE_BYTES} bytes; split the file", seen
         return content, seen
     return why, _Seen(None, why, False)
+
+
+class _NoFile(Exception):
+    """Neither a regular file nor a folder. The message says what was expected, and what it is."""
+
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def _expect_file(found: os.stat_result) -> None:
+    """Raises _NoFile. A folder passes: that one cannot be read is for the system to say."""
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    if kind is not None:
+        raise _NoFile(
+            f"expected a regular file, got {kind}; only a CONFIG of the command line may be one, "
+            "which is read at the start and at SIGHUP"
+        )
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _is_stream(path: str) -> bool:
@@ -222,7 +268,7 @@ def is_whole_line_end(last: bytes) -> bool:
 
 def _ends_in_mid_line(path: str) -> bool:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             size = os.fstat(file.fileno()).st_size
             return not is_whole_line_end(os.pread(file.fileno(), 1, max(0, size - 1)))
     except (OSError, ValueError):

@@ -5,7 +5,8 @@ beside what runs (`parts`). Only when all of that has worked is it put in place,
 is given back, the errors are logged and shown on /config, and the old configuration stays. A connection is served to its end
 by the configuration it was accepted under; open tunnels go on, and only their idle times follow the new one, unless
 `on_policy_change: cut` has those ended that it would refuse (`rejudge`). Who asks by SIGHUP gets a new configuration each time;
-a change makes one only where something else was read.
+a change makes one only where something else was read. Reading that does not come back, from a network file system that hangs,
+is a refused reload after a while, and the next SIGHUP reads anew beside it.
 
 **End.** SIGTERM or SIGINT: not ready any more, listeners closed, no new tunnels; open ones may go on for `drain_s` and are
 then cut. A second SIGINT stops at once. A configuration that is not in place by then is given back.
@@ -86,6 +87,10 @@ LAST_RECORDS_S = 0.25
 """How long connections that were cut may take to write their records."""
 LAST_LINES_S = 2.0
 """How long a log that is replaced, or all of them at the end, may take to write what is waiting."""
+READ_HANGS_S = 30.0
+"""A configuration that takes longer than this to read hangs: a million hosts take seconds."""
+MAX_HANGING = 4
+"""Threads that are left to read what hangs, each for a SIGHUP; they cannot be ended."""
 EXIT_AT_ONCE = 130
 """The exit code after a second SIGINT: 128 + SIGINT, as shells have it."""
 
@@ -124,6 +129,7 @@ class Worker:
         self._stopping = False
         self._tunnels_cut = 0
         self._reloading = asyncio.Lock()
+        self._hanging = 0  # threads that read the configuration and have not come back
         self._admission = Admission(0)
         self._own_connections = OwnConnections()
         self._via_name = f"{PROXY_NAME}-{secrets.token_hex(4)}"  # a loop is told by it, so no two workers share one
@@ -227,7 +233,8 @@ class Worker:
         """
         config = parts.loaded.config
         for note in parts.notes:
-            logger.warning("%s", note)
+            if note not in self.notes:  # told when what is in force came into force
+                logger.warning("%s", note)
         warn_of_descriptors(config)
         try:
             new_admin = await self._start_admin(config, parts)
@@ -377,26 +384,32 @@ class Worker:
         async with self._reloading:
             if self._stopping:
                 return
-            snapshot = Snapshot()
+            if self._hanging == MAX_HANGING:
+                self._refuse(_reload_fault(f"{MAX_HANGING} have not come back yet from reading the files"), asked)
+                return
+            snapshot = Snapshot(waits=asked)
             building = self._build_again(snapshot, asked)
             try:
-                parts = await asyncio.shield(building)
+                came_back, _ = await asyncio.wait((building,), timeout=READ_HANGS_S)
             except asyncio.CancelledError:  # the end came meanwhile, and nothing stops the thread
                 building.add_done_callback(give_back)
                 raise
+            if not came_back:
+                self._leave_hanging(building, asked)
+                return
+            self._seen = snapshot
+            if self._watch is not None:
+                self._watch.use(snapshot)
+            try:
+                parts = building.result()
             except (ConfigError, BindError) as error:
                 self._refuse(error, asked)
                 return
             except Exception as error:
                 logger.exception("a defect, while the configuration was read")
-                self._refuse(
-                    BindError(f"a defect ({type(error).__name__}); the proxy's own log has the details"), asked
-                )
+                defect = f"a defect ({type(error).__name__}); the proxy's own log has the details"
+                self._refuse(_reload_fault(defect), asked)
                 return
-            finally:
-                self._seen = snapshot
-                if self._watch is not None:
-                    self._watch.use(snapshot)
             if parts is None:
                 self._go_on_as_before()
                 return
@@ -407,6 +420,22 @@ class Worker:
                 self._rejudging.begin(parts.loaded.config, parts.policy)
                 return
             logger.info("reload given up: the proxy is draining")
+
+    def _leave_hanging(self, building: asyncio.Future[Parts | None], asked: bool) -> None:
+        """Wait no longer. What it makes after all is out of date: should it ever come back, the files are read again."""
+        self._hanging += 1
+
+        def came_back(building: asyncio.Future[Parts | None]) -> None:
+            self._hanging -= 1
+            give_back(building)
+            if not self._stopping:
+                self._in_background(self._reload(asked=False), "reload")
+
+        building.add_done_callback(came_back)
+        hangs = (
+            f"reading the files has not ended after {READ_HANGS_S:g} s; does a file system hang? SIGHUP reads them anew"
+        )
+        self._refuse(_reload_fault(hangs), asked)
 
     def _refuse(self, error: ConfigError | BindError, asked: bool) -> None:
         """Tell why what was read is not put in place; what somebody did not ask for, and is as before, without words."""
@@ -523,6 +552,11 @@ class Worker:
         self._poller.close()
         cut = self._tunnels_cut
         logger.info("stopped: %s", f"{cut} tunnel{'' if cut == 1 else 's'} cut" if cut else "no tunnel was cut")
+
+
+def _reload_fault(message: str) -> ConfigError:
+    """What is wrong with a reload, and not with a file."""
+    return ConfigError([Problem("reload", None, "", message)])
 
 
 def give_back(building: asyncio.Future[Parts | None]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,12 +38,12 @@ def problems(*paths: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def reads_and_then(act: Callable[[str], None]) -> Callable[[Snapshot, str], bytes | str]:
+def reads_and_then(act: Callable[[str], None]) -> Callable[..., bytes | str]:
     """In place of `Snapshot.read`: somebody who acts on the disk behind each file that is read."""
     read = Snapshot.read
 
-    def read_and_act(snapshot: Snapshot, path: str) -> bytes | str:
-        content = read(snapshot, path)
+    def read_and_act(snapshot: Snapshot, path: str, *, may_wait: bool = False) -> bytes | str:
+        content = read(snapshot, path, may_wait=may_wait)
         act(path)
         return content
 
@@ -197,6 +199,62 @@ def test_whatever_changes_while_all_is_read_is_read_again(
     allowed = load([str(tmp_path)] if which == "folder" else paths).config.allow
     others = [f"{name}.example" for name in "abc" if name != which]
     assert sorted(allowed) == sorted([*others, "d.example" if which == "folder" else f"{which}.changed"])
+
+
+NO_FILE = "; only a CONFIG of the command line may be one, which is read at the start and at SIGHUP"
+
+
+def test_what_is_no_regular_file_in_a_folder_is_a_fault_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.conf").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "socket.yml"))
+        assert problems(str(tmp_path)) == [
+            f"{tmp_path}/pipe.yaml: expected a regular file, got a named pipe{NO_FILE}",
+            f"{tmp_path}/socket.yml: expected a regular file, got a socket{NO_FILE}",
+            f"{tmp_path}/zero.conf: expected a regular file, got a character device{NO_FILE}",
+        ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http_port 3128\ninclude {pipe}\n",
+        'http_port 3128\nacl a dstdomain "{pipe}"\nhttp_access allow a\n',
+        "include {pipe};\n",
+        "include {pipe}*;\n",
+    ],
+    ids=["an include", "a file of values", "nginx", "a pattern"],
+)
+def test_a_pipe_that_a_file_names_is_a_fault_and_keeps_nobody_waiting(tmp_path: Path, text: str) -> None:
+    pipe, config = tmp_path / "pipe", tmp_path / "a.conf"
+    os.mkfifo(pipe)
+    config.write_text(text.format(pipe=pipe))
+    forced = "nginx" if text.endswith(";\n") else "squid"
+    assert any(f"expected a regular file, got a named pipe{NO_FILE}" in each for each in problems(f"{forced}:{config}"))
+
+
+def test_a_config_that_is_given_by_name_may_be_a_pipe_unless_nobody_may_wait_for_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(L,))
+    writer.start()
+    snapshot = Snapshot()
+    assert [each.port for each in load([str(pipe)], snapshot).config.listeners] == [3128]
+    writer.join()
+    assert snapshot.changed() is None
+    with pytest.raises(ConfigError, match="expected a regular file, got a named pipe"):
+        load([str(pipe)], Snapshot(waits=False))
+
+
+def test_a_folder_in_a_folder_that_becomes_a_file_is_a_change(tmp_path: Path) -> None:
+    write(tmp_path, a=L)
+    (tmp_path / "b.yaml").mkdir()
+    loaded = load([str(tmp_path)])
+    assert loaded.snapshot.changed() is None
+    (tmp_path / "b.yaml").rmdir()
+    write(tmp_path, b="allow: [b.example]\n")
+    assert loaded.snapshot.changed() == str(tmp_path / "b.yaml")
 
 
 def test_a_folder_without_configuration_is_an_error(tmp_path: Path) -> None:

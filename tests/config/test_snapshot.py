@@ -128,6 +128,25 @@ def test_what_is_forgotten_does_not_change(file: Path) -> None:
     assert (snapshot.changed(), snapshot.paths) == (None, 0)
 
 
+def test_a_file_that_becomes_a_pipe_is_a_change_and_one_that_is_a_pipe_is_none(file: Path) -> None:
+    snapshot = of(file)
+    file.unlink()
+    os.mkfifo(file)
+    assert snapshot.changed() == str(file)
+    assert not snapshot.ends_in_mid_line()
+    assert of(file).changed() is None
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_before_it_is_opened_keeps_nobody_waiting(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regular = file.stat()
+    file.unlink()
+    os.mkfifo(file)
+    monkeypatch.setattr(snapshot_module.os, "stat", lambda _path: regular)
+    assert "got a named pipe" in str(Snapshot().read(str(file)))
+
+
 @pytest.mark.parametrize(
     ("content", "cut"), [("a: 1\n", False), ("a: 1", True), ('{"a": 1}', False), ("", False), ("a: [1]", False)]
 )

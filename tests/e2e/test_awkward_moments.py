@@ -61,6 +61,13 @@ def unread_bytes(sock: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder)
 
 
+HANGS_SOON = """
+from egressproxy.runtime import worker
+worker.READ_HANGS_S = 0.2
+worker.MAX_HANGING = 1
+"""
+
+
 def replace_by_fifo(file: Path) -> Path:
     """The file is a FIFO from now on: who opens it waits for who opens it at the other end."""
     file.unlink()
@@ -169,6 +176,33 @@ def test_files_that_cannot_be_read_to_their_end_do_not_hold_up_that_of_the_proxy
     with proxy.config_file.open("w"):  # it reads
         proxy.signal(signal.SIGTERM)
         assert proxy.wait() == 0
+
+
+def test_reading_that_does_not_come_back_is_told_and_another_reload_may_follow(
+    tmp_path: Path, open_config: dict[str, Any]
+) -> None:
+    proxy = Proxy(tmp_path, open_config, prelude=HANGS_SOON).start()
+    try:
+        text = proxy.config_file.read_text()
+        hangs = replace_by_fifo(proxy.config_file)
+        proxy.signal(signal.SIGHUP)
+        told = "reload: reading the files has not ended after 0.2 s; does a file system hang? SIGHUP reads them anew"
+        eventually(lambda: told in proxy.stderr, "it waits no longer")
+        assert proxy.metric("config_last_reload_successful") == 0
+        assert told.removeprefix("reload: ") in str(proxy.get_json("/config")["last_reload_problems"])
+        proxy.signal(signal.SIGHUP)
+        eventually(lambda: "1 have not come back yet" in proxy.stderr, "there is a bound")
+        hangs = hangs.rename(tmp_path / "hangs")
+        proxy.config_file.write_text(text)
+        with hangs.open("w") as late:
+            late.write(text)
+        eventually(
+            lambda: proxy.metric("config_last_reload_successful") == 1, "it came back, and reads what there is now"
+        )
+        proxy.signal(signal.SIGHUP)
+        eventually(lambda: proxy.metric("config_generation") == 2, "and the next one is in force")
+    finally:
+        proxy.end()
 
 
 def test_a_reload_during_the_drain_is_not_looked_at(

@@ -465,6 +465,9 @@ def test_it_says_at_its_start_which_doors_stand_open(start: Start, open_config: 
     line = proxy.config_file.read_text().partition('"outbound"')[0].count("\n") + 1
     said = f" WARNING {proxy.config_file}:{line}: outbound: whoever reaches http-proxy:{listeners[0]['port']} "
     assert proxy.stderr.count(said) == 1
+    proxy.signal(signal.SIGHUP)
+    eventually(lambda: proxy.metric("config_generation") == 2, "it is read again")
+    assert proxy.stderr.count(said) == 1, "who has been told is not told at each reload"
 
 
 @pytest.mark.parametrize("what", BROKEN)
