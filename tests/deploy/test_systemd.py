@@ -93,7 +93,7 @@ def use(proxy: Proxy, origin: TcpOrigin) -> None:
         for _ in range(20):
             tunnel.sendall(b"hello" * 20_000)
             assert receive(tunnel, 100_000) == b"hello" * 20_000
-    assert proxy.metric("connections_total") >= 1
+    eventually(lambda: proxy.metric("connections_total") >= 1, "the tunnel has ended and is counted")
 
 
 OPEN: dict[str, Any] = {"outbound": "allow_any", "guard": {"allow": ["127.0.0.1/32"]}}

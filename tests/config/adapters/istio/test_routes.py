@@ -117,9 +117,7 @@ def test_conditions_of_a_route(match: str, ask: str, expected: str) -> None:
         ("regex: '/adm[[:alpha:]]*'", "/admin", "b", "unavailable"),
     ],
 )
-def test_no_way_of_writing_a_path_falls_through_to_a_wider_route(
-    uri: str, path: str, narrow: str, closed: str
-) -> None:
+def test_no_way_of_writing_a_path_falls_through_to_a_wider_route(uri: str, path: str, narrow: str, closed: str) -> None:
     def expected(end: str) -> str:
         return f"outbound|80||{end}.example" if len(end) == 1 else end
 
