@@ -185,12 +185,7 @@ class _Reading:
 
     def _forwarded_for(self, statement: Statement) -> None:
         word = " ".join(statement.words)
-        known = {"on": "append", "transparent": "off", "truncate": "replace", "off": "off"}
-        if word == "delete":
-            raise ValueError(
-                "what clients write there themselves is not taken out here; transparent sends it on and adds nothing, truncate "
-                "puts the client's address in its place"
-            )
+        known = {"on": "append", "transparent": "off", "truncate": "replace", "delete": "delete", "off": "off"}
         if word not in known:
             raise ValueError(f"expected on, off, transparent, truncate or delete, got {shown(word)}")
         if word == "off":
