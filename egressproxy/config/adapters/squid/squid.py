@@ -249,7 +249,7 @@ class _Reading:
             self.notes.append(Fault(self._first, ("http_access",), "there is none, so everything is refused"))
             return [self._rule(self._first, "http_access-default", "deny", ALWAYS)]
         self._note(lines[0][0], _SNI_NOTE)
-        if any(allow for _, allow, _ in lines):
+        if any(allow for _, allow, _ in lines) and any(way.kind == "direct" for _, way in ways):
             self._note(next(statement for statement, allow, _ in lines if allow), _ADDRESS_NOTE)
         last, allows, references = lines[-1]
         if self._term(last, references, again=True) != ALWAYS:
