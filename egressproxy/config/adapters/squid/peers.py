@@ -33,8 +33,8 @@ _OPTIONS = (
 )
 _WITHOUT_MEANING = frozenset(_OPTIONS.split())
 _CONNECT_NOTE = (
-    "plain requests go through the parent by CONNECT as well, to port 80 or what their URL says; in a parent that refuses CONNECT "
-    "to other ports than 443 (http_access deny CONNECT !SSL_ports) add those ports to SSL_ports for this proxy"
+    "plain requests go through the parent by CONNECT as well, to port 80 or what their URL says; in a parent that refuses "
+    "CONNECT to other ports than 443 (http_access deny CONNECT !SSL_ports) add those ports to SSL_ports for this proxy"
 )
 _LOOKUP_NOTE = (
     "the parent looks names up, so it is the parent that must refuse those of private and metadata addresses "
