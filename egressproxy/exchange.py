@@ -296,7 +296,9 @@ class Exchange:
         elif fields.via is not None:
             added = f"Via: {fields.via}\r\n"
         told = fields.forwarded_for
-        if settings.forwarded_for != "off":
+        if settings.forwarded_for == "delete":
+            told = None
+        elif settings.forwarded_for != "off":
             address = self._client.address
             told = address if told is None or settings.forwarded_for == "replace" else f"{told}, {address}"
         if told is not None:

@@ -204,11 +204,17 @@ class _Reading:
             case "istio":
                 self._istio.append(source)
             case "squid":
-                self._take_adapted(squid.translate(source, self, lenient=self._lenient), path)
+                self._take_adapted(squid.translate(source, self, lenient=self._lenient, taken=self._rule_names()), path)
             case "nginx":
                 self._take_adapted(nginx.translate(source, self, lenient=self._lenient), path)
             case "native":
                 self._take_native(source)
+
+    def _rule_names(self) -> list[str]:
+        """Of what was merged so far, checked or not."""
+        rules = self._data.get("rules")
+        named = [rule.get("name") for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+        return [name for name in named if isinstance(name, str)]
 
     def _open(self, path: str, content: bytes) -> Source | None:
         """A file that is read for the first time."""

@@ -694,8 +694,9 @@ class Http(_Settings):
 
     via: Flag = True
     """Add Via, by which a request that comes back is noticed (508)."""
-    forwarded_for: Literal["off", "append", "replace"] = "off"
-    """X-Forwarded-For: `off` sends on what the client wrote; `append` adds the client's address; `replace` writes only that."""
+    forwarded_for: Literal["off", "append", "replace", "delete"] = "off"
+    """X-Forwarded-For: `off` sends on what the client wrote; `append` adds the client's address; `replace` writes only that;
+    `delete` takes out what the client wrote, and adds nothing."""
     request_id: Flag = True
     """Give a request an X-Request-Id, unless it has one."""
 

@@ -487,6 +487,24 @@ def put(folder: Path, **contents: str) -> dict[str, str]:
     return found
 
 
+def test_rules_of_several_squid_confs_have_names_of_their_own(tmp_path: Path) -> None:
+    lines = "http_port {}\nhttp_access allow localhost\n"
+    files = []
+    for port, name in enumerate(("a/squid.conf", "b/squid.conf", "c/squid.conf"), 3128):
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_text(lines.format(port))
+        files.append(str(file))
+    assert [rule.name for rule in load(files).config.rules] == [
+        "http_access-2",
+        "http_access-default",
+        "http_access-squid.conf-2",
+        "http_access-squid.conf-default",
+        "http_access-squid.conf-2-2",
+        "http_access-squid.conf-default-2",
+    ]
+
+
 def test_formats_are_told_apart_and_merged_in_the_order_given(tmp_path: Path) -> None:
     files = put(tmp_path, squid=SQUID, native=L + "allow: [a.example]\n", nginx=NGINX)
     config = load([files["nginx"], files["native"], files["squid"]]).config

@@ -589,7 +589,7 @@ TABLE = [
         L + "http: {via: 1, forwarded_for: x, request_id: 'true'}\n",
         [
             ":2: http.via: expected true or false, got 1",
-            ":2: http.forwarded_for: expected off or append or replace, got 'x'",
+            ":2: http.forwarded_for: expected off or append or replace or delete, got 'x'",
             ":2: http.request_id: expected true or false, got 'true'; write it without quotes",
         ],
     ),

@@ -478,6 +478,8 @@ def test_a_proxy_that_is_sent_to_itself_says_so(proxy: Proxy, client: Ends) -> N
         ("append", ("X-Forwarded-For: 1.2.3.4",), "1.2.3.4, 127.0.0.1"),
         ("append", (), "127.0.0.1"),
         ("replace", ("X-Forwarded-For: 1.2.3.4", "X-Forwarded-For: 5.6.7.8"), "127.0.0.1"),
+        ("delete", (), None),
+        ("delete", ("X-Forwarded-For: 1.2.3.4", "x-forwarded-for: 5.6.7.8"), None),
     ],
 )
 def test_x_forwarded_for_is_written_as_configured(

@@ -32,6 +32,14 @@ _OPTIONS = (
     "carp-key userhash sourcehash connection-auth htcp front-end-https"
 )
 _WITHOUT_MEANING = frozenset(_OPTIONS.split())
+_CONNECT_NOTE = (
+    "plain requests go through the parent by CONNECT as well, to port 80 or what their URL says; in a parent that refuses "
+    "CONNECT to other ports than 443 (http_access deny CONNECT !SSL_ports) add those ports to SSL_ports for this proxy"
+)
+_LOOKUP_NOTE = (
+    "the parent looks names up, so it is the parent that must refuse those of private and metadata addresses "
+    "(http_access deny to_localhost, to_linklocal)"
+)
 _LOGIN = "; put USER:PASSWORD alone into a file that only the proxy may read, and write login=@FILE"
 
 
@@ -84,6 +92,7 @@ def parent(statement: Statement) -> tuple[At, str, list[str]]:
         else:
             raise ValueError(f"the option {shown(key)} is not known here: parents are reached by CONNECT, without TLS")
     notes = [f"has no meaning here: {', '.join(ignored)}"] if ignored else []
+    notes += [_CONNECT_NOTE, _LOOKUP_NOTE]
     return At(statement.mark, native), native["name"], notes
 
 

@@ -24,7 +24,7 @@ from egressproxy.config.faults import MAX_FAULTS, Fault, shown
 from egressproxy.config.native import mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from egressproxy.config.adapters.adapter import Files, Source
     from egressproxy.config.adapters.squid.peers import Line, Ways
@@ -57,12 +57,13 @@ _Access = tuple[Statement, bool, list[tuple[str, bool]]]
 """One line of an access list: whether it says allow, and the ACLs that must all hold."""
 
 
-def translate(source: Source, files: Files, *, lenient: bool) -> Adapted:
+def translate(source: Source, files: Files, *, lenient: bool, taken: Collection[str] = ()) -> Adapted:
     """The native form of one squid.conf.
 
+    taken    names of rules of other files: where some are of this kind, those of this file are named after it
     lenient  what is unknown, or of effect and not to be expressed, is noted and left out, unless it is about security
     """
-    reading = _Reading(source, files, lenient)
+    reading = _Reading(source, files, lenient, taken)
     for statement in reading.lexer.statements(source):
         reading.take(statement)
         if len(reading.faults) >= MAX_FAULTS:
@@ -73,10 +74,12 @@ def translate(source: Source, files: Files, *, lenient: bool) -> Adapted:
 class _Reading:
     """One configuration: what its statements said so far."""
 
-    def __init__(self, source: Source, files: Files, lenient: bool) -> None:
+    def __init__(self, source: Source, files: Files, lenient: bool, taken: Collection[str]) -> None:
         self._source = source
         self._files = files
         self._lenient = lenient
+        self._taken = taken
+        self._is_alone = not any(name.startswith("http_access-") for name in taken)
         self._first = mark(source.number, 1)
         self.faults: list[Fault] = []
         self.notes: list[Fault] = []
@@ -185,12 +188,7 @@ class _Reading:
 
     def _forwarded_for(self, statement: Statement) -> None:
         word = " ".join(statement.words)
-        known = {"on": "append", "transparent": "off", "truncate": "replace", "off": "off"}
-        if word == "delete":
-            raise ValueError(
-                "what clients write there themselves is not taken out here; transparent sends it on and adds nothing, truncate "
-                "puts the client's address in its place"
-            )
+        known = {"on": "append", "transparent": "off", "truncate": "replace", "delete": "delete", "off": "off"}
         if word not in known:
             raise ValueError(f"expected on, off, transparent, truncate or delete, got {shown(word)}")
         if word == "off":
@@ -234,9 +232,10 @@ class _Reading:
 
     def _rules(self) -> list[At]:
         lines = self._access.get("http_access", [])
+        default = _unused(self._name(self._source, "default"), set(self._taken))
         ways = self._ways()
         rules: list[At] = []
-        names: set[str] = set()
+        names = set(self._taken)
         for statement, allow, references in lines:
             term = self._term(statement, references, refuses=not allow)
             if term is None:
@@ -252,16 +251,16 @@ class _Reading:
             )
         if not lines:
             self.notes.append(Fault(self._first, ("http_access",), "there is none, so everything is refused"))
-            return [self._rule(self._first, "http_access-default", "deny", ALWAYS)]
+            return [self._rule(self._first, default, "deny", ALWAYS)]
         self._note(lines[0][0], _SNI_NOTE)
-        if any(allow for _, allow, _ in lines):
+        if any(allow for _, allow, _ in lines) and any(way.kind == "direct" for _, way in ways):
             self._note(next(statement for statement, allow, _ in lines if allow), _ADDRESS_NOTE)
         last, allows, references = lines[-1]
         if self._term(last, references, again=True) != ALWAYS:
             if allows:
-                rules.append(self._rule(last.mark, "http_access-default", "deny", ALWAYS))
+                rules.append(self._rule(last.mark, default, "deny", ALWAYS))
             else:
-                rules += self._allow(last, "http_access-default", ALWAYS, ways)
+                rules += self._allow(last, default, ALWAYS, ways)
                 self._note(
                     last, "is the last line and says deny, so whatever no line is for is allowed; end with deny all"
                 )
@@ -343,10 +342,13 @@ class _Reading:
 
     def _rule_name(self, statement: Statement) -> str:
         """`http_access-LINE`; of an included file with its name, as lines are counted anew there."""
-        if statement.source == self._source:
-            return f"http_access-{statement.line}"
-        file = re.sub(r"[^A-Za-z0-9_.-]", "_", posixpath.basename(statement.source.name))[-30:]
-        return f"http_access-{file}-{statement.line}"
+        return self._name(statement.source, str(statement.line))
+
+    def _name(self, source: Source, word: str) -> str:
+        if source == self._source and self._is_alone:
+            return f"http_access-{word}"
+        file = re.sub(r"[^A-Za-z0-9_.-]", "_", posixpath.basename(source.name))[-30:]
+        return f"http_access-{file}-{word}"
 
 
 def _unused(name: str, names: set[str]) -> str:

@@ -122,6 +122,14 @@ def test_names_must_be_known_and_different() -> None:
     ]
 
 
+def test_what_the_parent_has_to_see_to_is_noted() -> None:
+    text = f"{UP}never_direct allow all\nhttp_access allow all\n"
+    said = [note for note in notes(text) if note.startswith("1: cache_peer: ")]
+    assert [any(word in note for note in said) for word in ("CONNECT !SSL_ports", "metadata")] == [True, True]
+    assert not any("stay closed" in note for note in notes(text)), "nothing goes out directly"
+    assert any("stay closed" in note for note in notes(f"always_direct allow localhost\n{text}"))
+
+
 def test_options_without_meaning_are_noted() -> None:
     assert (
         notes(f"{UP}never_direct allow all\nhttp_access deny all\n")[0]

@@ -117,6 +117,7 @@ def test_rules_of_included_files_are_named_after_them() -> None:
         ("forwarded_for transparent", {"http": {"forwarded_for": "off"}}),
         ("forwarded_for off", {"http": {"forwarded_for": "off"}}),
         ("forwarded_for truncate", {"http": {"forwarded_for": "replace"}}),
+        ("forwarded_for delete", {"http": {"forwarded_for": "delete"}}),
         ("via on\nvia off", {"http": {"forwarded_for": "append", "via": False}}),
     ],
 )
