@@ -28,6 +28,7 @@ TAKES_REQUESTS = frozenset({"http", "http-proxy", "auto"})
 MAX_NEAR = 20  # close rules told; a screenful
 _MAX_READINGS = 8  # of a path
 _MAX_NAMES = 20  # looked up
+_MAX_ASKING = 5  # rules that ask for addresses, named in one line
 
 _RESOLUTIONS = {"dns": "by DNS", "static": "by its endpoints", "none": "where a captured client dialled, others by DNS"}
 
@@ -139,6 +140,25 @@ class AddressFinding(NamedTuple):
         return f"{self.address}{port}: {'dialled' if self.dialled else 'not dialled'}: {self.reason}"
 
 
+class Otherwise(NamedTuple):
+    """What decides by name where the addresses, which are not known yet, do not fit the rules that ask for them.
+
+    asking   those rules, in order
+    """
+
+    asking: tuple[str, ...]
+    verdict: Verdict
+    place: Place | None = None
+
+    def __str__(self) -> str:
+        """`if RULE does not match: allow (rest): why (FILE:LINE)`."""
+        named = ", ".join(self.asking[:_MAX_ASKING])
+        more = f" and {len(self.asking) - _MAX_ASKING} more" if len(self.asking) > _MAX_ASKING else ""
+        condition = f"{named} does not match" if len(self.asking) == 1 else f"none of {named}{more} matches"
+        at = "" if self.place is None else f" ({self.place})"
+        return f"if {condition}: {_by_name(self.verdict)}{at}"
+
+
 class Explanation(NamedTuple):
     """Why an intent is allowed or refused.
 
@@ -151,6 +171,7 @@ class Explanation(NamedTuple):
     destinations  where it would be taken, one for each service of a route; empty where it is refused by name
     parent        the proxy that it is sent through
     asking        the rule that has to know the target's addresses before anything is decided
+    otherwise     what decides if neither that rule nor others that ask for addresses match; None: it is decided
     """
 
     intent: Intent
@@ -164,6 +185,7 @@ class Explanation(NamedTuple):
     destinations: tuple[Destination, ...] = ()
     parent: Parent | None = None
     asking: str | None = None
+    otherwise: Otherwise | None = None
 
     @property
     def route(self) -> Route | None:
@@ -207,11 +229,13 @@ class Explanation(NamedTuple):
         intent, verdict = self.intent, self.verdict
         what = intent.target if intent.path is None else f"http://{intent.target}{intent.path}"
         lines = [f"{intent.method} {what} from {intent.client} by {intent.listener}"]
-        word = "allow, report only" if verdict.reported else "allow" if verdict.allowed else "deny"
-        by_name = f"{word} ({verdict.rule}): {verdict.reason}"
+        by_name = _by_name(verdict)
         overruled = self._overruled() if verdict.allowed else None
         if verdict.needs_addresses:
-            lines.append(f"undecided: {self.asking} asks for the target's addresses, which are looked up first")
+            lines.append(
+                f"undecided: {self.asking} asks for the target's addresses, which are looked up first: "
+                "judge them by --resolve, on the admin port by &address=IP"
+            )
         elif overruled is None:
             lines.append(by_name)
         else:
@@ -219,6 +243,8 @@ class Explanation(NamedTuple):
             lines += [f"deny ({slug}): {reason}", f"  by name: {by_name}"]
         if self.place is not None:
             lines.append(f"  written at {self.place}")
+        if self.otherwise is not None:
+            lines.append(f"  {self.otherwise}")
         lines += [
             f"  close: {miss.rule}: {'; '.join(miss.failed)}{'' if miss.place is None else f' ({miss.place})'}"
             for miss in self.near
@@ -358,6 +384,16 @@ class Explanation(NamedTuple):
             "allowed": self.allowed,
             "decided_by": self._decided_by(),
             "asks_for_addresses": self.asking,
+            "otherwise": None
+            if self.otherwise is None
+            else {
+                "unless": list(self.otherwise.asking),
+                "allowed": self.otherwise.verdict.allowed,
+                "reported": self.otherwise.verdict.reported,
+                "rule": self.otherwise.verdict.rule,
+                "reason": self.otherwise.verdict.reason,
+                "at": _place_dict(self.otherwise.place),
+            },
             "by_name": {
                 "allowed": verdict.allowed,
                 "reported": verdict.reported,
@@ -410,6 +446,11 @@ class Explanation(NamedTuple):
                 for finding in self.addresses
             ],
         }
+
+
+def _by_name(verdict: Verdict) -> str:
+    word = "allow, report only" if verdict.reported else "allow" if verdict.allowed else "deny"
+    return f"{word} ({verdict.rule}): {verdict.reason}"
 
 
 def _counted(endpoints: Sequence[RouteEndpoint]) -> str:

@@ -16,7 +16,16 @@ from egressproxy.hostport import parse_allow_entry
 from egressproxy.model import Endpoint, Target, Verdict
 from egressproxy.policy.addresses import AddressClass, judge
 from egressproxy.policy.conditions import Surroundings
-from egressproxy.policy.explanation import MAX_NEAR, AddressFinding, Destination, Explanation, NearMiss, Place, Sent
+from egressproxy.policy.explanation import (
+    MAX_NEAR,
+    AddressFinding,
+    Destination,
+    Explanation,
+    NearMiss,
+    Otherwise,
+    Place,
+    Sent,
+)
 from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.notes import notes_on
 from egressproxy.policy.paths import readings_of
@@ -245,6 +254,7 @@ class Policy:
             destinations=destinations,
             parent=parent,
             asking=self._called(clause) if clause is not None and verdict.needs_addresses else None,
+            otherwise=self._otherwise(intent, locate) if verdict.needs_addresses else None,
         )
 
     def notes(self) -> tuple[Finding, ...]:
@@ -429,6 +439,17 @@ class Policy:
             asks = verdict.needs_addresses and not any(_failures(clause, intent, addresses))
             if asks or clause.verdict is verdict:
                 return clause
+        return None
+
+    def _otherwise(self, intent: Intent, locate: Locate) -> Otherwise | None:
+        """What decides where no clause matches that asks for addresses."""
+        asking: list[str] = []
+        for clause in self._table.about(intent.target.host):
+            if any(_failures(clause, intent, None)):
+                continue
+            if clause.further is None or clause.further.holds(intent, None):
+                return Otherwise(tuple(asking), clause.verdict, _place(locate, self._written(clause, intent)))
+            asking.append(self._called(clause))
         return None
 
 

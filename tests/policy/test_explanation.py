@@ -618,13 +618,35 @@ BY_ADDRESS = {
 def test_a_rule_that_asks_for_addresses_leaves_it_undecided_and_says_so():
     explanation = located("a.example:443", **BY_ADDRESS)
     assert explanation.lines()[1:] == (
-        "undecided: no-lan asks for the target's addresses, which are looked up first",
+        "undecided: no-lan asks for the target's addresses, which are looked up first: "
+        "judge them by --resolve, on the admin port by &address=IP",
         "  written at rules.yaml:1",
+        "  if no-lan does not match: allow (rest): allowed by rule rest (rules.yaml:11)",
         "DNS is asked for a.example",
     )
     assert not explanation.allowed
     told = explanation.as_dict()
     assert (told["decided_by"], told["asks_for_addresses"], told["looks_up"]) == (None, "no-lan", ["a.example"])
+
+
+def test_what_would_decide_behind_several_rules_that_ask_for_addresses_is_shown():
+    rules = [
+        *({"name": f"no-{number}", "action": "deny", "addresses": ["10.0.0.0/8"]} for number in range(6)),
+        {"name": "ssh", "action": "deny", "ports": [22]},
+        {"name": "rest", "action": "allow"},
+    ]
+    explanation = located("a.example:22", rules=rules)
+    named = "no-0, no-1, no-2, no-3, no-4 and 1 more"
+    assert f"  if none of {named} matches: deny (ssh): refused by rule ssh (rules.yaml:61)" in explanation.lines()
+    assert explanation.as_dict()["otherwise"] == {
+        "unless": [f"no-{number}" for number in range(6)],
+        "allowed": False,
+        "reported": False,
+        "rule": "ssh",
+        "reason": "refused by rule ssh",
+        "at": {"file": "rules.yaml", "line": 61},
+    }
+    assert not explanation.allowed
 
 
 def test_with_addresses_it_is_decided():
