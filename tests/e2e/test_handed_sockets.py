@@ -36,20 +36,29 @@ class Handed:
         self.socket = socket.create_server(("127.0.0.1", self.proxy.port), backlog=512)
         self.words = folder / "stderr"
         self.words.touch()
+        self._children: list[subprocess.Popen[str]] = []
 
     def start(self, *more: socket.socket) -> subprocess.Popen[str]:
         command = (sys.executable, "-W", "always::ResourceWarning", "-m", "egressproxy", "run", "--no-watch")
         with self.words.open("a") as words:
-            return self._manager.start(
+            child = self._manager.start(
                 [self.socket, *more], *command, str(self.proxy.config_file), stderr=words, stdout=words
             )
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        for child in self._children:
+            child.kill()
+            child.wait()
+        self.socket.close()
 
 
 @pytest.fixture
 def handed(tmp_path: Path, manager: Manager, open_config: dict[str, Any]) -> Iterator[Handed]:
     one = Handed(tmp_path, manager, open_config)
     yield one
-    one.socket.close()
+    one.close()
     assert not DEFECTS.search(one.words.read_text()), one.words.read_text()
 
 
@@ -159,4 +168,5 @@ def test_systemd_itself_can_start_it(tmp_path: Path, open_config: dict[str, Any]
         assert child.wait(WAIT_S) == 0
     finally:
         child.kill()
+        child.wait()
     assert not DEFECTS.search((tmp_path / "stderr").read_text())

@@ -137,10 +137,10 @@ def test_the_mode_changes_and_changes_back(
     start: Start, tmp_path: Path, policy: Path, open_config: dict[str, Any], echo_origin: TcpOrigin
 ) -> None:
     """From ALLOW_ANY to REGISTRY_ONLY and back, with a service that is registered in both."""
-    del open_config["outbound"]
+    without_mode = {key: value for key, value in open_config.items() if key != "outbound"}  # which belongs to all tests
     mode = policy / "mode.yaml"
     write(mode, {"outbound": "allow_any"})
-    proxy = live(start, tmp_path, open_config, policy)
+    proxy = live(start, tmp_path, without_mode, policy)
     for _ in range(2):
         assert answers(proxy, echo_origin.target) == 200
         write(mode, {"outbound": "registry_only"})
