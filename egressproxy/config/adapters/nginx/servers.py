@@ -39,6 +39,9 @@ NO_NAME = "no-server-name.invalid"
 """What those who name no server are taken to ask for, where a map says where they go. Nobody has this name (RFC 6761 section
 6.4)."""
 
+_OWN_PORT = "server_port"
+"""The variable that is the port of the listener."""
+
 _NO_TARGET = f"{NO_NAME}:443"
 _IPV4, _EVERYBODY = ["0.0.0.0/0"], ["0.0.0.0/0", "::/0"]
 
@@ -137,12 +140,12 @@ class _Following:
 
     def follow(self, passes: Directive) -> tuple[Leads, Destination]:
         """Where names lead, in the order in which they are asked, and where those go who name no server. Raises ValueError."""
-        text = passes.words[0]
+        text = self._with_own_port(passes.words[0])
         variables = variables_of(text)
         if variables and not self._server.reads_name:
             raise ValueError("no server name is known without `ssl_preread on;`")
         if not variables or variables == [SERVER_NAME]:
-            found = self._find(text, passes, in_variable=bool(variables))
+            found = self._find(text, passes, in_variable=bool(variables_of(passes.words[0])))
             if isinstance(found, Through):
                 self._findings.note(passes, _OPEN)
                 return [(Entry({}, text, passes), found)], Nowhere()
@@ -170,10 +173,20 @@ class _Following:
         if not entry.value:
             return Nowhere()  # a port without a host, or nothing at all
         try:
-            return self._find(filled_in(text, variable, entry.value), entry.written, in_variable=True)
+            whole = self._with_own_port(filled_in(text, variable, entry.value))
+            return self._find(whole, entry.written, in_variable=True)
         except ValueError as error:
             self._findings.fault(entry.written, str(error))
             return Nowhere()
+
+    def _with_own_port(self, text: str) -> str:
+        """The text with the port that the server listens on in place of its variable. Raises ValueError."""
+        if _OWN_PORT not in variables_of(text):
+            return text
+        first, *others = sorted({listen.port for listen in self._server.listens})
+        if others:
+            raise ValueError(f"${_OWN_PORT} is {first} or {others[0]} here; write a server for each port")
+        return filled_in(text, _OWN_PORT, str(first))
 
     def _in_small_letters(self, entry: Entry, found: Destination) -> Entry:
         try:

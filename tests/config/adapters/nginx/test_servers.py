@@ -27,6 +27,40 @@ GOLDEN = {
         rules: [{action: allow, listeners: ["sni:8443"], private_addresses: true}]
         """,
     ),
+    "any name, on the port of the listener": (
+        "server { listen 443; listen [::1]:443; resolver 10.0.0.1; ssl_preread on;\n"
+        " proxy_pass $ssl_preread_server_name:${server_port}; }",
+        """
+        listeners:
+          - {protocol: sni, name: "sni:0.0.0.0:443", address: 0.0.0.0, port: 443, service_port: 443}
+          - {protocol: sni, name: "sni:::1:443", address: "::1", port: 443, service_port: 443}
+        rules: [{action: allow, listeners: ["sni:0.0.0.0:443", "sni:::1:443"], private_addresses: true}]
+        """,
+    ),
+    "some names, on the port of the listener": (
+        f"{MAP} {{ a.example $ssl_preread_server_name:$server_port; b.example 10.0.0.2:$server_port; }}\n"
+        "server { listen 444; resolver 10.0.0.1; ssl_preread on; proxy_pass $to; }",
+        """
+        listeners: [{protocol: sni, address: 0.0.0.0, port: 444, service_port: 444}]
+        rules:
+          - {action: allow, listeners: ["sni:444"], hosts: [a.example], private_addresses: true}
+          - {action: allow, listeners: ["sni:444"], hosts: [b.example], private_addresses: true}
+          - {action: deny, listeners: ["sni:444"]}
+        routes:
+          - {listeners: ["sni:444"], hosts: [b.example], none: [{hosts: [a.example]}], to: [{service: "10.0.0.2:444"}]}
+        services:
+          - {name: "10.0.0.2:444", ports: [{number: 444, protocol: TCP}], resolution: static, endpoints: [{address: 10.0.0.2}]}
+        """,
+    ),
+    "a fixed place, on the port of the listener": (
+        "server { listen 127.0.0.1:25; proxy_pass 10.0.0.2:$server_port; }",
+        """
+        listeners: [{protocol: tcp, address: 127.0.0.1, port: 25, target: "10.0.0.2:25"}]
+        routes: [{listeners: ["tcp:25"], to: [{service: "10.0.0.2:25"}]}]
+        services:
+          - {name: "10.0.0.2:25", ports: [{number: 25, protocol: TCP}], resolution: static, endpoints: [{address: 10.0.0.2}]}
+        """,
+    ),
     "a fixed place, without a look": (
         "server { listen 127.0.0.1:5432; proxy_pass db.example:5433; }",
         """
@@ -297,6 +331,15 @@ def test_what_is_worth_a_note(stream, notes):
         (
             "map $remote_addr $to { default 127.0.0.1:1; }\nserver { listen 1; ssl_preread on; proxy_pass $to; }",
             "3 proxy_pass: the map of '$to' asks '$remote_addr'; only $ssl_preread_server_name is known",
+        ),
+        (
+            "server { listen 2; listen 1; ssl_preread on; resolver 10.0.0.1;"
+            " proxy_pass $ssl_preread_server_name:$server_port; }",
+            "2 proxy_pass: $server_port is 1 or 2 here; write a server for each port",
+        ),
+        (
+            "server { listen 1; proxy_pass a.example:$server_port; }",
+            "2 proxy_pass: NGINX looks up no name here without a resolver; add `resolver ADDRESS;` to the server",
         ),
         (
             "server { listen 1; ssl_preread on; proxy_pass $a:$b; }",
