@@ -404,6 +404,40 @@ def test_any_name_leads_where_nginx_leads_it(tmp_path: Path) -> None:
                 assert led_to(config, policy, number, name) == theirs, f"{name}: {maps[number]}"
 
 
+CLOSING = (
+    "~^Secret", "~^evil", "~[A-Z]x", "~^[0-_]z", r"~^\W|^\d\w", "~(?i)^Gone", r"~^(?<n>[ab])\1(?=[.])", "~^[^.]{3}[.]C",
+    "~*^(?!S|e|[gabx0-9])",
+)  # fmt: skip
+"""Expressions that lead nowhere."""
+
+
+def test_what_nginx_closes_in_any_spelling_is_closed(tmp_path: Path) -> None:
+    version()
+    ports = [free_port() for _ in CLOSING]
+    maps = [
+        f"map $ssl_preread_server_name $to{number} {{ '{key}' ''; default 127.0.0.1:1; }}"
+        for number, key in enumerate(CLOSING)
+    ]
+    doors = [f"listen 127.0.0.1:{port}; ssl_preread on;" for port in ports]
+    for name, says in (("nginx", "return $to{};"), ("ours", "proxy_pass $to{};")):
+        servers = [f"server {{ {door} {says.format(number)} }}" for number, door in enumerate(doors)]
+        (tmp_path / f"{name}.conf").write_text("\n".join(["events {}", "stream {", *maps, *servers, "}"]))
+    config = load([str(tmp_path / "ours.conf")]).config
+    policy = Policy.from_config(config, lambda address, port: False)
+    names = ("secret.a", "evil.a", "ax.a", "5z.a", "0a.a", "gone.a", "aa.a", "abc.c", "other.a")
+    with NginxStream(tmp_path, tmp_path / "nginx.conf"):
+        for number, port in enumerate(ports):
+            closed = 0
+            for name in names:
+                for spelled in (name, name.upper(), name.title()):
+                    with socket.create_connection(("127.0.0.1", port), WAIT_S) as sock:
+                        sock.sendall(openssl_hello(spelled))
+                        if not receive_all(sock):
+                            closed += 1
+                            assert led_to(config, policy, number, name) == "", f"{spelled}: {CLOSING[number]}"
+            assert closed, f"nothing is closed by {CLOSING[number]}"
+
+
 def led_to(config: Config, policy: Policy, number: int, name: str | None) -> str:
     """The service that this proxy takes the name to, which has that of the value; empty where it closes."""
     listener = config.listeners[number]
