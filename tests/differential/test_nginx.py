@@ -168,19 +168,17 @@ SOMETHING, ANYTHING = re.compile(r".+"), re.compile(rb".+", re.DOTALL)
 
 Difference = dict[str, tuple[Any, Any]]
 
-UNREAD = "NGINX marks a name that it has not read, here there is no more than an empty one"
+HALF = "a hello that does not end has an empty name in NGINX, here it was not read"
 TELLS = "who is refused on an sni listener hears a TLS alert"
 POLICY = "what a map closes is refused by policy, where NGINX finds no host"
-TRIED = "there are no bytes to and from a server that was never reached"
 ANNOUNCER = "only networks in set_real_ip_from may announce clients here, in NGINX they alone are believed"
 PREFACE = "the header that announces a client to the server is not counted"
 ADDRESS = "an address in place of a name is refused (RFC 6066 section 3), where NGINX goes there"
 UNANNOUNCED = "where nobody knows who comes, nobody knows where to"
 KINDS: dict[str, Difference] = {
-    UNREAD: {"ssl_preread_server_name": ("-", "")},
+    HALF: {"ssl_preread_server_name": ("", "-")},
     TELLS: {"bytes_sent": ("0", "7"), "received": (b"", ALERT)},
     POLICY: {"status": ("500", "403")},
-    TRIED: {"upstream_bytes_sent": ("0", "-"), "upstream_bytes_received": ("0", "-")},
     ANNOUNCER: {
         "status": ("200", "403"),
         "received": (b"hello", b""),
@@ -196,7 +194,7 @@ KINDS: dict[str, Difference] = {
     UNANNOUNCED: {"server_addr": ("127.0.0.1", "-"), "server_port": ("announced", "-")},
     PREFACE: {"upstream_bytes_sent": (SOMETHING, SOMETHING)},
     ADDRESS: {
-        "ssl_preread_server_name": ("127.0.0.1", ""),
+        "ssl_preread_server_name": ("127.0.0.1", "-"),
         "status": ("200", "500"),
         "received": (ANYTHING, ALERT),
         "bytes_sent": (SOMETHING, "7"),
@@ -210,24 +208,16 @@ KINDS: dict[str, Difference] = {
 KNOWN: dict[str, tuple[str, ...]] = {
     "no such name": (TELLS,),
     "no server name": (TELLS,),
-    "no TLS": (TELLS, UNREAD),
-    "a server that is down": (TELLS, TRIED),
-    "nothing": (TELLS, UNREAD),
-    "half a hello": (TELLS,),
+    "no TLS": (TELLS,),
+    "a server that is down": (TELLS,),
+    "nothing": (TELLS,),
+    "half a hello": (TELLS, HALF),
+    "a client that leaves": (HALF,),
     "an address as name": (ADDRESS,),
     "a name that leads nowhere": (TELLS, POLICY),
-    "a name by default": (TELLS, TRIED),
-    "mapped, no TLS": (UNREAD,),
-    "fixed, no TLS": (UNREAD,),
-    "fixed, TLS": (UNREAD,),
-    "looked at, no TLS": (UNREAD,),
-    "a client that is let in": (UNREAD,),
-    "a client that is denied before others are let in": (UNREAD,),
-    "a client that is denied with the rest": (UNREAD,),
-    "an announced client": (UNREAD,),
-    "an announced client that is denied": (UNREAD,),
-    "a client that is not announced": (UNREAD, UNANNOUNCED),
-    "a client that announces itself": (UNREAD, ANNOUNCER),
+    "a name by default": (TELLS,),
+    "a client that is not announced": (UNANNOUNCED,),
+    "a client that announces itself": (ANNOUNCER,),
     "a client that is announced to the server": (PREFACE,),
 }
 """Talks, and the kinds of difference that they show: each of them, and no other."""
@@ -412,6 +402,40 @@ def test_any_name_leads_where_nginx_leads_it(tmp_path: Path) -> None:
                     sock.sendall(openssl_hello(name))
                     theirs = receive_all(sock).decode()
                 assert led_to(config, policy, number, name) == theirs, f"{name}: {maps[number]}"
+
+
+CLOSING = (
+    "~^Secret", "~^evil", "~[A-Z]x", "~^[0-_]z", r"~^\W|^\d\w", "~(?i)^Gone", r"~^(?<n>[ab])\1(?=[.])", "~^[^.]{3}[.]C",
+    "~*^(?!S|e|[gabx0-9])",
+)  # fmt: skip
+"""Expressions that lead nowhere."""
+
+
+def test_what_nginx_closes_in_any_spelling_is_closed(tmp_path: Path) -> None:
+    version()
+    ports = [free_port() for _ in CLOSING]
+    maps = [
+        f"map $ssl_preread_server_name $to{number} {{ '{key}' ''; default 127.0.0.1:1; }}"
+        for number, key in enumerate(CLOSING)
+    ]
+    doors = [f"listen 127.0.0.1:{port}; ssl_preread on;" for port in ports]
+    for name, says in (("nginx", "return $to{};"), ("ours", "proxy_pass $to{};")):
+        servers = [f"server {{ {door} {says.format(number)} }}" for number, door in enumerate(doors)]
+        (tmp_path / f"{name}.conf").write_text("\n".join(["events {}", "stream {", *maps, *servers, "}"]))
+    config = load([str(tmp_path / "ours.conf")]).config
+    policy = Policy.from_config(config, lambda address, port: False)
+    names = ("secret.a", "evil.a", "ax.a", "5z.a", "0a.a", "gone.a", "aa.a", "abc.c", "other.a")
+    with NginxStream(tmp_path, tmp_path / "nginx.conf"):
+        for number, port in enumerate(ports):
+            closed = 0
+            for name in names:
+                for spelled in (name, name.upper(), name.title()):
+                    with socket.create_connection(("127.0.0.1", port), WAIT_S) as sock:
+                        sock.sendall(openssl_hello(spelled))
+                        if not receive_all(sock):
+                            closed += 1
+                            assert led_to(config, policy, number, name) == "", f"{spelled}: {CLOSING[number]}"
+            assert closed, f"nothing is closed by {CLOSING[number]}"
 
 
 def led_to(config: Config, policy: Policy, number: int, name: str | None) -> str:

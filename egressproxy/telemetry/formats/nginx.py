@@ -3,7 +3,8 @@
 `$remote_addr [$time_local] $protocol [$ssl_preread_server_name]` and
 `$status $bytes_sent $bytes_received $session_time`
 
-And templates in the variables of its stream module. What there is not is a dash then, as in NGINX, but for the name.
+And templates in the variables of its stream module. What there is not is a dash then, as in NGINX: a name that was not looked
+for is one, a ClientHello without a name has an empty one.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def nginx_line(record: ConnectionRecord, hello_counted: bool = True) -> str:
     """
     status = _status(record)
     received = _received(record, hello_counted)
-    client, name = record.client, record.server_name or ""
+    client, name = record.client, _name(record)
     if not (client.isascii() and client.isprintable() and name.isascii() and name.isprintable()):
         client, name = field(client), field(name)
     return (
@@ -86,6 +87,11 @@ def _status(record: ConnectionRecord) -> int:
     if exchange is not None and exchange.upstream_status is not None and record.status == exchange.upstream_status:
         return 200  # a session with an upstream, whatever was said in it
     return _STATUS.get(record.outcome, 500)
+
+
+def _name(record: ConnectionRecord) -> str:
+    """What the client asked for; a dash where no ClientHello was read."""
+    return "-" if record.server_name is None else record.server_name
 
 
 def _received(record: ConnectionRecord, hello_counted: bool) -> int:
@@ -120,13 +126,20 @@ def _value(operator: Operator, hello_counted: bool) -> Value:
         return lambda record: str(_received(record, hello_counted))
     if name == "ssl_preread_server_name":
         escape = loose if operator.quoted else field
-        return lambda record: escape(record.server_name) if record.server_name else ""
+        return lambda record: escape(name) if (name := _name(record)) else ""
     return _VALUES[name]
 
 
 def _server(record: ConnectionRecord, part: int) -> str:
     local = record.dialled or record.local
     return "-" if local is None else field(str(local[part]))
+
+
+def _of_upstream(record: ConnectionRecord, count: int) -> str:
+    """Bytes from or to the upstream: none of one that was tried and not reached."""
+    if record.connected:
+        return str(count)
+    return "-" if record.upstream is None else "0"
 
 
 _VALUES: dict[str, Value] = {
@@ -143,8 +156,8 @@ _VALUES: dict[str, Value] = {
     "time_iso8601": lambda record: _iso8601(int(record.ended_at_unix_s)),
     "time_local": lambda record: local_time(int(record.ended_at_unix_s)),
     "upstream_addr": lambda record: "-" if record.upstream is None else field(str(record.upstream)),
-    "upstream_bytes_received": lambda record: str(record.bytes_down) if record.connected else "-",
-    "upstream_bytes_sent": lambda record: str(record.bytes_up) if record.connected else "-",
+    "upstream_bytes_received": lambda record: _of_upstream(record, record.bytes_down),
+    "upstream_bytes_sent": lambda record: _of_upstream(record, record.bytes_up),
     "upstream_connect_time": lambda record: "-" if record.connect_s is None else f"{record.connect_s:.3f}",
 }
 

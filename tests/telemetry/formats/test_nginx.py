@@ -189,9 +189,9 @@ def test_a_plain_request_that_got_an_answer_is_a_session_whatever_the_answer_was
     assert status_of(nginx(NO_ANSWER)) == 502
 
 
-def test_a_name_that_is_not_there_leaves_its_brackets_empty():
+def test_a_hello_without_a_name_leaves_the_brackets_empty_and_no_hello_a_dash_in_them():
     assert " TCP []500 7 0 " in nginx(NO_SNI)
-    assert " TCP []200 " in nginx(TUNNEL)
+    assert " TCP [-]200 " in nginx(TUNNEL)
 
 
 @given(records)
@@ -233,6 +233,12 @@ def test_a_variable_that_has_no_value_is_a_dash_but_a_name_is_empty():
         "$server_addr $server_port $upstream_addr $upstream_bytes_sent $upstream_connect_time[$ssl_preread_server_name]"
     )
     assert nginx_form(template)(NO_SNI) == "- - - - -[]"
+    assert nginx_form(template)(TUNNEL).endswith("[-]")
+
+
+def test_a_server_that_was_tried_and_not_reached_had_no_bytes():
+    tried = SNI_TUNNEL._replace(connected=False, opened=False, outcome="connect_refused", bytes_up=0, bytes_down=0)
+    assert nginx_form("$upstream_bytes_sent $upstream_bytes_received")(tried) == "0 0"
 
 
 def test_bytes_received_of_a_template_are_those_of_its_version():

@@ -333,7 +333,8 @@ def test_what_is_worth_a_note(stream, notes):
             "3 proxy_pass: the map of '$to' asks '$remote_addr'; only $ssl_preread_server_name is known",
         ),
         (
-            "server { listen 2; listen 1; ssl_preread on; resolver 10.0.0.1; proxy_pass $ssl_preread_server_name:$server_port; }",
+            "server { listen 2; listen 1; ssl_preread on; resolver 10.0.0.1;"
+            " proxy_pass $ssl_preread_server_name:$server_port; }",
             "2 proxy_pass: $server_port is 1 or 2 here; write a server for each port",
         ),
         (
