@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 # Longest piece of a value that a message repeats: enough to find it again, and one line on a terminal.
 _SHOWN_CHARACTERS = 40
 
+# The same of what should have been a directive and looks like none: another file than was meant, perhaps one of secrets.
+STRANGE_CHARACTERS = 20
+
 # Faults kept of one load. The first few are read; a million wrong lines must not take gigabytes to say so.
 MAX_FAULTS = 1000
 
+_DIRECTIVE = re.compile(r"[a-z][a-z0-9_]{1,60}|[A-Za-z]{1,40}")  # or a kind of object
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
 Way = tuple[str | int, ...]
@@ -59,12 +63,19 @@ def shown(value: object, longest: int = _SHOWN_CHARACTERS) -> str:
     return ascii(value)
 
 
+def shown_directive(word: str) -> str:
+    """What stands in the place of a directive, quoted and escaped; where it looks like none, little of it."""
+    return shown(word, _SHOWN_CHARACTERS if _DIRECTIVE.fullmatch(word) else STRANGE_CHARACTERS)
+
+
 def path_text(path: Sequence[str | int]) -> str:
-    """`rules[2].hosts[0]` for the way to a setting. Odd keys are quoted, escaped and cut."""
+    """`rules[2].hosts[0]` for the way to a setting. Odd keys are quoted, escaped and cut, soonest where they come first."""
     text = ""
     for step in path:
         if isinstance(step, int):
             text += f"[{step}]"
+        elif not text and len(step) > STRANGE_CHARACTERS and not _DIRECTIVE.fullmatch(step):
+            text = shown_directive(step)
         else:
             text += ("." if text else "") + (step if _PLAIN_KEY.fullmatch(step) else shown(step))
     return text

@@ -36,6 +36,14 @@ def test_a_way_reads_as_it_would_be_typed() -> None:
     assert path_text(("a b", "c\n")) == r"'a b'.'c\n'"
 
 
+def test_what_comes_first_and_looks_like_no_directive_is_cut_soonest() -> None:
+    """A file of secrets that is given by mistake."""
+    assert path_text(("root:$y$j9T$abcdefghijklmnop",)) == "'root:$y$j9T$abcde...'"
+    assert path_text(("MIIEvQIBADANBgkqhkiG9w0BAQEF", "a")) == "'MIIEvQIBADANBgkqh...'.a"
+    assert path_text(("sslproxy_session_cache_size",)) == "sslproxy_session_cache_size"
+    assert path_text(("RequestAuthentication", "x")) == "RequestAuthentication.x"
+
+
 @given(st.text(max_size=200), st.lists(st.text(max_size=100) | st.integers(0, 9), max_size=5))
 def test_nothing_leaves_its_line(value: str, way: list[str | int]) -> None:
     for text in (shown(value), path_text(way)):

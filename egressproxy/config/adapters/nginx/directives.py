@@ -11,7 +11,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import shown_directive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -283,7 +283,7 @@ def _tell_unknown(directive: Directive, context: Context, findings: Findings) ->
         findings.fault(directive, f"is not allowed here; it belongs in {where}")
         return
     close = get_close_matches(name[:60], TABLES[context], n=1, cutoff=0.8)
-    message = f"the directive {shown(name)} is not known{f'; did you mean {close[0]}?' if close else ''}"
+    message = f"the directive {shown_directive(name)} is not known{f'; did you mean {close[0]}?' if close else ''}"
     if _SECURITY.search(name):
         findings.fault(directive, f"{message} (it may be about security, so --lenient does not leave it out)")
     else:

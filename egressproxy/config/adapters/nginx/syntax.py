@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
-from egressproxy.config.faults import MAX_FAULTS, Fault, shown
+from egressproxy.config.faults import MAX_FAULTS, STRANGE_CHARACTERS, Fault, shown
 from egressproxy.config.native import mark, unmark
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class _Reader:
 
 
 def _missing_end(words: list[str]) -> str:
-    return f'; is a ";" missing behind {shown(" ".join(words[-2:]))}?' if words else ""
+    return f'; is a ";" missing behind {shown(" ".join(words[-2:]), STRANGE_CHARACTERS)}?' if words else ""
 
 
 # --- words --------------------------------------------------------------------------------------------------------
