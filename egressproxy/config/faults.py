@@ -20,7 +20,7 @@ STRANGE_CHARACTERS = 20
 # Faults kept of one load. The first few are read; a million wrong lines must not take gigabytes to say so.
 MAX_FAULTS = 1000
 
-_DIRECTIVE = re.compile(r"[a-z][a-z0-9_]{1,60}")
+_DIRECTIVE = re.compile(r"[a-z][a-z0-9_]{1,60}|[A-Za-z]{1,40}")  # or a kind of object
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
 Way = tuple[str | int, ...]

@@ -41,6 +41,7 @@ def test_what_comes_first_and_looks_like_no_directive_is_cut_soonest() -> None:
     assert path_text(("root:$y$j9T$abcdefghijklmnop",)) == "'root:$y$j9T$abcde...'"
     assert path_text(("MIIEvQIBADANBgkqhkiG9w0BAQEF", "a")) == "'MIIEvQIBADANBgkqh...'.a"
     assert path_text(("sslproxy_session_cache_size",)) == "sslproxy_session_cache_size"
+    assert path_text(("RequestAuthentication", "x")) == "RequestAuthentication.x"
 
 
 @given(st.text(max_size=200), st.lists(st.text(max_size=100) | st.integers(0, 9), max_size=5))
