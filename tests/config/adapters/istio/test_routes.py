@@ -54,7 +54,12 @@ def test_services_of_native_settings_are_spared() -> None:
         "services": [{"hosts": ["own.example"], "ports": [{"number": 8000, "protocol": "HTTP"}]}],
     }
     data = meets(REGISTRY_ONLY, CNN, beside=beside).data
-    assert data["routes"][-1] == {"carries": "requests", "none": [{"ports": [80, 8000]}], "refuse": "close"}
+    assert data["routes"][-1] == {
+        "name": "unregistered-requests",
+        "carries": "requests",
+        "none": [{"ports": [80, 8000]}],
+        "refuse": "close",
+    }
 
 
 # --- http routes in the mesh --------------------------------------------------------------------------------------
@@ -117,9 +122,7 @@ def test_conditions_of_a_route(match: str, ask: str, expected: str) -> None:
         ("regex: '/adm[[:alpha:]]*'", "/admin", "b", "unavailable"),
     ],
 )
-def test_no_way_of_writing_a_path_falls_through_to_a_wider_route(
-    uri: str, path: str, narrow: str, closed: str
-) -> None:
+def test_no_way_of_writing_a_path_falls_through_to_a_wider_route(uri: str, path: str, narrow: str, closed: str) -> None:
     def expected(end: str) -> str:
         return f"outbound|80||{end}.example" if len(end) == 1 else end
 
