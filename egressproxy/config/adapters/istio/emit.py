@@ -198,7 +198,8 @@ class NativeRoutes:
         """
         for number in sorted(at_gateways):
             known = self._registered("requests", number)
-            native: dict[str, Any] = {"name": f"unknown-at-gateway-{number}", "carries": "requests", "ports": [number]}
+            # Without a name: it is shown in route tables, where Istio has none for it.
+            native: dict[str, Any] = {"carries": "requests", "ports": [number]}
             if known:
                 native["none"] = [{"hosts": known}]
             self.native.append(At(self._mark, {**native, "refuse": "not_found"}))
