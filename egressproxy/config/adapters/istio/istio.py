@@ -212,7 +212,8 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int) -> dict[str, 
     native: dict[str, Any] = {}
     listeners = beside.get("listeners", ())
     if "listeners" not in beside:
-        listeners = native["listeners"] = emit.listeners(read.gateways, read.ports_behind(), report)
+        listeners = emit.listeners(read.gateways, read.ports_behind(), report)
+        native["listeners"] = At(mark(unmark(first)[0], 0), listeners)  # no line in particular
     sidecar = read.sidecar()
     outbound = said.outbound or said.outbound_by_default
     if sidecar is not None and sidecar.outbound is not None:
