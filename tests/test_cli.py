@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -684,6 +685,19 @@ def test_run_says_which_port_is_taken_and_what_to_write(tmp_path: Path, file_say
     assert line.startswith(f"cannot listen on 127.0.0.1 port {port}: ")
     assert line.endswith("; " + advice.replace("FILE", str(file)))
     assert "Traceback" not in done.stderr
+
+
+def test_run_says_that_taken_ports_are_those_of_istio_files_without_listeners(tmp_path: Path) -> None:
+    entry = "{hosts: [a.example], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS}"
+    file = tmp_path / "mesh.yaml"
+    file.write_text(f"apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\nspec: {entry}\n")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # whoever has it: it is taken
+            stack.enter_context(socket.create_server(("", 8080)))
+        done = egressproxy("run", str(file))
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "cannot listen" in line)
+    assert line.endswith("it is where the default listeners of Istio files listen: write a native file with listeners")
 
 
 # --- schema and streams -------------------------------------------------------------------------------------------

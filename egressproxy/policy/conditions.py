@@ -126,7 +126,10 @@ def _further(condition: Condition, surroundings: Surroundings, lets_pass: bool) 
     tests += [_whole_test(each, surroundings, lets_pass) for each in condition.all or ()]
     if condition.any is not None:
         tests.append(_Any([_whole_test(each, surroundings, lets_pass) for each in condition.any]))
-    tests += [_Not(_whole_test(each, surroundings, not lets_pass)) for each in condition.none or ()]
+    tests += [
+        _Not(_whole_test(each, surroundings, not lets_pass), f"none[{index}]", each)
+        for index, each in enumerate(condition.none or ())
+    ]
     if condition.addresses is not None:  # last: what is known already may make it needless to look them up
         tests.append(_Addresses(condition.addresses, lets_pass))
     return tests
@@ -188,17 +191,25 @@ class _Any:
 
 
 class _Not:
-    __slots__ = ("_test",)
+    __slots__ = ("_called", "_keys", "_test")
 
-    def __init__(self, test: Test) -> None:
+    def __init__(self, test: Test, called: str, condition: Condition) -> None:
         self._test = test
+        self._called = called
+        self._keys = [key for key in type(condition).model_fields if getattr(condition, key) is not None]
 
     def holds(self, intent: Intent, addresses: Sequence[str] | None) -> bool | None:
         one = self._test.holds(intent, addresses)
         return None if one is None else not one
 
     def why_not(self, intent: Intent) -> str:
-        return "what stands in none holds"
+        about = {
+            "clients": f"client {intent.client}",
+            "hosts": f"host {intent.target.host}",
+            "ports": f"port {intent.target.port}",
+            "methods": f"method {intent.method}",
+        }
+        return f"{self._called} holds: {', '.join(about.get(key, key) for key in self._keys)}"
 
 
 # --- of one thing -------------------------------------------------------------------------------------------------

@@ -274,7 +274,30 @@ class Policy:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         facts = ", ".join(f"{address} is {special}" for address, special in found[:3]) + more
         about = facts if intent.target.is_address else f"{intent.target} leads to closed addresses: {facts}"
-        return f"{about}; {_next_step(verdict, *found[0])}"
+        return f"{about}; {self._next_step(intent, verdict, *found[0])}"
+
+    def _next_step(self, intent: Intent, verdict: Verdict, address: str, special: AddressClass) -> str:
+        if (
+            verdict.allowed
+            and not verdict.reported
+            and special.name != "metadata"
+            and self._is_of_istio(intent, verdict)
+        ):
+            return (
+                "to open it write in a native file, beside those of Istio, "
+                f"rules: [{{action: allow, hosts: [{intent.target.host}], private_addresses: true}}]"
+            )
+        return _next_step(verdict, address, special)
+
+    def _is_of_istio(self, intent: Intent, verdict: Verdict) -> bool:
+        """Whether it is reached by services that Istio's files made, in which nothing can be set."""
+        if verdict.rule == ROUTE and verdict.route is not None:
+            names = [to.service for to in self._config.routes[verdict.route].to]
+        elif verdict.rule == SERVICE and (found := self.registry.find(*intent.target[:2])) is not None:
+            names = [found.name]
+        else:
+            return False
+        return any(name.startswith("outbound|") for name in names)
 
     def _finding(
         self, intent: Intent, verdict: Verdict, address: str, port: int, written_down: bool = False
@@ -293,7 +316,7 @@ class Policy:
             reason = f"{special}, open by {by}"
         else:
             dialled = False
-            reason = f"{special}; {_next_step(verdict, address, special)}"
+            reason = f"{special}; {self._next_step(intent, verdict, address, special)}"
         return AddressFinding(address, special, dialled, reason, False, other_port)
 
     def _findings(

@@ -138,6 +138,8 @@ def _where_it_is_set(loaded: Loaded, place: Place) -> str:
             if not loaded.sources:
                 return "it is where the built-in default listens: write a configuration with another port"
             way: Way = ("listeners", number, "port")
+            if loaded.locate(way)[1] is None:  # nobody wrote it
+                return "it is where the default listeners of Istio files listen: write a native file with listeners"
             break
     else:
         way = ("admin", "port")

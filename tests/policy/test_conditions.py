@@ -208,7 +208,7 @@ def test_why_not_says_which_condition():
     near = {miss.rule: miss.failed for miss in judge.explain(tunnel()).near}
     assert near == {
         "far": ("the listener is another than that of one",),
-        "none": ("what stands in none holds",),
+        "none": ("none[0] holds: port 443",),
         "any": ("none of any: port 443 is not among 80; method CONNECT is not among GET",),
         "regex": ("none of its expressions is found in the host www.example.com",),
     }

@@ -185,6 +185,16 @@ def test_services_decide_what_no_rule_does_on_their_ports():
         screened(judge, "edition.cnn.com", "10.0.0.5")
 
 
+def test_a_service_of_istio_is_opened_by_a_rule_of_a_native_file():
+    service = {"name": "outbound|443||db.corp.example", "hosts": ["db.corp.example"], "ports": [{"number": 443}]}
+    leads = [{"service": service["name"], "port": 443}]
+    for host, routes in (("db.corp.example", []), ("other.example", [{"hosts": ["other.example"], "to": leads}])):
+        judge = policy(services=[service], routes=routes)
+        advice = rf"in a native file, .* rules: \[\{{action: allow, hosts: \[{host}\], private_addresses: true\}}\]"
+        with pytest.raises(AddressDenied, match=advice):
+            screened(judge, host, "10.0.0.5")
+
+
 def test_an_alias_is_a_host_of_its_service():
     wiki = {"hosts": ["wikipedia.org"], "aliases": ["my-wiki", "my-wiki.default"], "ports": [{"number": 443}]}
     judge = policy(rules=[{"action": "deny", "hosts": ["my-wiki.default"]}], services=[wiki])

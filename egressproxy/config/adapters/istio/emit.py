@@ -118,7 +118,9 @@ class NativeRoutes:
         self._lead_by_address()
         self._refuse_what_is_not_parsed()
         for host in routes.gateway_services():
-            self.native.append(At(mark, {"hosts": mesh.names_of(host), "refuse": "not_found"}))
+            self.native.append(
+                At(mark, {"name": "gateway-by-its-own-name", "hosts": mesh.names_of(host), "refuse": "not_found"})
+            )
         if closed:
             servers = [server for each in routes.gateways for server in each.servers]
             self._refuse_unknown_requests({one.port for one in servers if (one.routes, one.mode) == ("http", "NONE")})
@@ -164,7 +166,7 @@ class NativeRoutes:
             end = self._mesh.register(service, port) if literals and port.spoken == "HTTP" else None
             if end is not None:
                 native = {"carries": "requests", "hosts": literals, "ports": [port.number], **_ends([(1, end)])}
-                self.native.append(At(port.mark, native))
+                self.native.append(At(port.mark, {"name": "service-by-address", **native}))
 
     def _registered(self, carries: Carries | None, number: int) -> list[str]:
         """Hosts that somebody registers on a port: those that carry requests, or tunnels."""
@@ -186,7 +188,7 @@ class NativeRoutes:
         for number, found in by_port.items():
             names = [name for service, _ in found for name in self._mesh.names_of(service.host)]
             native = {"carries": "tunnels", "hosts": names, "ports": [number], "refuse": "close"}
-            self.native.append(At(found[0][1].mark, native))
+            self.native.append(At(found[0][1].mark, {"name": "tunnels-to-http", **native}))
 
     def _refuse_unknown_requests(self, at_gateways: set[int]) -> None:
         """What a mesh with REGISTRY_ONLY does with requests for which nobody registers the host or the port.
@@ -196,6 +198,7 @@ class NativeRoutes:
         """
         for number in sorted(at_gateways):
             known = self._registered("requests", number)
+            # Without a name: it is shown in route tables, where Istio has none for it.
             native: dict[str, Any] = {"carries": "requests", "ports": [number]}
             if known:
                 native["none"] = [{"hosts": known}]
@@ -206,17 +209,14 @@ class NativeRoutes:
         spared += [
             _named(service, port) for service, port in self._seen if port.spoken == "TCP" and port.number not in parsed
         ]
-        self.native.append(At(self._mark, {"carries": "requests", "none": spared, "refuse": "close"}))
+        native = {"name": "unregistered-requests", "carries": "requests", "none": spared, "refuse": "close"}
+        self.native.append(At(self._mark, native))
         for number in sorted(parsed):
-            names = [
-                name
-                for service, port in self._seen
-                if port.spoken == "TLS" and port.number == number
-                for name in self._mesh.names_of(service.host)
-            ]
+            found = [(service, port) for service, port in self._seen if port.spoken == "TLS" and port.number == number]
+            names = [name for service, _ in found for name in self._mesh.names_of(service.host)]
             if names:
                 native = {"carries": "requests", "hosts": names, "ports": [number], "refuse": "close"}
-                self.native.append(At(self._mark, native))
+                self.native.append(At(found[0][1].mark, {"name": "requests-to-tls", **native}))
 
 
 def _named(service: Service, port: Port) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from egressproxy.config.adapters.istio import (
 )
 from egressproxy.config.adapters.istio.documents import things
 from egressproxy.config.adapters.istio.fields import Report
-from egressproxy.config.adapters.istio.mesh import Mesh, Refusal, Secrets
+from egressproxy.config.adapters.istio.mesh import Mesh, Refusal, Secrets, exported
 from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS, is_loopback
 from egressproxy.config.adapters.istio.routes import Routes
 from egressproxy.config.native import mark, unmark
@@ -212,7 +212,8 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int) -> dict[str, 
     native: dict[str, Any] = {}
     listeners = beside.get("listeners", ())
     if "listeners" not in beside:
-        listeners = native["listeners"] = emit.listeners(read.gateways, read.ports_behind(), report)
+        listeners = emit.listeners(read.gateways, read.ports_behind(), report)
+        native["listeners"] = At(mark(unmark(first)[0], 0), listeners)  # no line in particular
     sidecar = read.sidecar()
     outbound = said.outbound or said.outbound_by_default
     if sidecar is not None and sidecar.outbound is not None:
@@ -246,6 +247,8 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int) -> dict[str, 
         root_namespace=said.root_namespace,
         forwards_sni=said.forwards_sni,
     )
+    _say_unseen(read, mesh, {DEFAULT_NAMESPACE}, routes.gateway_namespaces())
+    _say_guarded(mesh, beside, report)
     refused = []
     for service, port in mesh.seen():
         end = mesh.register(service, port)
@@ -255,7 +258,12 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int) -> dict[str, 
     route_list = made.native + [
         At(
             port.mark,
-            {"hosts": mesh.names_of(service.host), "ports": [port.number], "refuse": end.word},
+            {
+                "name": "not-reached",
+                "hosts": mesh.names_of(service.host),
+                "ports": [port.number],
+                "refuse": end.word,
+            },
         )
         for service, port, end in refused
     ]
@@ -278,6 +286,60 @@ def _native(read: _Objects, beside: Mapping[str, Any], first: int) -> dict[str, 
     if capture:
         native["capture"] = capture
     return native
+
+
+def _say_unseen(read: _Objects, mesh: Mesh, of_clients: set[str], of_gateways: set[str]) -> None:
+    """A note for each object that its exportTo, or its place, hides from those whom it is for."""
+    for service in mesh.services:
+        _say_hidden(read.report, service.mark, service.export_to, service.namespace, of_clients | of_gateways)
+    for one in read.virtual_services:
+        viewers = (of_clients if objects.MESH in one.gateways else set()) | (
+            of_gateways if set(one.gateways) - {objects.MESH} else set()
+        )
+        _say_hidden(read.report, one.mark, one.export_to, one.namespace, viewers)
+    looked_into = of_clients | of_gateways | {read.settings.root_namespace} | {one.namespace for one in mesh.services}
+    for rule in read.rules:
+        if rule.namespace is None:
+            continue
+        if rule.namespace in looked_into:
+            _say_hidden(read.report, rule.mark, rule.export_to, rule.namespace, of_clients | of_gateways)
+        else:
+            message = (
+                f"has no effect: no DestinationRule is looked for in namespace {rule.namespace}, where no client, gateway or "
+                f"service is; move it to {DEFAULT_NAMESPACE}, or to the service's"
+            )
+            read.report.note(rule.mark, (), message)
+
+
+def _say_hidden(report: Report, mark: int, export_to: Sequence[str], namespace: str, viewers: set[str]) -> None:
+    if any(exported(export_to, namespace, viewer) for viewer in viewers):
+        return
+    shown_to = ", ".join(namespace if each == "." else each for each in export_to)
+    report.note(
+        mark,
+        (),
+        f"has no effect: exportTo shows it to {shown_to}, and it is looked at from {', '.join(sorted(viewers))} (clients are "
+        f"in {DEFAULT_NAMESPACE}); add that to exportTo, or move the object there",
+    )
+
+
+def _say_guarded(mesh: Mesh, beside: Mapping[str, Any], report: Report) -> None:
+    """Istio has no address guard, and its files no word for it: once for all names that are likely to be private."""
+    rules = beside.get("rules")
+    opened = any(
+        isinstance(each, dict) and each.get("private_addresses") for each in (rules if isinstance(rules, list) else ())
+    )
+    if opened or "guard" in beside:
+        return
+    for service, _ in mesh.seen():
+        if service.seems_private and not service.private and service.resolution != "static" and not service.endpoints:
+            report.note(
+                service.mark,
+                (),
+                "ServiceEntries stay behind the address guard: a name that leads to a private address is refused; to open one "
+                f"write in a native file rules: [{{action: allow, hosts: ['{service.host}'], private_addresses: true}}]",
+            )
+            return
 
 
 def _checks_all_ports(said: settings.Settings, mesh: Mesh, beside: Mapping[str, Any], report: Report) -> bool:

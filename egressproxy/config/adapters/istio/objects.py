@@ -77,6 +77,7 @@ class Service:
     selector   labels of the pods behind a Kubernetes Service
     is_empty   it has no endpoint, and none can come from a name
     private    it lives inside the cluster, so that its addresses are private
+    seems_private  it is said to be internal, or its name is none of the public DNS
     knows_pods  its endpoints are pods, which only the cluster knows
     behind     of a Kubernetes Service: the pods' own port for each of its numbers, where the file tells
     """
@@ -93,6 +94,7 @@ class Service:
     selector: Mapping[str, str] = field(default_factory=dict)
     is_empty: bool = False
     private: bool = False
+    seems_private: bool = False
     knows_pods: bool = False
     behind: Mapping[int, int] = field(default_factory=dict)
     mark: int

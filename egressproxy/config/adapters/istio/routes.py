@@ -189,6 +189,11 @@ class Routes:
         """Services of gateways: who asks for one by its own name meets a gateway that knows no such host."""
         return list(self._doors)
 
+    def gateway_namespaces(self) -> set[str]:
+        """Where the gateways' proxies are, through whose eyes their objects are seen."""
+        found = {door.view.namespace for door in self._doors.values()}
+        return found or ({self._root} if self.gateways else set())
+
     # --- the gateways, as who comes to them by themselves meets them
 
     def requests_at_gateways(self) -> list[Leg]:

@@ -35,6 +35,10 @@ _RESOLUTIONS: dict[str, Literal["none", "static", "dns"]] = {
 }
 
 
+# Names that networks keep to themselves: ICANN's .internal, RFC 8375, and RFC 6762 with its appendix G.
+_PRIVATE_NAMES = (".internal", ".home.arpa", ".local", ".intranet", ".private", ".corp", ".home", ".lan")
+
+
 def service_entry(thing: Thing) -> list[Service]:
     """The services of a ServiceEntry, one for each host."""
     spec = spec_of(thing)
@@ -77,6 +81,7 @@ def service_entry(thing: Thing) -> list[Service]:
             export_to=export_to,
             private=host.host.endswith(f".{CLUSTER_DOMAIN}")
             or any(one.address.endswith(f".{CLUSTER_DOMAIN}") for one in endpoints),
+            seems_private=location == "MESH_INTERNAL" or f".{host.host}".endswith(_PRIVATE_NAMES),
             mark=spec.mark("hosts"),
             title=thing.title,
         )

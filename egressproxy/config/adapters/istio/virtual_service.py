@@ -25,6 +25,7 @@ from egressproxy.config.adapters.istio.objects import (
     spec_of,
 )
 from egressproxy.hostport import ANY_HOST, HostPattern
+from egressproxy.policy.expressions import compile_expression
 
 if TYPE_CHECKING:
     from egressproxy.config.adapters.istio.documents import Thing
@@ -172,6 +173,11 @@ def _uri(uri: Fields) -> dict[str, Any]:
             return {"paths": [f"{prefix}*"]}
         return {"bare_paths_matching": [f"^{re.escape(prefix)}"]}
     if regex is not None:
+        try:
+            compile_expression(regex)
+        except ValueError as error:  # by itself: what closes our brackets would be no longer held to the whole path
+            uri.fault("regex", f"expected an expression of RE2: {error}")
+            return {}
         return {"bare_paths_matching": [f"^(?:{regex})$"]}
     uri.report.fault(uri.mark(), uri.way, "expected exact, prefix or regex")
     return {}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.istio import REGISTRY_ONLY, Meets, entry, meets, thing
+from support.istio import LISTENERS, REGISTRY_ONLY, Meets, entry, meets, thing, to, virtual_service
 
 from egressproxy.config.load import Loaded, load
 from egressproxy.config.native_text import native_lines
@@ -412,3 +412,48 @@ def example(name: str) -> Meets:
 def test_what_clients_meet_in_our_own_examples(name: str, asks: dict[str, str]) -> None:
     found = example(name)
     assert {ask: getattr(found, ask.partition(" ")[0])(ask.partition(" ")[2]) for ask in asks} == asks
+
+
+UNSEEN = "has no effect: exportTo shows it to other, and it is looked at from default (clients are in default)"
+
+
+@pytest.mark.parametrize(
+    ("hidden", "said"),
+    [
+        (
+            entry("b.example", "80 HTTP", more="resolution: DNS, exportTo: ['.']", title="ServiceEntry b other"),
+            f"ServiceEntry.b: {UNSEEN}; add that to exportTo, or move the object there",
+        ),
+        (
+            virtual_service("a.example", f"{{exportTo: [other], http: [{{route: [{to('a.example')}]}}]}}"),
+            f"VirtualService.routes: {UNSEEN}; add that to exportTo, or move the object there",
+        ),
+        (
+            thing("DestinationRule d default", "{host: a.example, exportTo: [other]}"),
+            f"DestinationRule.d: {UNSEEN}; add that to exportTo, or move the object there",
+        ),
+        (
+            thing("DestinationRule d elsewhere", "{host: a.example}"),
+            "DestinationRule.d: has no effect: no DestinationRule is looked for in namespace elsewhere, where no client, "
+            "gateway or service is; move it to default, or to the service's",
+        ),
+        (entry("b.example", "80 HTTP", more="resolution: DNS, exportTo: [other, default]"), None),
+        (entry("b.example", "80 HTTP", title="ServiceEntry b other"), None),
+    ],
+)
+def test_what_is_hidden_from_all_who_look_is_noted(hidden: str, said: str | None) -> None:
+    notes = [each.partition(" ")[2] for each in meets(REGISTRY_ONLY, entry("a.example", "80 HTTP"), hidden).notes]
+    assert notes == ([] if said is None else [said])
+
+
+@pytest.mark.parametrize(
+    ("host", "more"),
+    [("db.corp.internal", "resolution: DNS"), ("db.example", "resolution: DNS, location: MESH_INTERNAL")],
+)
+def test_that_private_names_meet_the_address_guard_is_noted_once(host: str, more: str) -> None:
+    entries = entry(host, "443 TLS", more=more), entry("z.internal", "443 TLS")
+    rule = {"action": "allow", "hosts": [host], "private_addresses": True}
+    (note,) = (each for each in meets(REGISTRY_ONLY, *entries).notes if "address guard" in each)
+    assert note.endswith(f"rules: [{{action: allow, hosts: ['{host}'], private_addresses: true}}]")
+    opened = meets(REGISTRY_ONLY, *entries, beside={"listeners": LISTENERS, "rules": [rule]})
+    assert not [each for each in opened.notes if "address guard" in each]

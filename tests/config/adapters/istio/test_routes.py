@@ -54,7 +54,12 @@ def test_services_of_native_settings_are_spared() -> None:
         "services": [{"hosts": ["own.example"], "ports": [{"number": 8000, "protocol": "HTTP"}]}],
     }
     data = meets(REGISTRY_ONLY, CNN, beside=beside).data
-    assert data["routes"][-1] == {"carries": "requests", "none": [{"ports": [80, 8000]}], "refuse": "close"}
+    assert data["routes"][-1] == {
+        "name": "unregistered-requests",
+        "carries": "requests",
+        "none": [{"ports": [80, 8000]}],
+        "refuse": "close",
+    }
 
 
 # --- http routes in the mesh --------------------------------------------------------------------------------------
