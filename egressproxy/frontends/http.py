@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 MANAGER_PATH = "/squid-internal-mgr/"
 """Where Squid has its manager pages."""
 OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-"""How the host of the proxy is called by who is on it. The first is what all requests for manager pages are judged by: a client
-could else choose the host that the rules let it reach."""
+"""How the host of the proxy is called by who is on it. The first is what requests for manager pages are judged by that have a
+path alone: by its Host field a client could choose a host that the rules let it reach."""
 
 
 class HttpFrontend:
@@ -108,7 +108,7 @@ class HttpFrontend:
         if self._manager is not None and path.startswith(MANAGER_PATH) and head.method in ("GET", "HEAD"):
             manager = self._manager_page(written, path)
         if manager is not None:
-            authority = f"{OWN_HOSTS[0]}:{self._manager}"
+            authority = written or f"{OWN_HOSTS[0]}:{self._manager}"
             target = parse_authority(authority)
         elif written is not None:
             authority = written

@@ -167,7 +167,7 @@ KNOWN: dict[str, dict[str, str]] = {
     "a name that does not exist": {"status": _UNKNOWN, "logged status": _UNKNOWN},
     "CONNECT to a name that does not exist": {"status": _UNKNOWN, "logged status": _UNKNOWN, "code": _FAILED},
     "CONNECT where nobody listens": {"code": _FAILED},
-    "a manager page": {"body": _OWN_PAGES, "url": "Squid writes its own name there, we what the client wrote"},
+    "a manager page": {"body": _OWN_PAGES, "url": "Squid writes its own name there, we localhost"},
     "a manager page by the proxy's name": dict.fromkeys(("body", "status", "logged status", "type"), _OWN_PAGES),
 }
 """Differences, by case and field, and why. Besides, the sizes of plain requests are not compared: both write header fields of
