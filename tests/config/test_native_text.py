@@ -35,7 +35,7 @@ on_policy_change: cut
 rules:
 - name: "on"
   action: deny
-  all: [{{hosts_matching: ['^cdn[0-9]+\\.', '(?i)"quoted" \\x07é\\U0001F600 #no: comment']}}, {{ports: [1, 8000-8100]}}]
+  all: [{{hosts_matching: ['^cdn[0-9]+\\.', '(?i)"quoted" \\x07é\\x{{1F600}} #no: comment']}}, {{ports: [1, 8000-8100]}}]
   any: [{{none: [{{listener_ports: [3128]}}]}}]
   times: [{{days: [monday], start: "08:30", end: "12:30"}}]
 - {{action: allow, hosts: ["*"], parent: up, addresses: null}}
