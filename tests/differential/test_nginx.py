@@ -405,8 +405,7 @@ def test_any_name_leads_where_nginx_leads_it(tmp_path: Path) -> None:
 
 
 CLOSING = (
-    "~^Secret", "~^evil", "~[A-Z]x", "~^[0-_]z", r"~^\W|^\d\w", "~(?i)^Gone", r"~^(?<n>[ab])\1(?=[.])", "~^[^.]{3}[.]C",
-    "~*^(?!S|e|[gabx0-9])",
+    "~^Secret", "~^evil", "~[A-Z]x", "~^[0-_]z", r"~^\W|^\d\w", "~(?i)^Gone", "~^[^.]{3}[.]C",
 )  # fmt: skip
 """Expressions that lead nowhere."""
 

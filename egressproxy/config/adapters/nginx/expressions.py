@@ -1,4 +1,4 @@
-r"""Expressions of a `map`, PCRE's, in the words of Python's `re`.
+r"""Expressions of a `map`, PCRE's, in the words of the native form, which are RE2's.
 
 The two agree in most of what people write; only that is taken. What they read in two ways (`[a[:digit:]]` is a class of
 characters to the one and a set with colons to the other) or what one of them has alone is refused, never guessed.
@@ -13,16 +13,15 @@ import string
 from typing import NamedTuple
 
 from egressproxy.config.faults import shown
+from egressproxy.policy.expressions import compile_expression
 
 _ESCAPE = r"\\(?:[dDwWsStnrf]|x[0-9A-Fa-f]{2}|[^A-Za-z0-9])"
 _PIECE = re.compile(
-    rf"(?P<escape>{_ESCAPE}|\\[bBA]|\\[1-9](?![0-9]))"
+    rf"(?P<escape>{_ESCAPE}|\\[bBA])"
     rf"|(?P<set>\[\^?+\]?+(?:{_ESCAPE}|(?!--|&&|\|\||~~)[^\[\]\\])*+\])"
     r"|(?:[*+?]|\{[0-9]{1,5}(?:,[0-9]{0,5})?\})\??(?![*+?{])"
-    r"|(?P<not_this>\(\?<?!)"
-    r"|\((?:\?(?::|<?=|[ims]+:))?(?![?*])"
+    r"|\((?:\?(?::|[ims]+:))?(?![?*])"
     r"|(?P<named>\(\?(?:P?<(?P<name>[A-Za-z_][A-Za-z0-9_]*)>|'(?P<quoted>[A-Za-z_][A-Za-z0-9_]*)'))"
-    r"|(?P<same>\(\?P=[A-Za-z_][A-Za-z0-9_]*\))"
     r"|(?P<plain>[^\\\[{(*+?])",
     re.DOTALL,
 )
@@ -37,7 +36,7 @@ _ANY_ESCAPE = re.compile(r"\\.", re.DOTALL)
 class Expression(NamedTuple):
     """One expression.
 
-    text      in Python's words, without what says that letter case does not count
+    text      in RE2's words, without what says that letter case does not count
     any_case  letter case does not count
     capitals  it has capitals, which no name in small letters has
     excludes  which names it leaves out may depend on their letter case
@@ -49,7 +48,7 @@ class Expression(NamedTuple):
     excludes: bool
 
     @property
-    def python(self) -> str:
+    def native(self) -> str:
         """The whole of it."""
         return f"(?i){self.text}" if self.any_case else self.text
 
@@ -71,18 +70,18 @@ def read_expression(key: str) -> Expression:
         if piece is None:
             raise ValueError(
                 f"{shown(written[at : at + 12])} in the expression {shown(written)} may mean something else here; "
-                "write it with sets like [0-9a-f], groups and simple repetitions"
+                "write it with sets like [0-9a-f], groups and simple repetitions, and without looking ahead or back"
             )
         name = piece["name"] or piece["quoted"]
         pieces.append(f"(?P<{name}>" if name else piece[0])
-        excludes = excludes or piece["not_this"] is not None or _excludes_one_case(piece["set"])
+        excludes = excludes or _excludes_one_case(piece["set"])
         letters = piece["plain"] or _ANY_ESCAPE.sub("", piece["set"] or "")
         capitals = capitals or letters != letters.lower()
         at = piece.end()
     found = Expression("".join(pieces), any_case, capitals, excludes)
     try:
-        re.compile(found.python)
-    except (re.error, OverflowError, RecursionError) as error:
+        compile_expression(found.native)
+    except ValueError as error:
         raise ValueError(f"expected a regular expression, got {shown(key)}: {error}") from None
     return found
 

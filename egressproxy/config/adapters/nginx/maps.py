@@ -100,7 +100,7 @@ def _take(line: Directive, reading: _Reading, findings: Findings) -> None:
         reading.default = Entry({}, value, line)
     elif key.startswith("~"):
         expression = read_expression(key)
-        reading.matching.append(Entry({"hosts_matching": [At(line.mark, expression.python)]}, value, line))
+        reading.matching.append(Entry({"hosts_matching": [At(line.mark, expression.native)]}, value, line))
     else:
         _take_name(key.removeprefix("\\").lower(), value, line, reading, findings)
 
@@ -148,7 +148,7 @@ def in_small_letters(entry: Entry, findings: Findings, *, closes: bool) -> Entry
     if expression.excludes and (closes or expression.capitals):
         raise ValueError("which names it leaves out depends on their letter case, which does not count here; write ~*")
     if closes:
-        at_any_case = expression._replace(any_case=True).python
+        at_any_case = expression._replace(any_case=True).native
         return entry._replace(condition={"hosts_matching": [At(entry.written.mark, at_any_case)]})
     if expression.capitals:
         findings.note(

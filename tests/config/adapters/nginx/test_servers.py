@@ -351,16 +351,12 @@ def test_what_is_worth_a_note(stream, notes):
             "3 proxy_pass: leads to the servers that clients name on the ports 1 and 2; one listener has one of them",
         ),
         (
-            f"{MAP} {{ '~^(?!api[.])' ''; default 127.0.0.1:1; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
-            "2 '~^(?!api[.])': which names it leaves out depends on their letter case, which does not count here; write ~*",
-        ),
-        (
             f"{MAP} {{ ~^[^a-z] ''; default 127.0.0.1:1; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
             "2 '~^[^a-z]': which names it leaves out depends on their letter case, which does not count here; write ~*",
         ),
         (
-            f"{MAP} {{ ~^(?!Secret) 127.0.0.1:1; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
-            "2 '~^(?!Secret)': which names it leaves out depends on their letter case, which does not count here; write ~*",
+            f"{MAP} {{ ~^[^A-Z] 127.0.0.1:1; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
+            "2 '~^[^A-Z]': which names it leaves out depends on their letter case, which does not count here; write ~*",
         ),
         (
             f"{MAP} {{ a unix:/run/a; }}\nserver {{ listen 1; ssl_preread on; proxy_pass $to; }}",
