@@ -126,6 +126,7 @@ def test_a_misspelled_command_line_says_what_was_expected(arguments, expected):
 
 
 @pytest.mark.parametrize("name", ["tunnels", "sni"])
+@pytest.mark.slow
 def test_the_floor_opens_tunnels_in_both_ways(name):
     done = run("--only", name, "--ours", "floor", "--peers", "direct", "--rounds", 1, "--seconds", 0.1)
     assert done.returncode == 0, done.stderr
