@@ -72,7 +72,7 @@ _OWN = Names(
     news="news.example.com",
     echo="echo.example.com",
     search="search.example.com",
-    library="library.example.org",
+    library="almanac.example.org",
     server="vault.outside.svc.cluster.local",
     client="CN=egress.example.com",
     proxy="upstream-proxy.example.com",
