@@ -96,6 +96,7 @@ class Services:
 
     registry  None where no service is registered
     parents   by their index in the configuration
+    lifetime_s  how old a client's connection may be that waits for another request
     """
 
     policy: Policy
@@ -112,6 +113,7 @@ class Services:
     keep_alive_deadlines: DeadlineQueue
     linger_deadlines: DeadlineQueue
     max_hello_bytes: int
+    lifetime_s: float
     own_connections: OwnConnections
 
 
@@ -138,7 +140,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
     announced_for: tuple[str, int] | None = None
     frontend = entrance.frontend
     now = time.monotonic
-    draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, now())
+    came_at = now()
+    draft = services.admission.begin(entrance.label, frontend.name, tcp.address, tcp.port, came_at)
     requests = 0
     goes_on = True
     while goes_on:
@@ -214,7 +217,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
                 services.admission.end(draft)
         if goes_on:
             draft = services.admission.next(draft, now())
-            goes_on = not door.closed and await another_request(client, tcp, services)
+            is_old = now() - came_at >= services.lifetime_s
+            goes_on = not (door.closed or is_old) and await another_request(client, tcp, services)
             before, entrance, services = entrance, door.entrance, door.services
             if entrance is not before:  # the configuration is another one
                 goes_on = goes_on and leads_on(before, entrance)
@@ -310,9 +314,8 @@ async def another_request(client: Stream, tcp: TcpStream, services: Services) ->
     deadlines.start(tcp)
     try:
         if client.has_unread:
-            await (
-                services.carriage.stories.next_turn()
-            )  # who sends many at once does not have all of them served at once
+            # Who sends many at once does not have all of them served at once.
+            await services.carriage.stories.next_turn()
             if tcp.expired:
                 return False
         else:

@@ -148,7 +148,7 @@ class Transfer(NamedTuple):
     bytes_down  upstream to client, payload only
     closed_by   who ended it first: `client`, `upstream` or `proxy`
     end         a slug: `closed` (in order, or reset behind one's own orderly end), `client_reset`, `upstream_reset`,
-                `idle_timeout`, `half_close_timeout`, `drained`, `cut`, `policy_changed` (a reload refuses it)
+                `idle_timeout`, `half_close_timeout`, `lifetime`, `drained`, `cut`, `policy_changed` (a reload refuses it)
     """
 
     bytes_up: int

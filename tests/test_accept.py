@@ -76,6 +76,7 @@ class Door:
             keep_alive_deadlines=None,
             linger_deadlines=self.queues[1],
             max_hello_bytes=65_536,
+            lifetime_s=float("inf"),
             own_connections=OwnConnections(),
         )
         self.listener = Listener(

@@ -335,7 +335,8 @@ class Destination(_Settings):
     service: ServiceName
     """A service by its `name`, or by its first host where it has none."""
     port: Port | None = None
-    """The service's port, by its `number`. Absent: the one that was asked for, or the service's only one."""
+    """The service's port, by its `number`. Absent: the one that was asked for, which must be one of the service's, or its only
+    one."""
     weight: Annotated[Count, Field(ge=0, le=1_000_000)] = 1
     """Its share, relative to the other destinations."""
 
@@ -485,7 +486,7 @@ class Service(_Settings):
     it speaks."""
     aliases: Annotated[tuple[ServerName, ...], Field(max_length=1000)] = ()
     """Other names for the one exact name in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
-    up; the Host field is sent on as the client wrote it."""
+    up; the Host field is sent on as the client wrote it. A rule that refuses the host refuses them as well."""
     ports: Annotated[tuple[ServicePort, ...], Field(min_length=1, max_length=1000)]
     """Ports of the service."""
     private_addresses: Flag = False
@@ -507,7 +508,8 @@ class Service(_Settings):
     connect_timeout_s: Seconds | None = None
     """For a connection, and for its TLS handshake. Absent: `timeouts.connect_s`."""
     idle_timeout_s: Seconds | None = None
-    """Plain HTTP: no byte from or to the service for this long; then 504. Absent: `timeouts.idle_s`."""
+    """Plain HTTP: no byte from or to the service for this long; then 504. Absent: `timeouts.idle_s`. Once a WebSocket stands,
+    it is a tunnel, and `timeouts.idle_s` holds."""
     set_headers: Annotated[dict[FieldName, HeaderValue], Field(max_length=20)] = Field(default_factory=dict)
     """Header fields that the service gets in place of the client's own, over verified TLS only: credentials that the client
     never sees. The values stand in no log."""
@@ -657,6 +659,9 @@ class Timeouts(_Settings):
     """A tunnel in which no byte moves either way is closed after this."""
     half_close_s: Seconds = 60.0
     """The same, once one side has ended its half."""
+    lifetime_s: Seconds | None = None
+    """A tunnel that has been open for this long is closed, whatever moves in it; so is a client's connection, in place of
+    waiting for its next plain request. Absent: neither has a bound."""
     keep_alive_s: Seconds = 60.0
     """How long a client's connection may wait for its next plain request."""
     upstream_idle_s: Seconds = 50.0

@@ -429,6 +429,23 @@ class Carries:
         return f"it carries {'requests' if self._requests else 'tunnels'} only"
 
 
-def both(one: Test | None, other: Test | None) -> Test | None:
-    """The test that both hold."""
-    return _together([each for each in (one, other) if each is not None])
+class AskedPort:
+    """The port that is asked for is one of those that a service has."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, numbers: frozenset[int]) -> None:
+        self._numbers = numbers
+
+    def holds(self, intent: Intent, addresses: Sequence[str] | None) -> bool | None:
+        """Never None."""
+        return intent.target.port in self._numbers
+
+    def why_not(self, intent: Intent) -> str:
+        """In words."""
+        return f"port {intent.target.port} is none of the service that it leads to"
+
+
+def all_of(*tests: Test | None) -> Test | None:
+    """The test that each of them holds; None where there is none."""
+    return _together([each for each in tests if each is not None])

@@ -39,7 +39,7 @@ def notes_on(config: Config, table: ClauseTable, guard: NetworkSet, registry: Re
     yield from _guard(config)
     yield from _checks(config)
     yield from islice(_paths(config), _MAX_UNREACHED)
-    yield from islice(_services(config, index, registry), _MAX_UNREACHED)
+    yield from islice(_services(registry), _MAX_UNREACHED)
     yield from islice(_origination(config), _MAX_UNREACHED)
     yield from _open_doors(config, catch_all)
 
@@ -219,19 +219,13 @@ def _paths(config: Config) -> Iterator[Finding]:
                     )
 
 
-def _services(config: Config, index: HostIndex, registry: Registry) -> Iterator[Finding]:
-    """Services that others hide, and names that rules miss."""
+def _services(registry: Registry) -> Iterator[Finding]:
+    """Services that others hide."""
     for position, host, port, first in islice(registry.hidden(), _MAX_UNREACHED):
         yield (
             ("services", position),
             f"{host} port {port} is registered by services[{first}] already, and reached as that says",
         )
-    for position, service in enumerate(config.services):
-        for alias in service.aliases:
-            missed = _rules_missing(config, index, service.hosts[0], HostPattern("exact", alias))
-            if missed is not None:
-                message = f"rule {missed} refuses {service.hosts[0]}, and not {alias}, which leads to it"
-                yield ("services", position, "aliases"), message
 
 
 def _origination(config: Config) -> Iterator[Finding]:
@@ -253,14 +247,3 @@ def _origination(config: Config) -> Iterator[Finding]:
             elif tls is None and port.protocol in (None, "HTTP") and port.number != dialled == TLS_PORT:
                 message = "443: plain requests are sent there in the clear, for want of tls: {mode: simple}"
                 yield ("services", position, "ports", index, "target_port"), message
-
-
-def _rules_missing(config: Config, index: HostIndex, host: HostPattern, alias: HostPattern) -> str | None:
-    """A rule that names a host and refuses it, and does not name the alias."""
-    naming_alias = {clause.position for clause in islice(index.naming_all_of(alias), _MAX_COMPARED)}
-    for clause in islice(index.naming_all_of(host), _MAX_COMPARED):
-        if clause.position >= len(config.rules):
-            break
-        if config.rules[clause.position].action == "deny" and clause.position not in naming_alias:
-            return clause.verdict.rule
-    return None

@@ -76,7 +76,7 @@ class Policy:
     registry  the services of the same configuration
     """
 
-    __slots__ = ("_config", "_guard", "_is_own", "_routes", "_table", "registry")
+    __slots__ = ("_aliases", "_config", "_guard", "_is_own", "_routes", "_table", "registry")
 
     def __init__(
         self, config: Config, is_own: Callable[[str, int], bool], local_time: Callable[[], struct_time]
@@ -84,6 +84,7 @@ class Policy:
         """See `from_config`."""
         surroundings = Surroundings(config.listeners, local_time)
         self._config = config
+        self._aliases = {alias: service.hosts[0].host for service in config.services for alias in service.aliases}
         self._table = ClauseTable(clauses_of(config, surroundings), _UNDECIDED)
         self._routes = ClauseTable(route_clauses(config, surroundings), _UNDECIDED) if config.routes else None
         self._guard = NetworkSet(config.guard.allow)
@@ -116,16 +117,20 @@ class Policy:
         """
         verdict = self._table.first(intent, addresses)
         assert verdict is not None  # the clause of `outbound` asks nothing
-        if intent.target.is_address and ":" in intent.target.host:
-            return self._as_what_it_embeds(intent, addresses) or verdict
+        host, port, is_address = intent.target
+        if is_address:
+            if ":" in host:  # an IPv4 address that it embeds (mapped, NAT64, ...) is where it leads to
+                others = [Target(address, port, True) for address in judge(host).aliases]
+                return self._refusal_of(others, intent, addresses) or verdict
+        elif host in self._aliases:
+            return self._refusal_of([Target(self._aliases[host], port, False)], intent, addresses) or verdict
         return verdict
 
-    def _as_what_it_embeds(self, intent: Intent, addresses: Sequence[str] | None) -> Verdict | None:
-        """The refusal of a rule for an IPv4 address that the target embeds (mapped, NAT64, ...): that is where it leads to."""
-        target = intent.target
-        for address in judge(target.host).aliases:
-            verdict = self._table.first(intent._replace(target=Target(address, target.port, True)), addresses)
-            if verdict is not None and not verdict.allowed and verdict.rule != OUTBOUND:
+    def _refusal_of(self, targets: Sequence[Target], intent: Intent, addresses: Sequence[str] | None) -> Verdict | None:
+        """What a rule refuses one of these targets with, to which the intent's own is another way."""
+        for target in targets:
+            verdict = self._table.first(intent._replace(target=target), addresses)
+            if verdict is not None and not verdict.allowed and verdict.rule not in (OUTBOUND, ROUTE):
                 return verdict
         return None
 

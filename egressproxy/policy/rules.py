@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from egressproxy.hostport import ANY_HOST, ANY_PORT, HostPattern, PortRange, canonical_host, parse_allow_entry
 from egressproxy.model import Verdict
 from egressproxy.policy.addresses import judge
-from egressproxy.policy.conditions import Carries, InNetworks, both, further_test
+from egressproxy.policy.conditions import AskedPort, Carries, InNetworks, all_of, further_test
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.policy.paths import PathSet
 
@@ -105,17 +105,29 @@ def route_clauses(
     services = {service.label: service for service in reversed(config.services)}
     for index, route in enumerate(config.routes):
         lets_pass = route.refuse is None
-        further = further_test(route, surroundings, lets_pass=lets_pass)
+        further = all_of(
+            further_test(route, surroundings, lets_pass=lets_pass), _ports_of_destinations(route, services)
+        )
         clause = Clause(
             position + index,
             interned.bounds(route.ports),
             None if route.methods is None else frozenset(route.methods),
             interned.networks(route.clients),
             interned.paths(route.paths, not lets_pass),
-            both(None if route.carries is None else Carries(route.carries), further),
+            all_of(None if route.carries is None else Carries(route.carries), further),
             _route_verdict(config, index, route, services),
         )
         yield _named(route.hosts or ()), clause
+
+
+def _ports_of_destinations(route: Route, services: Mapping[str, Service]) -> Test | None:
+    """Where a destination is reached on the port that was asked for: that its service has it, of several ports."""
+    tests = [
+        AskedPort(frozenset(port.number for port in services[each.service].ports))
+        for each in route.to
+        if each.port is None and len(services[each.service].ports) > 1
+    ]
+    return all_of(*tests)
 
 
 def bounds_of(ports: Iterable[PortRange]) -> Bounds:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 PERIODS = 8
-"""Looks at every tunnel within the shorter of the idle and half-close times: one that is quiet ends that much late at most."""
+"""Looks at every tunnel within the shortest of their times: one that is quiet, or old, ends that much late at most."""
 
 
 class Relay:
@@ -28,23 +28,33 @@ class Relay:
 
     tunnels               those that are open
     idle_s, half_close_s  how long one may be quiet, whole or half-closed
+    lifetime_s            how long one may be open at all; None: no bound
     """
 
-    def __init__(self, poller: Poller, loop: asyncio.AbstractEventLoop, idle_s: float, half_close_s: float) -> None:
+    def __init__(
+        self,
+        poller: Poller,
+        loop: asyncio.AbstractEventLoop,
+        idle_s: float,
+        half_close_s: float,
+        lifetime_s: float | None = None,
+    ) -> None:
         self.poller = poller
         self.loop = loop
         self.idle_s = idle_s
         self.half_close_s = half_close_s
+        self.lifetime_s = lifetime_s
         self.pipes = PipePool()
         self.tunnels: set[Tunnel] = set()
         self._next_look: asyncio.TimerHandle | None = None
 
-    def configure(self, idle_s: float, half_close_s: float) -> None:
-        """Change the times, for open tunnels too: their quiet time is counted from now, so that none ends by the change."""
-        if (idle_s, half_close_s) == (self.idle_s, self.half_close_s):
+    def configure(self, idle_s: float, half_close_s: float, lifetime_s: float | None = None) -> None:
+        """Change the times, for open tunnels too: they are counted from now, so that none ends by the change."""
+        if (idle_s, half_close_s, lifetime_s) == (self.idle_s, self.half_close_s, self.lifetime_s):
             return
         self.idle_s = idle_s
         self.half_close_s = half_close_s
+        self.lifetime_s = lifetime_s
         for tunnel in self.tunnels:
             tunnel.count_anew()
         if self._next_look is not None:
@@ -58,7 +68,7 @@ class Relay:
             self._look_later()
 
     def _look_later(self) -> None:
-        period_s = min(self.idle_s, self.half_close_s) / PERIODS
+        period_s = min(self.idle_s, self.half_close_s, self.lifetime_s or self.idle_s) / PERIODS
         self._next_look = self.loop.call_later(period_s, self._look, period_s)
 
     def _look(self, passed_s: float) -> None:

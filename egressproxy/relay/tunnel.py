@@ -12,7 +12,7 @@ stream remembers it for both.
 its first bytes are looked at where the judgement depends on them.
 
 **Quiet.** No byte either way for `idle_s`: over. Once one direction has ended, `half_close_s` instead. An event only sets a
-counter back; the relay looks at it every now and then.
+counter back; the relay looks at it every now and then, and at how old the tunnel is, where that has a bound.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Tunnel:
     """
 
     __slots__ = (
+        "_age_s",
         "_client",
         "_client_interest",
         "_closed_by",
@@ -83,6 +84,7 @@ class Tunnel:
         self._client_interest = READ
         self._upstream_interest = READ
         self._quiet_s = 0.0
+        self._age_s = 0.0
         self._lingered_s: float | None = None  # a number while one side is dead and the other has not got everything
         self._linger_timer: asyncio.TimerHandle | None = None
         self._resume_due = False
@@ -173,14 +175,17 @@ class Tunnel:
     def look(self, passed_s: float) -> None:
         """`passed_s` seconds have passed since the relay looked last, or less since the tunnel opened or moved a byte."""
         self._quiet_s += passed_s
+        self._age_s += passed_s
         if self._lingered_s is None:
             relay, half = self._relay, self._half_closed
             if self._quiet_s - passed_s >= (relay.half_close_s if half else relay.idle_s):
                 self._finish("proxy", "half_close_timeout" if half else "idle_timeout")
+            elif relay.lifetime_s is not None and self._age_s - passed_s >= relay.lifetime_s:
+                self._finish("proxy", "lifetime")
 
     def count_anew(self) -> None:
-        """Forget how long it has been quiet."""
-        self._quiet_s = 0.0
+        """Forget how long it has been quiet, and open."""
+        self._quiet_s = self._age_s = 0.0
 
     # --- events ---------------------------------------------------------------------------------------------------
 

@@ -272,7 +272,7 @@ class Worker:
         old, timeouts, limits = self._services, config.timeouts, config.limits
         if old is None:
             dialer = Dialer(self._poller, self._loop, timeouts.connect_s)
-            relay = Relay(self._poller, self._loop, timeouts.idle_s, timeouts.half_close_s)
+            relay = Relay(self._poller, self._loop, timeouts.idle_s, timeouts.half_close_s, timeouts.lifetime_s)
             linger = DeadlineQueue("linger", REFUSED_LINGER_S, self._loop)
             upstreams = Upstreams(dialer, self._own_connections, self._loop, timeouts.upstream_idle_s)
             keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
@@ -283,7 +283,7 @@ class Worker:
                 keep_alive.pass_all()
                 keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
             dialer.configure(timeouts.connect_s)
-            relay.configure(timeouts.idle_s, timeouts.half_close_s)
+            relay.configure(timeouts.idle_s, timeouts.half_close_s, timeouts.lifetime_s)
         upstreams.configure(
             max_kept=limits.max_pooled,
             max_kept_each=limits.max_pooled_each,
@@ -328,6 +328,7 @@ class Worker:
             keep_alive_deadlines=keep_alive,
             linger_deadlines=linger,
             max_hello_bytes=config.limits.max_hello_bytes,
+            lifetime_s=timeouts.lifetime_s or float("inf"),
             own_connections=self._own_connections,
         )
 

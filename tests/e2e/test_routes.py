@@ -358,3 +358,27 @@ def test_a_parent_that_nobody_answers_at_is_503(start: Start, names: DnsServer) 
     assert ask(proxy, connect_head(f"{NAME}:443")).slug == "connect_refused"
     proxy.settled()
     assert WAIT_S
+
+
+# --- a bound for the life of a connection -------------------------------------------------------------------------
+
+
+def test_a_tunnel_that_is_old_is_closed_and_an_old_client_is_not_kept(start: Start, names: DnsServer) -> None:
+    with (
+        RawOrigin(lambda asked: [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]) as plain,
+        TcpOrigin(echo) as origin,
+    ):
+        rules = [{"action": "allow", "hosts": [NAME], "private_addresses": True}]
+        proxy = start(settings(names, rules=rules, timeouts={"lifetime_s": 0.4}))
+        with open_tunnel(proxy, f"{NAME}:{origin.port}") as tunnel:
+            tunnel.sendall(b"x")
+            assert receive_all(tunnel) == b"x", "and then the end"
+        with dial(proxy) as client:
+            request = f"GET http://{NAME}:{plain.port}/ HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+            client.sendall(request)
+            assert client.recv(4096).endswith(b"hi"), "it is young"
+            time.sleep(0.5)
+            client.sendall(request)
+            assert receive_all(client).endswith(b"hi"), "it is old: this is the last answer"
+        outcomes = [record["outcome"] for record in proxy.settled().records]
+        assert outcomes == ["lifetime", "answered", "answered"]

@@ -267,16 +267,6 @@ def test_two_services_with_one_host_and_port():
     assert len(notes(services=[SERVICE] * 100)) == 20
 
 
-def test_a_rule_that_refuses_a_host_and_not_its_alias():
-    wiki = {"hosts": ["en.wikipedia.org"], "aliases": ["wiki", "wiki.default"], "ports": [{"number": 443}]}
-    deny = {"name": "no", "action": "deny", "hosts": ["*.wikipedia.org", "wiki.default"]}
-    assert findings(services=[wiki], rules=[deny]) == (
-        (("services", 0, "aliases"), "rule no refuses en.wikipedia.org, and not wiki, which leads to it"),
-    )
-    assert findings(services=[wiki], rules=[{**deny, "hosts": ["*.wikipedia.org", "wiki", "*.default"]}]) == ()
-    assert findings(services=[wiki], rules=[{**deny, "action": "allow"}]) == ()
-
-
 # --- TLS with services --------------------------------------------------------------------------------------------
 
 

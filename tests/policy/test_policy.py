@@ -608,3 +608,42 @@ def test_what_refuses_an_address_refuses_those_that_embed_it(disguise):
 def test_what_allows_an_address_does_not_allow_those_that_embed_it():
     judge = policy(rules=[{"action": "allow", "hosts": ["198.51.100.3"]}])
     assert decided_by(judge, "[::ffff:198.51.100.3]:443") == "-outbound"
+
+
+WIKI = {"hosts": ["en.wikipedia.org"], "aliases": ["wiki", "wiki.default"], "ports": [{"number": 443}]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "decided"),
+    [
+        ({"action": "deny", "hosts": ["*.wikipedia.org"]}, "-no"),
+        ({"action": "deny", "hosts": ["en.wikipedia.org"], "ports": [443]}, "-no"),
+        ({"action": "deny", "hosts": ["en.wikipedia.org"], "ports": [80]}, "+service"),
+        ({"action": "deny", "hosts": ["de.wikipedia.org"]}, "+service"),
+        ({"action": "allow", "hosts": ["*.wikipedia.org"]}, "+service"),
+    ],
+)
+def test_what_refuses_a_host_refuses_its_aliases(rule, decided):
+    judge = policy(services=[WIKI], rules=[{"name": "no", **rule}])
+    assert [decided_by(judge, alias) for alias in ("wiki", "wiki.default")] == [decided, decided]
+
+
+def test_a_rule_for_an_alias_says_nothing_of_its_host():
+    judge = policy(services=[WIKI], rules=[{"name": "no", "action": "deny", "hosts": ["wiki"]}])
+    assert decided_by(judge, "wiki") == "-no"
+    assert decided_by(judge, "wiki.default") == "+service"
+    assert decided_by(judge, "en.wikipedia.org") == "+service"
+
+
+def test_a_route_that_refuses_a_host_says_nothing_of_its_aliases():
+    judge = policy(services=[WIKI], routes=[{"hosts": ["en.wikipedia.org"], "refuse": "not_found"}])
+    assert decided_by(judge, "wiki") == "+service"
+
+
+def test_a_route_leads_to_ports_that_its_service_has():
+    two = {"name": "two", "hosts": ["a.example"], "ports": [{"number": 80}, {"number": 443}]}
+    route = {"hosts": ["b.example"], "to": [{"service": "two"}]}
+    judge = policy(services=[two], routes=[route])
+    assert [decided_by(judge, f"b.example:{port}") for port in (80, 443, 22)] == ["+route", "+route", "-outbound"]
+    sent = policy(services=[two], routes=[{**route, "to": [{"service": "two", "port": 443}]}])
+    assert decided_by(sent, "b.example:22") == "+route"

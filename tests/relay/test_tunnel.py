@@ -742,6 +742,22 @@ async def test_an_idle_tunnel_ends(bench):
 
 
 @on_every_engine
+async def test_a_tunnel_may_have_a_life_of_its_own_that_no_activity_makes_longer(bench):
+    bench.configure(lifetime_s=4 * SHORT_S)
+    started = bench.loop.time()
+    joined = await bench.join()
+    while not joined.task.done():
+        try:
+            await joined.client.send(b".")
+            await joined.upstream.receive(1)
+        except (OSError, EOFError, AssertionError):
+            break  # it is over
+        await asyncio.sleep(SHORT_S / 5)
+    assert (await joined.over()).end == "lifetime"
+    assert bench.loop.time() - started >= 3.5 * SHORT_S
+
+
+@on_every_engine
 @pytest.mark.parametrize("who", ["client", "upstream"])
 async def test_activity_either_way_moves_the_idle_timeout(bench, who):
     bench.configure(idle_s=4 * SHORT_S)

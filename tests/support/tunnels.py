@@ -123,8 +123,10 @@ class Bench:
         self.deadlines = DeadlineQueue("hello", LONG_S, self.loop)
         self._joined: list[Joined] = []
 
-    def configure(self, *, idle_s: float = LONG_S, half_close_s: float = LONG_S) -> None:
-        self.relay.configure(idle_s, half_close_s)
+    def configure(
+        self, *, idle_s: float = LONG_S, half_close_s: float = LONG_S, lifetime_s: float | None = None
+    ) -> None:
+        self.relay.configure(idle_s, half_close_s, lifetime_s)
 
     async def join(
         self,

@@ -137,6 +137,7 @@ CAUSES = {
     "upstream_reset": Cause("UC", VIA_UPSTREAM, "UR"),
     "idle_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
     "half_close_timeout": Cause("SI", VIA_UPSTREAM, NOTHING),
+    "lifetime": Cause("DT", VIA_UPSTREAM, "DT"),
     "drained": Cause(NOTHING, VIA_UPSTREAM, NOTHING),
     "policy_changed": Cause("LR", VIA_UPSTREAM, NOTHING),
     "cut": Cause("LR", VIA_UPSTREAM, NOTHING),

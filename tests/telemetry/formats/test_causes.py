@@ -17,6 +17,7 @@ RELAY_ENDS = {
     "upstream_reset",
     "idle_timeout",
     "half_close_timeout",
+    "lifetime",
     "drained",
     "cut",
     "policy_changed",

@@ -114,10 +114,6 @@ FATES: dict[str, Fate] = {
         """dns_multicast_local dns_packet_max dns_testnames fqdncache_size hosts_file ignore_unknown_nameservers
         ipcache_high ipcache_low check_hostnames allow_underscore dns_timeout""",
     ),
-    **_noted(
-        "no setting here has a bound for the whole life of a connection; timeouts.idle_s ends what is quiet",
-        "client_lifetime",
-    ),
     **_noted("it has no effect on a proxy that decrypts nothing", "ssl_engine sslpassword_program tls_key_log"),
     **_noted("log lines are this proxy's own", "log_mime_hdrs strip_query_terms icap_log eui_lookup"),
     **_noted("it only marks requests for Squid's own use", "note adaptation_meta adaptation_masterx_shared_names"),

@@ -377,6 +377,7 @@ _SETTINGS: dict[str, tuple[str, str, Callable[[Sequence[str]], Any]]] = {
     "connect_timeout": ("timeouts", "connect_s", values.seconds),
     "read_timeout": ("timeouts", "idle_s", values.seconds),
     "request_timeout": ("timeouts", "head_s", values.seconds),
+    "client_lifetime": ("timeouts", "lifetime_s", values.seconds),
     "client_idle_pconn_timeout": ("timeouts", "keep_alive_s", values.seconds),
     "persistent_request_timeout": ("timeouts", "keep_alive_s", values.seconds),
     "server_idle_pconn_timeout": ("timeouts", "upstream_idle_s", values.seconds),
