@@ -1,4 +1,4 @@
-"""How much of a body is read at a time, over real sockets; that others have their turn: tests/e2e/test_http_forwarding.py."""
+"""How much of a body is read at a time, over real sockets; that others have their turn: tests/e2e/forwarding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that are kept between requests, over real sockets. How requests use them: tests/e2e/test_http_forwarding.py."""
+"""Connections that are kept between requests, over real sockets. How requests use them: tests/e2e/forwarding."""
 
 from __future__ import annotations
 

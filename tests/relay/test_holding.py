@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.loops import at_rest, until
 from support.peers import BROKEN, SMALL_BUFFER, Peer, socket_pair, tcp_stream, together
-from support.tunnels import HELD, LONG_S, Setup, on, run_setup
+from support.tunnels import HELD, LONG_S, Filled, Setup, on, run_setup
 
 from egressproxy.errors import HelloTimeout, MalformedHello, NotTls, SniMismatch
 from egressproxy.model import Transfer
@@ -189,15 +189,9 @@ async def test_much_behind_the_word_arrives_whole_and_once(bench):
 @pytest.mark.parametrize("by", ["word", "deadline"])
 async def test_what_may_pass_waits_for_an_upstream_that_takes_nothing(bench, by):
     """And then goes out without another byte from the client."""
-    filled = 0
-
-    def fill(_client, upstream):
-        nonlocal filled
-        while taken := upstream.try_write(b"." * COPY_BYTES):
-            filled += taken
-
+    full = Filled()
     gate = Doorkeeper(bench) if by == "word" else Doorkeeper(bench, strict=False, within_s=SHORT_S)
-    joined = await bench.join(buffer=SMALL_BUFFER, before=fill, gate=gate)
+    joined = await bench.join(buffer=SMALL_BUFFER, before=full, gate=gate)
     sent = WORD if by == "word" else WORD[:-1]
     await joined.client.send(sent)
     await until(lambda: joined.tunnel.up.blocked)
@@ -207,7 +201,7 @@ async def test_what_may_pass_waits_for_an_upstream_that_takes_nothing(bench, by)
     joined.client.wait_until_delivered()
     await asyncio.sleep(SHORT_S)
     assert len(calls) <= 2, "it waits, and does not ask again and again"
-    assert await joined.upstream.receive(filled) == b"." * filled
+    assert await joined.upstream.receive(full.size) == b"." * full.size
     assert await joined.upstream.receive(len(sent) + 10_000) == sent + b"!" * 10_000
     assert (await end_in_order(joined)).bytes_up == len(sent) + 10_000
 
@@ -595,15 +589,9 @@ async def test_much_behind_the_answer_arrives_whole_by_the_fastest_engine(bench)
 @pytest.mark.parametrize("judged", [False, True])
 async def test_a_word_that_waits_for_the_upstream_costs_no_time(bench, judged):
     """`judged`: before the tunnel, by the listener."""
-    filled = 0
-
-    def fill(_client, upstream):
-        nonlocal filled
-        while taken := upstream.try_write(b"." * COPY_BYTES):
-            filled += taken
-
+    full = Filled()
     gate = Twice(bench, judged=len(WORD) if judged else 0)
-    joined = await bench.join(buffer=SMALL_BUFFER, before=fill, gate=gate, unread=WORD if judged else b"")
+    joined = await bench.join(buffer=SMALL_BUFFER, before=full, gate=gate, unread=WORD if judged else b"")
     if not judged:
         await joined.client.send(WORD)
     await until(lambda: joined.tunnel.up.blocked)
@@ -612,7 +600,7 @@ async def test_a_word_that_waits_for_the_upstream_costs_no_time(bench, judged):
     calls = count_pumps(joined.tunnel.up)
     await asyncio.sleep(SHORT_S)
     assert len(calls) <= 2, "while it waits"
-    assert await joined.upstream.receive(filled + len(WORD)) == b"." * filled + WORD
+    assert await joined.upstream.receive(full.size + len(WORD)) == b"." * full.size + WORD
     await until(lambda: not joined.tunnel.up.blocked)
     calls.clear()
     await asyncio.sleep(SHORT_S)

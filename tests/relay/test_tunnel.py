@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.loops import at_rest, until
 from support.peers import BROKEN, SMALL_BUFFER, as_number, together
-from support.tunnels import EVERY, FASTEST, on, on_every_engine, on_every_setup, on_splice, run_setup
+from support.tunnels import EVERY, FASTEST, Filled, on, on_every_engine, on_every_setup, on_splice, run_setup
 
 from egressproxy.model import Transfer
 from egressproxy.poller import READ
@@ -163,18 +163,12 @@ async def test_bytes_put_back_on_the_upstream_come_first_too(bench):
 
 @on_every_setup
 async def test_bytes_put_back_come_first_though_the_upstream_takes_nothing_yet(bench):
-    filled = 0
-
-    def fill(_client, upstream):
-        nonlocal filled
-        while taken := upstream.try_write(b"." * COPY_BYTES):
-            filled += taken
-
-    joined = await bench.join(unread=b"A" * 50_000, buffer=SMALL_BUFFER, before=fill)
+    full = Filled()
+    joined = await bench.join(unread=b"A" * 50_000, buffer=SMALL_BUFFER, before=full)
     sending = asyncio.ensure_future(joined.client.send(b"B" * 50_000))
     await until(lambda: joined.tunnel.up.blocked)
     assert joined.tunnel.bytes_up < 50_000
-    assert await joined.upstream.receive(filled) == b"." * filled
+    assert await joined.upstream.receive(full.size) == b"." * full.size
     assert await joined.upstream.receive(100_000) == b"A" * 50_000 + b"B" * 50_000
     await sending
     assert await end_in_order(joined) == Transfer(100_000, 0, "client", "closed")

@@ -99,12 +99,12 @@ class Peer:
 
     async def receive(self, size: int) -> bytes:
         """Exactly `size` bytes."""
-        data = b""
+        data = bytearray()  # bytes would be copied whole for each piece
         while len(data) < size:
             more = await self.receive_some(min(size - len(data), READ_BYTES))
             assert more, f"the end after {len(data)} of {size} bytes"
             data += more
-        return data
+        return bytes(data)
 
     async def receive_all(self, sink: Callable[[bytes], object] | None = None) -> bytes:
         """Everything until the end; given to `sink` piece by piece if there is one."""

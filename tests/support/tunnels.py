@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -13,13 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 from support.certificates import client_context, server_context
 from support.loops import WAIT_S, left_open, open_descriptors, run_on, until
-from support.peers import Peer, TlsPeer, socket_pair, tcp_stream, together
+from support.peers import SMALL_BUFFER, Peer, TlsPeer, socket_pair, tcp_stream, together
 
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.model import Transfer
 from egressproxy.poller import EpollPoller, LoopPoller
 from egressproxy.relay.copying import CopyFlow
-from egressproxy.relay.flow import Flow
+from egressproxy.relay.flow import COPY_BYTES, Flow
 from egressproxy.relay.holding import Gate, HeardFlow, HeldFlow
 from egressproxy.relay.relay import Relay
 from egressproxy.relay.splicing import SpliceFlow
@@ -84,6 +85,24 @@ class Open:
 
     def expire(self, data: bytes) -> None:
         raise AssertionError("a deadline that nobody reaches")
+
+
+class Filled:
+    """For `Bench.join(before=)`: the upstream takes nothing more until its peer reads. `size`: bytes that it took.
+
+    A full socket may have room again without anybody reading: a probe of the window, 200 ms later, moves some tens of KiB on
+    to the peer's. So once full its buffer is made smaller than what then still waits in it.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def __call__(self, _client: Stream, upstream: Stream) -> None:
+        while taken := upstream.try_write(b"." * COPY_BYTES):
+            self.size += taken
+        tcp = upstream.tcp if isinstance(upstream, TlsStream) else upstream
+        assert isinstance(tcp, TcpStream)
+        tcp.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER // 8)
 
 
 class Joined:
