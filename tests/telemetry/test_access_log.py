@@ -76,6 +76,7 @@ def test_only_what_prints_the_proxy_s_own_addresses_asks_for_them():
         ("%UPSTREAM_LOCAL_ADDRESS%", True),
         ("%DOWNSTREAM_LOCAL_PORT%", True),
         ("%DOWNSTREAM_REMOTE_ADDRESS%", False),
+        ("%REQ(X_LOCAL_ID)% _LOCAL_", False),
     ],
 )
 def test_a_template_asks_for_them_if_it_prints_them(template, wanted):
@@ -88,7 +89,7 @@ def test_a_template_asks_for_them_if_it_prints_them(template, wanted):
         ("squid", "%>a %<a", False),
         ("squid", "%>la", True),
         ("squid-5", "%<lp", True),
-        ("nginx-stream", "$remote_addr", False),
+        ("nginx-stream", "$remote_addr server_addr", False),
         ("nginx-stream-1.22", "$server_port", True),
     ],
 )

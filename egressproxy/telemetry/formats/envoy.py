@@ -254,11 +254,6 @@ def _filled(slots: Sequence[int | Slot], record: ConnectionRecord, facts: Sequen
     return tuple(facts[slot] if isinstance(slot, int) else slot(record, facts) for slot in slots)
 
 
-def wants_addresses(template: str) -> bool:
-    """Whether a template prints the proxy's own ends of the connections."""
-    return "_LOCAL_" in template
-
-
 def safe(facts: tuple[str, ...]) -> tuple[str, ...]:
     """The fields as they may stand in a line: as they are, which is nearly always, or escaped. Hot: once per line."""
     _, method, path, protocol, _, _, details, termination, reason, *_, cluster, _, _, remote, name, route = facts

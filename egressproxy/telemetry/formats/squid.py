@@ -188,13 +188,6 @@ def squid_form(template: str, failed: str = "TCP_TUNNEL") -> Callable[[Connectio
     return line
 
 
-def wants_addresses(template: str) -> bool:
-    """Whether a template prints the proxy's own ends of the connections."""
-    return any(
-        not isinstance(part, str) and part.name in (">la", ">lp", "<la", "<lp") for part in squid_template(template)
-    )
-
-
 def _constant(text: str) -> Value:
     return lambda _record, _native: text
 
