@@ -459,6 +459,8 @@ class Exchange:
                 if head.status >= 200 or head.status == SWITCHING:
                     self._exchange.response_at = _now()
                     self._exchange.upstream_status = head.status
+                    if self._draft.kept is not None:
+                        self._draft.kept.take_response(head.raw_headers)
                     return head, rest
                 interim += 1
                 if interim > MAX_INTERIM:

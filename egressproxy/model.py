@@ -14,6 +14,7 @@ from egressproxy.errors import EchDenied, HostUnknown, NoEndpoint, NoRoute, Rule
 
 if TYPE_CHECKING:
     from egressproxy.errors import EgressError
+    from egressproxy.wire.kept_fields import KeptFields
     from egressproxy.wire.request import Request
 
 Refusal = Literal["not_found", "unknown", "unavailable", "close"]
@@ -157,6 +158,13 @@ class Transfer(NamedTuple):
     end: str
 
 
+class AskedFields(NamedTuple):
+    """Names, in lower case, of the header fields that access logs print beside those that every record has."""
+
+    request: frozenset[str] = frozenset()
+    response: frozenset[str] = frozenset()
+
+
 class Exchange(NamedTuple):
     """One plain HTTP request and what came of it, beside what its record says of every connection.
 
@@ -255,6 +263,7 @@ class ConnectionRecord(NamedTuple):
     parent: str | None = (
         None  # the parent proxy that was asked to connect to the target; `upstream` is then its address
     )
+    kept: KeptFields | None = None  # the header fields that an access log asks for, where one asks for any
 
 
 class Problem(NamedTuple):

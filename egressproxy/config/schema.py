@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from egressproxy.config.faults import Misplaced, path_text, shown
-from egressproxy.config.templates import LANGUAGES
+from egressproxy.config.templates import LANGUAGES, asked_fields, plain_field_name
 from egressproxy.config.words import (
     MAX_ENTRIES,
     Address,
@@ -57,6 +57,7 @@ from egressproxy.config.words import (
     together,
 )
 from egressproxy.hostport import HostPattern
+from egressproxy.model import AskedFields
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
@@ -717,7 +718,9 @@ class AccessLog(_Settings):
     template: str | None = None
     """The line in the format's own language, in place of its own. istio and envoy: Envoy's command operators, like
     `%START_TIME% %RESPONSE_CODE% %REQ(:AUTHORITY)%`; squid: Squid's codes, like `%ts.%03tu %>a %Ss/%03>Hs %ru`; nginx-stream:
-    NGINX's variables, like `$remote_addr [$time_local] $status`. What is not known here is refused."""
+    NGINX's variables, like `$remote_addr [$time_local] $status`. What is not known here is refused. istio, envoy and squid may
+    name any header field, as in `%REQ(X-TEAM)%`, `%RESP(SERVER)%`, `%{X-Team}>h` and `%{Server}<h`, but none that holds a
+    secret: (Proxy-)Authorization, Cookie, Set-Cookie, and those in a service's `set_headers`."""
     path: str = "-"
     """File to append to; `-` is standard output. Reopened on SIGUSR1 and when it was rotated away."""
     decisions: Flag = False
@@ -747,6 +750,11 @@ class AccessLog(_Settings):
         if not self.path:
             found.append((("path",), "expected a file name, or - for standard output, got ''"))
         return together(self, found)
+
+    @property
+    def asked(self) -> AskedFields:
+        """The header fields that are kept for this log's sake."""
+        return AskedFields() if self.template is None else asked_fields(self.format, self.template)
 
 
 class CaptureRanges(_Settings):
@@ -822,6 +830,13 @@ class Config(_Settings):
     admin: Admin | None = Admin()
     """The admin port; `null` for none."""
 
+    @property
+    def asked(self) -> AskedFields | None:
+        """The header fields that are kept for the access logs; None: none are."""
+        request = frozenset[str]().union(*(log.asked.request for log in self.access_log))
+        response = frozenset[str]().union(*(log.asked.response for log in self.access_log))
+        return AskedFields(request, response) if request or response else None
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         ports: list[tuple[tuple[str | int, ...], Listener | Admin]] = [
@@ -879,6 +894,20 @@ class Config(_Settings):
                     for at, name in enumerate(condition.listeners or ())
                     if name not in labels
                 ]
+        credentials = {
+            plain_field_name(name): service.label for service in self.services for name in service.set_headers
+        }
+        for index, log in enumerate(self.access_log):
+            asked = log.asked
+            found += [
+                (
+                    ("access_log", index, "template"),
+                    f"cannot name {shown(name)}: set_headers of service {credentials[plain_field_name(name)]} gives it "
+                    "a credential, which is not for a log",
+                )
+                for name in sorted(asked.request | asked.response)
+                if plain_field_name(name) in credentials
+            ]
         names = [rule.name or f"rule-{number}" for number, rule in enumerate(self.rules, 1)]
         found += [
             (("rules", index), f"two rules are called {names[index]!r}; logs and metrics could not tell them apart")

@@ -4,6 +4,9 @@ Envoy's command operators: `%NAME%`, `%NAME(ARGUMENT)%` and `%NAME(ARGUMENT):LEN
 codes: `%CODE`, with a width and an argument in braces where wanted; `%%` as well. NGINX's variables: `$name` and `${name}`.
 What this proxy has nothing to say for is refused by its name, and never a `-` in silence. What each prints is in
 `telemetry.formats`.
+
+Any header field may be named, of requests and of responses, but those that hold secrets. Few are kept in any case until the
+line is written; `asked_fields` tells which others must be, because a template names them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.faults import shown
+from egressproxy.model import AskedFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -49,6 +53,25 @@ def _unknown(kind: str, name: str, known: Collection[str], written: str, likenes
     return ValueError(f"the {kind} {shown(written.format(name))} is not known here{advice}")
 
 
+SECRET_FIELDS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+"""Header fields that no log may hold."""
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2: a token
+
+
+def _check_field(written: str, name: str) -> None:
+    """Raise ValueError unless a template may name this header field. `written`: the operator or code that does."""
+    if not _FIELD_NAME.fullmatch(name):
+        raise ValueError(f"{written} cannot name {shown(name)}: expected the name of a header field, like User-Agent")
+    if plain_field_name(name) in SECRET_FIELDS:
+        raise ValueError(f"{written} cannot name {shown(name)}: what it holds is a secret, and not for a log")
+
+
+def plain_field_name(name: str) -> str:
+    """As names of fields are compared where it is about secrets: to some servers a hyphen and an underscore are the same."""
+    return name.lower().replace("_", "-")
+
+
 def _one_line(text: str) -> str:
     """`text` without one line end at its end. Raises ValueError."""
     text = text.removesuffix("\n")
@@ -72,9 +95,10 @@ REQUEST_FIELDS = frozenset(
         "X-REQUEST-ID",
     }
 )
-"""Header fields that %REQ()% may name: no others are kept until the line is written."""
+"""What %REQ()% may name that is not kept for its sake: parts of a request, and fields that are known in any case."""
 
-RESPONSE_FIELDS = frozenset({"CONTENT-TYPE", "X-ENVOY-UPSTREAM-SERVICE-TIME"})
+SERVICE_TIME = "X-ENVOY-UPSTREAM-SERVICE-TIME"
+"""The one field of a response that is measured here, and not taken from the upstream."""
 
 TIMES = frozenset({"START_TIME", "EMIT_TIME"})
 """Operators whose argument is a strftime format."""
@@ -175,13 +199,9 @@ def _operator(text: str, at: int) -> tuple[str | Operator, int]:
             raise ValueError(f"%{name}% takes a strftime format like %Y-%m-%dT%H:%M:%S.%3fZ, got {shown(argument)}")
     elif name != "DYNAMIC_METADATA":
         argument = argument.upper()
-        known = RESPONSE_FIELDS if name == "RESP" else REQUEST_FIELDS
         for field_name in argument.split("?") if argument else ():
-            if field_name not in known:
-                raise ValueError(
-                    f"%{name}()% cannot name {shown(field_name)}: of all header fields, only "
-                    f"{', '.join(sorted(known))} are kept until the line is written"
-                )
+            if name == "RESP" or field_name not in REQUEST_FIELDS:
+                _check_field(f"%{name}()%", field_name)
         if argument.count("?") > 1:
             raise ValueError(f"%{name}()% takes one alternative behind ?, got {shown(argument)}")
     return Operator(name, argument, int(limit or 0)), match.end()
@@ -215,11 +235,11 @@ SQUID_NUMBERS = frozenset({"ts", "tu", "tr", "dt", "<st", "<bs", ">Hs", "<Hs", "
 SQUID_TIMES = frozenset({"tl", "tg"})
 """Codes whose argument is a strftime format."""
 SQUID_FIELDS = frozenset({"host", "user-agent"})
-"""Header fields that %>h may name: no others are kept as they came until the line is written."""
+"""What %>h may name that is not kept for its sake."""
 SQUID_CODES = (
     SQUID_NUMBERS
     | SQUID_TIMES
-    | {">h", ">a", ">la", "<a", "<A", "<la", "un", "ul", "ui", "Ss", "Sh", "mt", "rm", "ru", "rp", "rv"}
+    | {">h", "<h", ">a", ">la", "<a", "<A", "<la", "un", "ul", "ui", "Ss", "Sh", "mt", "rm", "ru", "rp", "rv"}
     | {">rs", ">rd", ">rp", ">ru", ">rm", ">rv", "ssl::>sni"}
 )
 _NOT_ANSWERED = frozenset({"<pt", ">ha"})
@@ -270,13 +290,9 @@ def _code(match: re.Match[str], *, quoted: bool) -> Code:
     argument = before if before is not None else behind
     if before is not None and behind is not None:
         raise ValueError(f"%{name} takes one argument, got {shown(before)} and {shown(behind)}")
-    if name == ">h":
+    if name in (">h", "<h"):
         argument = (argument or "").lower()
-        if argument not in SQUID_FIELDS:
-            raise ValueError(
-                f"%{name} cannot name {shown(argument)}: of all header fields, only "
-                f"{', '.join(sorted(SQUID_FIELDS))} are kept until the line is written"
-            )
+        _check_field(f"%{name}", argument)
     elif name in SQUID_TIMES:
         if argument is not None and not _TIME_FORMAT.fullmatch(argument):
             raise ValueError(f"%{name} takes a strftime format like %d/%b/%Y:%H:%M:%S, got {shown(argument)}")
@@ -344,9 +360,30 @@ def _no_dollar(text: str, begin: int, end: int) -> None:
 
 # --- all three ----------------------------------------------------------------------------------------------------
 
-LANGUAGES: Mapping[str, Callable[[str], object]] = {
+LANGUAGES: Mapping[str, Callable[[str], Template | SquidTemplate]] = {
     **dict.fromkeys(("istio", *ISTIO_RELEASES, "envoy"), envoy_template),
     **dict.fromkeys(("squid", "squid-5"), squid_template),
     **dict.fromkeys(("nginx-stream", "nginx-stream-1.22"), nginx_template),
 }
 """The formats that take a template, and who reads it."""
+
+
+def asked_fields(language: str, text: str) -> AskedFields:
+    """The header fields that must be kept for this template's sake. `language`: a word of LANGUAGES. Raises ValueError."""
+    request: set[str] = set()
+    response: set[str] = set()
+    for part in LANGUAGES[language](text):
+        if isinstance(part, str):
+            continue
+        names = set(part.argument.lower().split("?"))
+        match part.name:
+            case "REQ" | "REQ_WITHOUT_QUERY":
+                request |= names - _KNOWN_TO_ENVOY
+            case ">h":
+                request |= names - SQUID_FIELDS
+            case "RESP" | "<h":
+                response |= names
+    return AskedFields(frozenset(request), frozenset(response - {SERVICE_TIME.lower()}))
+
+
+_KNOWN_TO_ENVOY = frozenset(name.lower() for name in REQUEST_FIELDS)

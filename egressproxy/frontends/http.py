@@ -25,6 +25,7 @@ from egressproxy.errors import (
 from egressproxy.frontends.frontend import is_about_what_is_inside, may_have_changed, receive, send_alert
 from egressproxy.hostport import parse_authority
 from egressproxy.model import HTTP_PORT, OUTBOUND, Intent, Target
+from egressproxy.wire.kept_fields import KeptFields
 from egressproxy.wire.replies import ESTABLISHED, refusal
 from egressproxy.wire.request import Request
 from egressproxy.wire.request_fields import request_fields
@@ -32,6 +33,7 @@ from egressproxy.wire.request_head import MISSING_HOST, HeadLimits, RequestHead,
 from egressproxy.wire.request_target import parse_http_target
 
 if TYPE_CHECKING:
+    from egressproxy.model import AskedFields
     from egressproxy.stream import Stream
     from egressproxy.telemetry.record import RecordDraft
 
@@ -55,6 +57,7 @@ class HttpFrontend:
         is_proxy: bool = True,
         by_host: int | None = None,
         manager: int | None = None,
+        asked: AskedFields | None = None,
     ) -> None:
         """What the listener serves.
 
@@ -62,6 +65,7 @@ class HttpFrontend:
         is_proxy  CONNECT is served
         by_host   requests by their Host field are served; the port where neither Host nor a capture names one
         manager   Squid's manager pages are served; the listener's own port
+        asked     header fields that are kept for access logs; None: none are
         """
         self.name = "http-proxy" if is_proxy else "http"
         self._listener = listener
@@ -69,6 +73,7 @@ class HttpFrontend:
         self._is_proxy = is_proxy
         self._by_host = by_host
         self._manager = manager
+        self._asked = asked
 
     async def read_intent(self, client: Stream, draft: RecordDraft) -> Intent:
         """Read one request head.
@@ -79,6 +84,8 @@ class HttpFrontend:
         draft.method = head.method
         draft.target_text = head.target
         draft.http_version = head.http_version
+        if self._asked is not None:
+            draft.kept = KeptFields(self._asked, head.raw_headers)
         if head.method == "CONNECT":
             if not self._is_proxy:
                 raise MethodNotImplemented(

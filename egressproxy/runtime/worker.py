@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from egressproxy.config.schema import Config, Limits
     from egressproxy.config.schema import Listener as ListenerSettings
     from egressproxy.frontends.frontend import Frontend
+    from egressproxy.model import AskedFields
     from egressproxy.policy.policy import Policy
     from egressproxy.registry import Registry
     from egressproxy.runtime.handed_sockets import HandedSockets
@@ -343,10 +344,11 @@ class Worker:
 
     def _change_listeners(self, config: Config, services: Services, parts: Parts) -> None:
         wanted: set[Place] = set()
+        asked = config.asked
         for settings in config.listeners:
             place = (settings.address, settings.port)
             wanted.add(place)
-            entrance = entrance_of(settings, config.limits, parts.contexts.get(place), parts.registry)
+            entrance = entrance_of(settings, config.limits, parts.contexts.get(place), parts.registry, asked)
             if place in self._listeners:
                 self._listeners[place].use(entrance, services)
             else:
@@ -566,22 +568,28 @@ def give_back(building: asyncio.Future[Parts | None]) -> None:
         parts.give_back()
 
 
-def entrance_of(settings: ListenerSettings, limits: Limits, tls: ssl.SSLContext | None, registry: Registry) -> Entrance:
-    """How the clients of this listener come in."""
+def entrance_of(
+    settings: ListenerSettings,
+    limits: Limits,
+    tls: ssl.SSLContext | None,
+    registry: Registry,
+    asked: AskedFields | None,
+) -> Entrance:
+    """How the clients of this listener come in. `asked`: header fields that are kept for access logs."""
     label, port = settings.label, settings.service_port
     target = None if settings.target is None else parse_authority(settings.target)
     heads = head_limits(limits)
     frontend: Frontend
     match settings.protocol:
         case "http-proxy":
-            frontend = HttpFrontend(label, heads, manager=settings.port if settings.manager else None)
+            frontend = HttpFrontend(label, heads, manager=settings.port if settings.manager else None, asked=asked)
         case "http":
-            frontend = HttpFrontend(label, heads, is_proxy=False, by_host=port or HTTP_PORT)
+            frontend = HttpFrontend(label, heads, is_proxy=False, by_host=port or HTTP_PORT, asked=asked)
         case "sni":
             frontend = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes, target)
         case "auto":
             sni = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
-            http = HttpFrontend(label, heads, by_host=HTTP_PORT)
+            http = HttpFrontend(label, heads, by_host=HTTP_PORT, asked=asked)
             frontend = AutoFrontend(http, sni, TcpFrontend(label, None), registry.takes_unseen)
         case "tcp":
             frontend = TcpFrontend(label, target)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.config.templates import ISTIO_RELEASES
-from egressproxy.telemetry.formats import nginx, squid
+from egressproxy.config.templates import ISTIO_RELEASES, LANGUAGES
 from egressproxy.telemetry.formats.envoy import (
     ERAS,
     TODAY,
@@ -14,7 +13,6 @@ from egressproxy.telemetry.formats.envoy import (
     envoy_line,
     form_of_release,
     istio_json_line,
-    wants_addresses,
 )
 from egressproxy.telemetry.formats.json_lines import json_line, json_open_line
 from egressproxy.telemetry.formats.nginx import nginx_form, nginx_line
@@ -62,23 +60,34 @@ FORMATS: Mapping[str, Format] = {
 """All others."""
 
 
-OWN_TEMPLATES: Mapping[str, tuple[Callable[[str], Callable[[ConnectionRecord], str]], Callable[[str], bool]]] = {
-    "squid": (squid_form, squid.wants_addresses),
-    "squid-5": (partial(squid_form, failed=BEFORE_6), squid.wants_addresses),
-    "nginx-stream": (nginx_form, nginx.wants_addresses),
-    "nginx-stream-1.22": (partial(nginx_form, hello_counted=False), nginx.wants_addresses),
+OWN_TEMPLATES: Mapping[str, Callable[[str], Callable[[ConnectionRecord], str]]] = {
+    "squid": squid_form,
+    "squid-5": partial(squid_form, failed=BEFORE_6),
+    "nginx-stream": nginx_form,
+    "nginx-stream-1.22": partial(nginx_form, hello_counted=False),
 }
-"""Those of all others that have a language: what makes a form of a template, and whether that prints our addresses."""
+"""Those of all others that have a language: what makes a form of a template."""
+
+_OWN_ADDRESSES = frozenset({">la", ">lp", "<la", "<lp", "server_addr", "server_port"})
+_ENVOY_S_OWN_ADDRESSES = "_LOCAL_"
+"""In the names of operators: DOWNSTREAM_LOCAL_ADDRESS and the like."""
 
 
 def form_of(setting: AccessLog) -> Format:
     """How this log is written. Raises ValueError for a template that `config.schema` has not seen."""
     word, template = setting.format, setting.template
     if template is not None and word in OWN_TEMPLATES:
-        compiled, asks = OWN_TEMPLATES[word]
-        return Format(compiled(template), wants_addresses=asks(template))
+        return Format(OWN_TEMPLATES[word](template), wants_addresses=_prints_addresses(word, template))
     if word in FORMATS:
         return FORMATS[word]
     era, habits = TEMPLATES[word]
     template = template or ERAS[era]
-    return Format(envoy_line(template, habits), wants_addresses=wants_addresses(template))
+    return Format(envoy_line(template, habits), wants_addresses=_prints_addresses(word, template))
+
+
+def _prints_addresses(word: str, template: str) -> bool:
+    """Whether a template prints the proxy's own ends of the connections."""
+    return any(
+        not isinstance(part, str) and (part.name in _OWN_ADDRESSES or _ENVOY_S_OWN_ADDRESSES in part.name)
+        for part in LANGUAGES[word](template)
+    )

@@ -26,14 +26,14 @@ from egressproxy.errors import (
     RuleDenied,
     UpstreamTimeout,
 )
-from egressproxy.model import OUTBOUND, ConnectionRecord
+from egressproxy.model import OUTBOUND, ConnectionRecord, Endpoint
 from egressproxy.registry import PASSTHROUGH, cluster_name, endpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from egressproxy.config.schema import Config
-    from egressproxy.model import Endpoint, Target
+    from egressproxy.model import Target
     from egressproxy.telemetry.record import RecordDraft
 
 BLACK_HOLE = "BlackHoleCluster"
@@ -324,12 +324,12 @@ def known_clusters(config: Config) -> Iterator[tuple[str, str | None]]:
             for one in service.endpoints[:MAX_KNOWN]:
                 place = endpoint_of(one.address, one.port or port.target_port or port.number, 1)
                 if place.is_address:
-                    yield name, _place(place.host, place.port or port.number)
+                    yield name, str(Endpoint(place.host, place.port or port.number))
 
 
 def _named(where: _Where) -> tuple[str, str | None]:
     upstream = where[4]
-    return _name(where) or OTHER, None if upstream is None else _place(upstream.address, upstream.port)
+    return _name(where) or OTHER, None if upstream is None else str(upstream)
 
 
 def _name(where: _Where) -> str | None:
@@ -342,7 +342,3 @@ def _name(where: _Where) -> str | None:
         return cluster_name(rule, service, service_port or 0, "")
     dialled = target.port if upstream is None or parent is not None else upstream.port
     return cluster_name(rule, service, service_port or dialled, target.host)
-
-
-def _place(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -8,10 +8,12 @@ out; everything about the proxy that these pages do not know is on the admin por
 from __future__ import annotations
 
 import time
+from email.utils import formatdate
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from egressproxy._version import __version__
+from egressproxy.model import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -39,12 +41,10 @@ def _info(metrics: Metrics, drafts: Collection[RecordDraft]) -> str:
     totals = metrics.totals()
     now = time.time()
     uptime_s = now - metrics.started_at_unix_s
-    stamp = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
-    started = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(metrics.started_at_unix_s))
     return (
         f"egressproxy {__version__}\n"
-        f"Start Time:\t{started}\n"
-        f"Current Time:\t{stamp}\n"
+        f"Start Time:\t{formatdate(metrics.started_at_unix_s, usegmt=True)}\n"
+        f"Current Time:\t{formatdate(now, usegmt=True)}\n"
         "Connection information:\n"
         f"\tNumber of clients accessing cache:\t{len({draft.client for draft in drafts})}\n"
         f"\tNumber of connections open:\t{len(drafts)}\n"
@@ -78,10 +78,10 @@ def _active_requests(metrics: Metrics, drafts: Collection[RecordDraft]) -> str:
         view = draft.view(now)
         lines.append(
             f"Connection: {view['connection']}\n"
-            f"\tremote: {view['client']}:{view['client_port']}\n"
+            f"\tremote: {Endpoint(draft.client, draft.client_port)}\n"
             f"\tin {view['bytes_up']}, out {view['bytes_down']}\n"
-            f"uri {view['target']}\n"
-            f"method {view['method']}\n"
+            f"uri {view['target'] or '-'}\n"
+            f"method {view['method'] or '-'}\n"
             f"start {view['age_s']} seconds ago\n\n"
         )
     return "".join(lines)

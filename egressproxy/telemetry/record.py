@@ -12,6 +12,7 @@ from egressproxy.model import ConnectionRecord, Endpoint, Exchange
 
 if TYPE_CHECKING:
     from egressproxy.model import Intent, Transfer, Verdict
+    from egressproxy.wire.kept_fields import KeptFields
     from egressproxy.wire.request import Request
 
 ANSWERED = "answered"
@@ -124,6 +125,7 @@ class RecordDraft:
     reply_body_bytes  of reply_bytes, those behind the head
     service, service_port  the registered service that says how the target is reached, and the port it is known by
     parent       name of the parent proxy that it goes through
+    kept         the header fields that a log asks for, where one asks for any
     may_go_on    a refusal may leave the connection open: the plain request that it is about was read to its end
     judged_bytes  of a ClientHello that opened the tunnel, where the server may ask for another one; else 0
     """
@@ -141,6 +143,7 @@ class RecordDraft:
         "http_version",
         "intent",
         "judged_bytes",
+        "kept",
         "listener",
         "local",
         "may_go_on",
@@ -206,6 +209,7 @@ class RecordDraft:
         self.service: str | None = None
         self.service_port: int | None = None
         self.parent: str | None = None
+        self.kept: KeptFields | None = None
 
     def begin_exchange(self, number: int, request: Request) -> None:
         """The intent is a plain request, the `number`th of its connection."""
@@ -276,7 +280,7 @@ class RecordDraft:
             if connected_at is not None:
                 connect_s = connected_at - (head_at if resolved_at is None else resolved_at)
 
-        # One tuple for all, not 36 arguments: twice as fast.
+        # One tuple for all, not 41 arguments: twice as fast.
         return ConnectionRecord._make(
             (
                 self.number,
@@ -319,6 +323,7 @@ class RecordDraft:
                 self.service,
                 self.service_port,
                 self.parent,
+                self.kept,
             )
         )
 

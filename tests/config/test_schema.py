@@ -188,6 +188,25 @@ def test_fields_that_frame_a_message_are_not_set(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "template"),
+    [("istio", "%REQ(x-key)%"), ("envoy", "%RESP(X-NONE?X_KEY)%"), ("squid", "%{X-Key}>h"), ("squid", "%{x-key}<h")],
+)
+def test_no_log_names_a_field_that_is_a_service_s_credential(word: str, template: str) -> None:
+    service = {**SERVICE, "tls": {"mode": "simple"}, "set_headers": {"X-Key": {"file": "x"}}}
+    logs = [{"format": "json"}, {"format": word, "template": template}]
+    with pytest.raises(ValidationError, match=r"cannot name 'x.key': set_headers of service .* gives it a credential"):
+        config(services=[service], access_log=logs)
+    assert config(services=[SERVICE], access_log=logs).asked is not None
+
+
+def test_fields_are_kept_for_all_logs_together_and_only_where_one_asks() -> None:
+    none = [{"format": "istio"}, {"format": "envoy", "template": "%REQ(:PATH)%"}, {"format": "json"}]
+    assert config(access_log=none).asked is None
+    some = [{"format": "istio", "template": "%REQ(X-A)%"}, {"format": "squid", "template": "%{X-B}>h %{X-A}<h"}]
+    assert config(access_log=[*none, *some]).asked == ({"x-a", "x-b"}, {"x-a"})
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"dns": {"servers": ["10.0.0.1:65536"]}},

@@ -18,6 +18,7 @@ import pytest
 from support.clients import CountingWire, ask, connect_head, dial, open_tunnel, receive, reset, run
 from support.dns import DnsServer, Reply
 from support.origin import NAME, TITLE, TcpOrigin, TlsOrigin
+from support.plain_http import Ends, RawOrigin, request, response
 from support.proxy import ROOT, Proxy, free_port
 from support.waiting import eventually
 
@@ -351,3 +352,39 @@ def test_a_name_server_that_is_slow_shows_in_the_resolve_phase(proxy: Proxy, dns
     (record,) = proxy.settled().records
     assert record["resolve_ms"] >= 190
     assert record["connect_ms"] is None
+
+
+# --- header fields ------------------------------------------------------------------------------------------------
+
+FIELD_LOGS = {
+    "istio": '"%REQ(X-TEAM)%" %REQ(X-TWO)% "%REQ(PROXY-CONNECTION)%" %RESPONSE_CODE% %RESP(SERVER)% %RESP(KEEP-ALIVE)%',
+    "squid": '"%{X-Team}>h" "%{X-Two}>h" %>Hs %{Server}<h',
+}
+SENT = ('X-Team: blue "1"', "X-Two: a", "x-two: b", "Proxy-Connection: keep-alive")
+ANSWERED = response(b"", "Server: origin/1", "Keep-Alive: timeout=5")
+
+
+def test_any_field_of_a_request_and_of_its_response_can_be_in_a_line(
+    tmp_path: Path, open_config: dict[str, Any]
+) -> None:
+    with Proxy(tmp_path, open_config) as proxy, RawOrigin(lambda _asked: [ANSWERED]) as origin:
+        files = {word: tmp_path / f"{word}.log" for word in FIELD_LOGS}
+        usual = proxy.config["access_log"]
+        logs = [{"format": word, "template": FIELD_LOGS[word], "path": str(file)} for word, file in files.items()]
+        assert proxy.reload({**open_config, "access_log": [*usual, *logs]}), proxy.stderr
+        with Ends(proxy) as client:
+            for fields in (SENT, ()):
+                client.send(request(origin.url(), *fields))
+                assert client.response().status == 200
+        assert ask(proxy, connect_head("nowhere.example.test:443", "X-Team: red")).status == 503
+        proxy.settled()
+        assert files["istio"].read_text().splitlines() == [
+            '"blue %221%22" a "keep-alive" 200 origin/1 timeout=5',
+            '"-" - "-" 200 origin/1 timeout=5',
+            '"red" - "-" 503 - -',
+        ]
+        assert files["squid"].read_text().splitlines() == [
+            '"blue %221%22" "a, b" 200 origin/1',
+            '"-" "-" 200 origin/1',
+            '"red" "-" 503 -',
+        ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from support.leaves import LEAVES
 from support.peers import together
@@ -17,7 +19,7 @@ from egressproxy.errors import (
     SniMismatch,
 )
 from egressproxy.frontends.http import HttpFrontend
-from egressproxy.model import OUTBOUND, Intent, Target, Verdict
+from egressproxy.model import OUTBOUND, AskedFields, Intent, Target, Verdict
 from egressproxy.wire.alerts import alert_record
 from egressproxy.wire.replies import ESTABLISHED, refusal
 from egressproxy.wire.request_head import HeadLimits
@@ -58,6 +60,21 @@ async def test_a_proxy_does_not_serve_a_path_alone(ends):
     await ends.peer.send(b"GET / HTTP/1.1\r\nHost: www.example.test\r\n\r\n")
     with pytest.raises(MalformedTarget, match="this listener is a proxy"):
         await FRONT.read_intent(ends.stream, ends.draft)
+
+
+@pytest.mark.parametrize(
+    "asked", [None, AskedFields(response=frozenset({"server"})), AskedFields(frozenset({"x-team"}))]
+)
+@pytest.mark.parametrize("line", ["CONNECT a.test:443", "GET http://a.test/", "GET /no-url"])
+async def test_fields_are_kept_where_a_log_asks_for_some_whatever_comes_of_the_request(ends, asked, line):
+    front = HttpFrontend("http-proxy:1", HeadLimits(16_384, 100, 8192), asked=asked)
+    await ends.peer.send(f"{line} HTTP/1.1\r\nHost: a.test\r\nX-Team: blue\r\n\r\n".encode())
+    with suppress(MalformedTarget):
+        await front.read_intent(ends.stream, ends.draft)
+    if asked is None:
+        assert ends.draft.kept is None
+    else:
+        assert ends.draft.kept.request == {name: ["blue"] for name in asked.request}
 
 
 @pytest.mark.parametrize(

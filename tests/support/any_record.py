@@ -2,8 +2,9 @@
 
 from hypothesis import strategies as st
 
-from egressproxy.model import ConnectionRecord, Endpoint, Exchange, Target
+from egressproxy.model import AskedFields, ConnectionRecord, Endpoint, Exchange, Target
 from egressproxy.telemetry.formats.text import MAX_TEXT
+from egressproxy.wire.kept_fields import KeptFields
 
 texts = st.text(
     st.one_of(st.characters(), st.sampled_from('\n\r\t\x00\x1b\x7f\x85\u2028\ud800\udcff"\\ %?')), max_size=MAX_TEXT + 9
@@ -33,6 +34,23 @@ exchanges = st.builds(
     complete=st.booleans(),
     route=maybe_text,
 )
+
+
+@st.composite
+def _kept(draw: st.DrawFn) -> KeptFields:
+    """What the bytes of any two heads come to."""
+    lines = st.lists(
+        st.sampled_from([b"X-Team", b"Server"]).flatmap(
+            lambda name: st.binary(max_size=MAX_TEXT + 9).map(
+                lambda value: name + b":" + value.replace(b"\r\n", b"") + b"\r\n"
+            )
+        ),
+        max_size=4,
+    ).map(b"".join)
+    kept = KeptFields(AskedFields(frozenset({"x-team"}), frozenset({"server", "x-team"})), draw(lines))
+    kept.take_response(draw(lines))
+    return kept
+
 
 records = st.builds(
     ConnectionRecord,
@@ -76,4 +94,5 @@ records = st.builds(
     reply_body_bytes=counts,
     service=maybe_text,
     service_port=st.none() | st.integers(1, 65535),
+    kept=st.none() | _kept(),
 )

@@ -1,6 +1,7 @@
 """Connections that have ended, for tests of what is told about them."""
 
-from egressproxy.model import ConnectionRecord, Endpoint, Exchange, Target
+from egressproxy.model import AskedFields, ConnectionRecord, Endpoint, Exchange, Target
+from egressproxy.wire.kept_fields import KeptFields
 
 ENDED_AT = 1544160065.248
 
@@ -45,6 +46,13 @@ NO_TUNNEL = TUNNEL._replace(
     closed_by="proxy",
     connect_s=None,
 )
+
+KEPT = KeptFields(
+    AskedFields(frozenset({"x-team", "x-two", "x-url"}), frozenset({"content-type", "server", "x-team"})),
+    b'X-Team: Bl ue "\r\nX-Two: 1\r\nX-Two: 2\r\nX-Url: /a?b\r\n',
+)
+"""What a client has sent in the fields of a template, and an upstream."""
+KEPT.take_response(b"Content-Type: text/html; charset=utf-8\r\nServer: a\xe9/1 (b)\r\n")
 
 DENIED = NO_TUNNEL._replace(
     status=403,

@@ -32,16 +32,23 @@ def test_the_table_has_every_word_of_the_configuration():
 
 
 EVERY_CODE = " ".join(
-    f"%{code}" for code in (*sorted(SQUID_CODES - {">h"}), *(f"{{{name}}}>h" for name in sorted(SQUID_FIELDS)))
+    f"%{code}"
+    for code in (
+        *sorted(SQUID_CODES - {">h", "<h"}),
+        *(f"{{{name}}}>h" for name in (*sorted(SQUID_FIELDS), "x-team")),
+        "{server}<h",
+    )
 )
 EVERY_VARIABLE = " ".join(f"${name}" for name in sorted(NGINX_VARIABLES))
 ALL_CODES = form_of(AccessLog(format="squid", template=f'{EVERY_CODE} "{EVERY_CODE}"'))
+FIELDS = "%REQ(X-TEAM)% %RESP(SERVER?X-TEAM)% %REQ_WITHOUT_QUERY(X-TEAM):9%"
+ALL_FIELDS = form_of(AccessLog(format="istio", template=f'{FIELDS} "{FIELDS}"'))
 ALL_VARIABLES = form_of(AccessLog(format="nginx-stream", template=f'{EVERY_VARIABLE} "{EVERY_VARIABLE}"'))
 
 
 @given(records)
 def test_no_line_of_any_format_holds_a_line_end_or_a_control_character(record):
-    for form in (*ALL.values(), ALL_CODES, ALL_VARIABLES):
+    for form in (*ALL.values(), ALL_CODES, ALL_FIELDS, ALL_VARIABLES):
         line = form.close(record)
         assert line.isascii()
         assert not [c for c in line if unicodedata.category(c) == "Cc"]
@@ -69,6 +76,7 @@ def test_only_what_prints_the_proxy_s_own_addresses_asks_for_them():
         ("%UPSTREAM_LOCAL_ADDRESS%", True),
         ("%DOWNSTREAM_LOCAL_PORT%", True),
         ("%DOWNSTREAM_REMOTE_ADDRESS%", False),
+        ("%REQ(X_LOCAL_ID)% _LOCAL_", False),
     ],
 )
 def test_a_template_asks_for_them_if_it_prints_them(template, wanted):
@@ -81,7 +89,7 @@ def test_a_template_asks_for_them_if_it_prints_them(template, wanted):
         ("squid", "%>a %<a", False),
         ("squid", "%>la", True),
         ("squid-5", "%<lp", True),
-        ("nginx-stream", "$remote_addr", False),
+        ("nginx-stream", "$remote_addr server_addr", False),
         ("nginx-stream-1.22", "$server_port", True),
     ],
 )

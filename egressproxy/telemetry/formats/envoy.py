@@ -8,6 +8,9 @@ all bytes.
 quote, is written as %XX, and so is a blank wherever it would be read as the end of a field; no field is longer than
 `text.MAX_TEXT`. The query of a path is written, as Envoy does it: `%REQ_WITHOUT_QUERY(:PATH)%` is without.
 
+**Header fields** are the client's own, and the upstream's: of a response that the proxy itself makes there are none. Of several
+lines with one name the first is written, as Envoy does it. X-Forwarded-For and X-Request-Id are as they are sent on.
+
 **Clusters.** `outbound|PORT||HOST` for what is registered or that a rule names, `PassthroughCluster` for what only
 `outbound: allow_any` lets pass, `BlackHoleCluster` for a captured connection that nothing does; none for a request that the
 proxy itself answers, or for TLS to a gateway that does not know the name. Up to Istio 1.8 the cluster was that of the upstream,
@@ -22,7 +25,7 @@ import time
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.config.templates import TIMES, Operator, envoy_template
+from egressproxy.config.templates import REQUEST_FIELDS, SERVICE_TIME, TIMES, Operator, envoy_template
 from egressproxy.registry import PASSTHROUGH
 from egressproxy.telemetry.clusters import RELAYED, cluster_of
 from egressproxy.telemetry.formats.causes import (
@@ -35,14 +38,15 @@ from egressproxy.telemetry.formats.causes import (
 )
 from egressproxy.telemetry.formats.json_lines import text as json_text
 from egressproxy.telemetry.formats.json_lines import without_delete
-from egressproxy.telemetry.formats.text import MAX_TEXT, field, iso_time, loose
+from egressproxy.telemetry.formats.text import MAX_TEXT, field, iso_time, loose, tight
 from egressproxy.telemetry.record import ANSWERED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from egressproxy.config.templates import Template
     from egressproxy.model import ConnectionRecord
+    from egressproxy.wire.kept_fields import KeptFields
 
     Line = Callable[[ConnectionRecord], str]
     Slot = Callable[[ConnectionRecord, Sequence[str]], str]
@@ -250,11 +254,6 @@ def _filled(slots: Sequence[int | Slot], record: ConnectionRecord, facts: Sequen
     return tuple(facts[slot] if isinstance(slot, int) else slot(record, facts) for slot in slots)
 
 
-def wants_addresses(template: str) -> bool:
-    """Whether a template prints the proxy's own ends of the connections."""
-    return "_LOCAL_" in template
-
-
 def safe(facts: tuple[str, ...]) -> tuple[str, ...]:
     """The fields as they may stand in a line: as they are, which is nearly always, or escaped. Hot: once per line."""
     _, method, path, protocol, _, _, details, termination, reason, *_, cluster, _, _, remote, name, route = facts
@@ -282,7 +281,7 @@ def escaped(facts: Sequence[str]) -> tuple[str, ...]:
     """The fields without anything that could break a line, or end the quotes around them. Some may still hold blanks."""
     fields = list(facts)
     for index in _TIGHT:
-        fields[index] = field(facts[index]).replace('"', "%22")
+        fields[index] = tight(facts[index])
     for index in _LOOSE:
         fields[index] = loose(facts[index])
     return tuple(fields)
@@ -345,18 +344,16 @@ def _slot(operator: Operator) -> int | Slot | str:
     if name == "DYNAMIC_METADATA":
         return NOTHING
     if name == "HOSTNAME":
-        return field(socket.gethostname()).replace('"', "%22")
+        return tight(socket.gethostname())
     if name in ("REQ", "REQ_WITHOUT_QUERY"):
-        found = [_request_slot(each) for each in argument.split("?")]
+        found = [_request_slot(each, quoted=quoted) for each in argument.split("?")]
         if len(found) > 1 and isinstance(found[0], str):
             found = found[1:]  # it is never there
         if name == "REQ_WITHOUT_QUERY":
-            found = [_without_query if each == _PATH else each for each in found]
+            found = [each if isinstance(each, str) else _without_query(each) for each in found]
         slot = found[0] if len(found) == 1 else _either(*found)
     elif name == "RESP":
-        found = [
-            _SERVICE_TIME if each == "X-ENVOY-UPSTREAM-SERVICE-TIME" else _content_type for each in argument.split("?")
-        ]
+        found = [_response_slot(each, quoted=quoted) for each in argument.split("?")]
         slot = found[0] if len(found) == 1 else _either(*found)
     elif name in _OPERATOR_FACTS:
         slot = _OPERATOR_FACTS[name]
@@ -373,10 +370,34 @@ def _slot(operator: Operator) -> int | Slot | str:
     return _cut(slot, limit) if limit else slot
 
 
-def _request_slot(name: str) -> int | Slot | str:
+def _request_slot(name: str, *, quoted: bool) -> int | Slot | str:
+    if name not in REQUEST_FIELDS:
+        return _kept(lambda kept: kept.request, name, quoted=quoted)
     if name == "X-ENVOY-ORIGINAL-PATH":
         return NOTHING  # paths are not rewritten
-    return _scheme if name == ":SCHEME" else _REQUEST_FACTS[name]
+    if name == ":SCHEME":
+        return _scheme
+    index = _REQUEST_FACTS[name]
+    return _without_blanks(index) if index in _LOOSE and not quoted else index
+
+
+def _response_slot(name: str, *, quoted: bool) -> int | Slot:
+    if name == SERVICE_TIME:
+        return _SERVICE_TIME
+    slot = _kept(lambda kept: kept.response, name, quoted=quoted)
+    return _either(slot, _content_type) if name == "CONTENT-TYPE" else slot
+
+
+def _kept(side: Callable[[KeptFields], Mapping[str, Sequence[str]]], name: str, *, quoted: bool) -> Slot:
+    """The first line of a header field that is kept because a template names it."""
+    key = name.lower()
+    escape = loose if quoted else tight
+
+    def slot(record: ConnectionRecord, _facts: Sequence[str]) -> str:
+        values = None if record.kept is None else side(record.kept).get(key)
+        return escape(values[0]) if values else NOTHING
+
+    return slot
 
 
 def _value(slot: int | Slot | str, record: ConnectionRecord, facts: Sequence[str]) -> str:
@@ -411,8 +432,8 @@ def _part_of_place(index: int, part: int) -> Slot:
     return slot
 
 
-def _without_query(_record: ConnectionRecord, facts: Sequence[str]) -> str:
-    return facts[_PATH].partition("?")[0]
+def _without_query(inner: int | Slot) -> Slot:
+    return lambda record, facts: _value(inner, record, facts).partition("?")[0]
 
 
 def _scheme(record: ConnectionRecord, _facts: Sequence[str]) -> str:
@@ -421,7 +442,7 @@ def _scheme(record: ConnectionRecord, _facts: Sequence[str]) -> str:
 
 def _content_type(record: ConnectionRecord, _facts: Sequence[str]) -> str:
     exchange = record.exchange
-    return NOTHING if exchange is None else field(exchange.content_type).replace('"', "%22")
+    return NOTHING if exchange is None else tight(exchange.content_type)
 
 
 def _response_ms(record: ConnectionRecord, _facts: Sequence[str]) -> str:

@@ -109,11 +109,6 @@ def nginx_form(template: str, hello_counted: bool = True) -> Callable[[Connectio
     return lambda record: "".join([part(record) for part in parts])
 
 
-def wants_addresses(template: str) -> bool:
-    """Whether a template prints the proxy's own ends of the connections."""
-    return "server_addr" in template or "server_port" in template
-
-
 def _constant(text: str) -> Value:
     return lambda _record: text
 

@@ -188,13 +188,6 @@ def squid_form(template: str, failed: str = "TCP_TUNNEL") -> Callable[[Connectio
     return line
 
 
-def wants_addresses(template: str) -> bool:
-    """Whether a template prints the proxy's own ends of the connections."""
-    return any(
-        not isinstance(part, str) and part.name in (">la", ">lp", "<la", "<lp") for part in squid_template(template)
-    )
-
-
 def _constant(text: str) -> Value:
     return lambda _record, _native: text
 
@@ -214,11 +207,21 @@ def _value(code: Code) -> Value:
         form = code.argument or ("%d/%b/%Y:%H:%M:%S %z" if name == "tl" else "%d/%b/%Y:%H:%M:%S")
         zone = time.localtime if name == "tl" else time.gmtime
         return lambda record, _native: _time(form, record.ended_at_unix_s, zone)
-    if name in (">h", "ssl::>sni"):
+    if name in (">h", "<h", "ssl::>sni"):
         escape = loose if code.quoted else field
-        told = _TOLD[code.argument or name]
+        told = _told(code)
         return lambda record, _native: escape(told(record))
     return _VALUES[name]
+
+
+def _told(code: Code) -> Callable[[ConnectionRecord], str | None]:
+    """What others have written, unescaped. Of several lines of one header field, all, as Squid has them."""
+    key = code.argument
+    if code.name == "<h":
+        return lambda record: None if record.kept is None else ", ".join(record.kept.response.get(key, ()))
+    if (key or code.name) in _TOLD:
+        return _TOLD[key or code.name]
+    return lambda record: None if record.kept is None else ", ".join(record.kept.request.get(key, ()))
 
 
 def _time(form: str, unix_time_s: float, zone: Callable[[float], time.struct_time]) -> str:
@@ -236,7 +239,7 @@ _TOLD: dict[str, Callable[[ConnectionRecord], str | None]] = {
     "user-agent": _of_exchange("user_agent"),
     "ssl::>sni": lambda record: record.server_name,
 }
-"""What others have written, by header field or code."""
+"""What is known in any case of it, by header field or code."""
 
 
 def _upstream_status(record: ConnectionRecord, _native: _Native) -> str:

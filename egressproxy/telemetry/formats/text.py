@@ -27,6 +27,11 @@ def loose(text: str | None) -> str:
     return _NOT_LOOSE.sub(percent, text[:MAX_TEXT])
 
 
+def tight(text: str | None) -> str:
+    """One field of a line that is split at blanks, whether or not double quotes stand around it: neither holds the other."""
+    return field(text).replace('"', "%22")
+
+
 def percent(match: re.Match[str]) -> str:
     """What was matched as %XX, octet for octet of its UTF-8."""
     return "".join(f"%{octet:02X}" for octet in match[0].encode("utf-8", "surrogatepass"))

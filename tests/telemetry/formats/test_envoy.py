@@ -12,6 +12,7 @@ from support.records import (
     DENIED,
     EXCHANGE,
     GARBAGE,
+    KEPT,
     LEFT,
     MISMATCH,
     NO_ANSWER,
@@ -27,7 +28,7 @@ from support.records import (
 from support.samples import sample_lines
 
 from egressproxy.config.templates import ENVOY_OPERATORS, TIMES, envoy_template
-from egressproxy.model import Endpoint, Target
+from egressproxy.model import AskedFields, Endpoint, Target
 from egressproxy.telemetry.formats.envoy import (
     ERAS,
     LATER,
@@ -39,6 +40,7 @@ from egressproxy.telemetry.formats.envoy import (
     istio_json_line,
 )
 from egressproxy.telemetry.formats.text import MAX_TEXT
+from egressproxy.wire.kept_fields import KeptFields
 from egressproxy.wire.request_head import MISSING_HOST
 
 istio = envoy_line(ERAS["E7"])
@@ -406,6 +408,35 @@ SECURED = SIDECAR._replace(
 )
 def test_an_operator_prints_what_envoy_s_prints(template, shown):
     assert printed(template, SECURED) == shown
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("%REQ(X-TEAM)%", "Bl%20ue%20%22"),
+        ('"%REQ(x-team)%" %REQ(X-TEAM):4%', '"Bl ue %22" Bl%2'),
+        ("%REQ(X-TWO)% %REQ(X-TWO?:PATH)%", "1 1"),  # the first of several, as in Envoy
+        ("%REQ(X-NONE)% %REQ(X-NONE?:METHOD)%", "- GET"),
+        ('%REQ(X-NONE?USER-AGENT)% "%REQ(X-NONE?USER-AGENT)%"', 'a%20b "a b"'),
+        ("%REQ(X-URL)% %REQ_WITHOUT_QUERY(X-URL)% %REQ_WITHOUT_QUERY(X-NONE?X-URL)%", "/a?b /a /a"),
+        ("%RESP(SERVER)%", "a%C3%A9/1%20(b)"),
+        ('"%RESP(SERVER)%" %RESP(X-TEAM)%', '"a%C3%A9/1 (b)" -'),
+        ('"%RESP(CONTENT-TYPE)%" %RESP(CONTENT-TYPE):9%', '"text/html; charset=utf-8" text/html'),
+        ("%RESP(X-NONE?X-ENVOY-UPSTREAM-SERVICE-TIME)%", "90"),
+    ],
+)
+def test_fields_are_printed_as_the_peers_have_sent_them(template, shown):
+    sent = SECURED._replace(kept=KEPT, exchange=EXCHANGE._replace(user_agent="a b"))
+    assert printed(template, sent) == shown
+
+
+def test_where_no_field_was_kept_there_is_none():
+    assert printed("%REQ(X-TEAM)% %RESP(SERVER)%", SNI_TUNNEL) == "- -"
+
+
+def test_a_client_s_value_is_no_longer_than_any_other_field():
+    long = KeptFields(AskedFields(frozenset({"x-team"})), b"X-Team: " + b"x" * 9000 + b"\r\n")
+    assert printed("%REQ(X-TEAM)%", SECURED._replace(kept=long)) == "x" * MAX_TEXT
 
 
 def test_the_host_name_is_that_of_the_machine():

@@ -11,6 +11,7 @@ from support.records import (
     ANSWERED_HERE,
     DENIED,
     GARBAGE,
+    KEPT,
     LEFT,
     MISMATCH,
     NO_ANSWER,
@@ -423,6 +424,22 @@ def test_a_code_that_has_no_answer_is_a_dash():
     )
     assert squid_form("%rp %>rs %>rP %ssl::>sni %<bs")(SNI_TUNNEL) == "- - 443 en.Wikipedia.org -"
     assert squid_form("%>Hs %03>Hs")(LEFT) == "0 000"
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ('%{X-Team}>h "%{x-team}>h" %.5{X-Team}>h', 'Bl%20ue%20" "Bl ue %22" Bl%20'),
+        ('"%{X-Two}>h" %{X-None}>h', '"1, 2" -'),  # all of several, as in Squid
+        ('"%{Server}<h" %{Content-Type}<h %{X-Team}<h', '"a%C3%A9/1 (b)" text/html;%20charset=utf-8 -'),
+    ],
+)
+def test_fields_are_printed_as_the_peers_have_sent_them(template, shown):
+    assert squid_form(template)(LOCATED._replace(kept=KEPT)) == shown
+
+
+def test_where_no_field_was_kept_there_is_none():
+    assert squid_form("%{X-Team}>h %{Server}<h")(TUNNEL) == "- -"
 
 
 def test_a_template_of_squid_keeps_what_clients_send_in_its_place():
