@@ -11,7 +11,16 @@ from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from egressproxy.config.faults import MAX_FAULTS, Misplaced, shown
 from egressproxy.config.templates import LANGUAGES
@@ -29,6 +38,8 @@ from egressproxy.policy.paths import parse_path_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from pydantic.json_schema import JsonSchemaValue
 
     from egressproxy.config.faults import Finding
 
@@ -123,37 +134,10 @@ def _parse_dns_server(value: object) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
-_SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:|*-]{0,511}")
-_CLOCK = re.compile(r"(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00")
-_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-_PREFIX = re.compile(r"[ -~]{0,200}")
-_SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
-
-
-def _parse_method(value: object) -> str:
-    if isinstance(value, str) and _METHOD.fullmatch(value):
-        return value
-    raise ValueError(f"expected a method in capitals like CONNECT, got {shown(value)}")
-
-
 def _parse_path(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected a path like /api/*, got {shown(value)}")
     return parse_path_pattern(value)
-
-
-def _parse_name(value: object) -> str:
-    if isinstance(value, str) and _NAME.fullmatch(value):
-        return value
-    raise ValueError(f"expected a word of up to 64 letters, digits and _ . : -, got {shown(value)}")
-
-
-def _parse_service_name(value: object) -> str:
-    if isinstance(value, str) and _SERVICE_NAME.fullmatch(value):
-        return value
-    raise ValueError(f"expected a word of up to 512 letters, digits and _ . : | * -, got {shown(value)}")
 
 
 def _parse_regex(value: object) -> str:
@@ -165,6 +149,9 @@ def _parse_regex(value: object) -> str:
     except ValueError as error:
         raise ValueError(f"expected a regular expression of RE2, got {shown(value)}: {error}") from None
     return value
+
+
+_CLOCK = re.compile(r"(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00")
 
 
 def _parse_clock(value: object) -> str:
@@ -183,12 +170,6 @@ def _parse_target(value: object) -> str:
         raise ValueError(str(error)) from None
 
 
-def _parse_secret(value: object) -> str:
-    if isinstance(value, str) and _SECRET.fullmatch(value):
-        return value
-    raise ValueError(f"expected the name of a secret, in letters, digits, . and -, got {shown(value)}")
-
-
 LOG_FORMATS = (*LANGUAGES, "json", "istio-json")
 
 
@@ -202,18 +183,6 @@ def _parse_log_format(value: object) -> str:
         "expected squid, squid-5, json, nginx-stream, nginx-stream-1.22, envoy, istio, istio-1.0 to istio-1.30 or istio-json, "
         f"got {shown(value)}{advice}"
     )
-
-
-def _parse_field_name(value: object) -> str:
-    if isinstance(value, str) and _FIELD_NAME.fullmatch(value):
-        return value
-    raise ValueError(f"expected the name of a header field like Authorization, got {shown(value)}")
-
-
-def _parse_prefix(value: object) -> str:
-    if isinstance(value, str) and _PREFIX.fullmatch(value):
-        return value
-    raise ValueError(f"expected up to 200 printable ASCII characters, got {shown(value)}")
 
 
 def _parse_verify(value: object) -> object:
@@ -235,6 +204,27 @@ def _parse_server_name(value: object) -> str:
     if pattern.kind != "exact":
         raise ValueError(f"expected one host name, got {shown(value)}")
     return pattern.host
+
+
+class _Word:
+    """Text that an expression matches, in validation and in the JSON Schema."""
+
+    def __init__(self, pattern: str, expected: str, **described: object) -> None:
+        """`expected`: what a message asks for. `described`: further keys of the JSON Schema."""
+        self._expression = re.compile(pattern)
+        self._expected = expected
+        self._schema = {"type": "string", "pattern": f"^{pattern}$", **described}
+
+    def _parse(self, value: object) -> str:
+        if isinstance(value, str) and self._expression.fullmatch(value):
+            return value
+        raise ValueError(f"expected {self._expected}, got {shown(value)}")
+
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._parse, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return self._schema
 
 
 def _all_of(parse: Callable[[object], object]) -> BeforeValidator:
@@ -296,11 +286,7 @@ Address = Annotated[str, BeforeValidator(_parse_address), _string_schema("an IP 
 DnsServer = Annotated[
     str, BeforeValidator(_parse_dns_server), _string_schema("ADDRESS or ADDRESS:PORT", "10.96.0.10:53")
 ]
-Method = Annotated[
-    str,
-    BeforeValidator(_parse_method),
-    WithJsonSchema({"type": "string", "pattern": f"^{_METHOD.pattern}$", "examples": ["CONNECT"]}),
-]
+Method = Annotated[str, _Word("[A-Z][A-Z-]{0,31}", "a method in capitals like CONNECT", examples=["CONNECT"])]
 PathPattern = Annotated[
     str,
     BeforeValidator(_parse_path),
@@ -313,12 +299,10 @@ PathPattern = Annotated[
         }
     ),
 ]
-Name = Annotated[str, BeforeValidator(_parse_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
+Name = Annotated[str, _Word("[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", "a word of up to 64 letters, digits and _ . : -")]
 
 ServiceName = Annotated[
-    str,
-    BeforeValidator(_parse_service_name),
-    WithJsonSchema({"type": "string", "pattern": f"^{_SERVICE_NAME.pattern}$"}),
+    str, _Word("[A-Za-z0-9][A-Za-z0-9_.:|*-]{0,511}", "a word of up to 512 letters, digits and _ . : | * -")
 ]
 Regex = Annotated[
     str, BeforeValidator(_parse_regex), _string_schema("a regular expression, found anywhere", "^cdn[0-9]+", "(?i)ads")
@@ -332,14 +316,10 @@ LogFormat = Annotated[
     WithJsonSchema({"type": "string", "enum": list(LOG_FORMATS)}),
 ]
 SecretName = Annotated[
-    str, BeforeValidator(_parse_secret), WithJsonSchema({"type": "string", "pattern": f"^{_SECRET.pattern}$"})
+    str, _Word("[A-Za-z0-9][A-Za-z0-9.-]{0,252}", "the name of a secret, in letters, digits, . and -")
 ]
-FieldName = Annotated[
-    str, BeforeValidator(_parse_field_name), WithJsonSchema({"type": "string", "pattern": f"^{_FIELD_NAME.pattern}$"})
-]
-HeaderPrefix = Annotated[
-    str, BeforeValidator(_parse_prefix), WithJsonSchema({"type": "string", "pattern": f"^{_PREFIX.pattern}$"})
-]
+FieldName = Annotated[str, _Word("[A-Za-z][A-Za-z0-9-]{0,63}", "the name of a header field like Authorization")]
+HeaderPrefix = Annotated[str, _Word("[ -~]{0,200}", "up to 200 printable ASCII characters")]
 Verify = Annotated[
     Literal[True, False, "chain"], BeforeValidator(_parse_verify), WithJsonSchema({"enum": [True, False, "chain"]})
 ]

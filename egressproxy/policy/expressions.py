@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 import re2
 
+from egressproxy.config.faults import shown
+
 if TYPE_CHECKING:
     from typing import Protocol
 
@@ -44,4 +46,5 @@ def compile_expression(text: str) -> Expression:
         return cast("Expression", re2.compile(text, options=_OPTIONS))
     except re2.error as error:
         what = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
-        raise ValueError(what) from None
+        problem, colon, piece = what.partition(": ")  # RE2 repeats the piece as it is, and all of it
+        raise ValueError(f"{problem}{colon}{shown(piece) if colon else ''}") from None

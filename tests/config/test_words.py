@@ -39,3 +39,34 @@ def test_what_is_nearly_a_word_is_refused_with_the_word(tmp_path: Path, text: st
     with pytest.raises(ConfigError) as refused:
         loaded(tmp_path, text)
     assert str(refused.value).endswith(f":3: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "rules: [{action: allow, methods: [get]}]",
+            "rules[0].methods[0]: expected a method in capitals like CONNECT, got 'get'",
+        ),
+        (
+            "rules: [{action: allow, name: a b}]",
+            "rules[0].name: expected a word of up to 64 letters, digits and _ . : -, got 'a b'",
+        ),
+        (
+            "services: [{name: a b, hosts: [b.example], ports: [{number: 443}]}]",
+            "services[0].name: expected a word of up to 512 letters, digits and _ . : | * -, got 'a b'",
+        ),
+        (
+            "services: [{hosts: [b.example], ports: [{number: 80}], tls: {mode: simple, credential: ../b}}]",
+            "services[0].tls.credential: expected the name of a secret, in letters, digits, . and -, got '../b'",
+        ),
+        (
+            "rules: [{action: allow, name: 7}]",
+            "rules[0].name: expected a word of up to 64 letters, digits and _ . : -, got 7; quote it to make it text",
+        ),
+    ],
+)
+def test_what_an_expression_does_not_match_hears_what_is_expected(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        loaded(tmp_path, text)
+    assert str(refused.value).endswith(f":3: {message}")

@@ -31,6 +31,21 @@ def test_what_cannot_be_searched_in_time_is_refused(expression):
 
 
 @pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("(\x1b[31m\n", r"missing ]: '[31m\n'"),
+        ("(" * 2000, f"missing ): '{'(' * 37}...'"),
+        ("a**", "bad repetition operator: '**'"),
+        ("\u202e)", r"unexpected ): '\u202e)'"),
+    ],
+)
+def test_what_is_wrong_is_one_short_printable_line(expression, message):
+    with pytest.raises(ValueError) as refused:
+        compile_expression(expression)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
     ("expression", "text"),
     [
         (".*/ads/.*\\.gif$", "/ads/" * 1500),

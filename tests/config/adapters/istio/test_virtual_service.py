@@ -73,7 +73,7 @@ def test_retries_are_noted() -> None:
         (f"http: [{{match: [{{uri: {{}}}}], {ROUTE}}}]", "spec.http[0].match[0].uri: expected exact, prefix or regex"),
         (
             f"http: [{{match: [{{uri: {{regex: 'a)|(b'}}}}], {ROUTE}}}]",
-            "spec.http[0].match[0].uri.regex: expected an expression of RE2: unexpected ): a)|(b",
+            "spec.http[0].match[0].uri.regex: expected an expression of RE2: unexpected ): 'a)|(b'",
         ),
         (
             f"http: [{{match: [{{method: {{prefix: G}}}}], {ROUTE}}}]",

@@ -113,7 +113,7 @@ def test_without_hostnames_a_wildcard_is_a_name_that_nobody_has():
         ("hostnames; www.*.com a;", "2 'www.*.com': expected a name, *.name, .name or name.*, got 'www.*.com'"),
         ("hostnames; *.www.* a;", "2 '*.www.*': expected one * at one end, as in *.example.com, got '*.www.*'"),
         ("hostnames; . a;", "2 .: expected one * at one end, as in *.example.com, got '.'"),
-        ("~( a;", "2 '~(': expected a regular expression, got '~(': missing ): ("),
+        ("~( a;", "2 '~(': expected a regular expression, got '~(': missing ): '('"),
     ],
 )
 def test_what_is_wrong_in_a_map(lines, fault):

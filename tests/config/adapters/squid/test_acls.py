@@ -175,7 +175,7 @@ def test_manager_by_its_old_type_is_noted() -> None:
         ),
         (
             "x url_regex -i (",
-            "expected a regular expression, got '(': missing ): (?i)(",
+            "expected a regular expression, got '(': missing ): '(?i)('",
         ),
         ("x method g_t", "expected a method like CONNECT, got 'g_t'"),
         ("x proto GOPHERS", "expected a protocol like HTTP, got 'GOPHERS'"),
