@@ -160,6 +160,7 @@ class _Reading:
         if found.name in self._acls.port_names:
             raise ValueError(f"two ports are called {shown(found.name)}; give one a name=")
         self._acls.port_names[found.name] = label
+        self._acls.captures |= "transparent" in found.listener.value
         self._ports.append((statement, found))
         self.notes += [statement.fault(note) for note in notes]
 

@@ -216,6 +216,15 @@ def test_types_that_cannot_be_asked_are_faults_where_they_are_used(acl: str, rea
     assert faults(f"acl x {acl}\nhttp_access deny all\n") == []
 
 
+@pytest.mark.parametrize("mode", ["intercept", "tproxy"])
+def test_the_port_that_captured_clients_dialled_is_not_known(mode: str) -> None:
+    text = f"http_port 3128\nhttp_port 3129 {mode}\nacl web localport 80\nhttp_access deny web\nhttp_access allow all\n"
+    assert faults(text) == [
+        "4: http_access: cannot be expressed: the ACL web (type localport): of captured clients Squid takes the port that "
+        "they dialled for it; name the http_port and ask for myportname"
+    ]
+
+
 def test_names_in_a_circle_are_refused() -> None:
     text = "acl a any-of localhost\nacl b any-of a\nacl a any-of b\nhttp_access allow a\n"
     assert faults(text) == ["4: http_access: cannot be expressed: the ACL a stands for itself"]
