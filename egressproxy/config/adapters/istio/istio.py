@@ -57,6 +57,11 @@ _REFUSED = {
         ): "routes of the Kubernetes Gateway API are not read; write Istio's own objects"
         for kind in ("Gateway", "HTTPRoute", "TLSRoute", "TCPRoute", "GRPCRoute")
     },
+    **{
+        ("rbac.istio.io", kind): "write rules in native settings instead, with clients, hosts and paths"
+        for kind in ("RbacConfig", "ClusterRbacConfig", "ServiceRole", "ServiceRoleBinding")
+    },
+    ("config.istio.io", "rule"): "what Mixer checks is not checked here; write rules in native settings, or leave it out",
 }
 
 
