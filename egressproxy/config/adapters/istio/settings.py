@@ -88,6 +88,7 @@ def mesh_config_map(thing: Thing, settings: Settings, report: Report) -> bool:
 _MESH_REFUSED = {
     "proxyHttpPort": "an http-proxy listener stands in the native form",
     "caCertificates": "certificates of the mesh are not known here",
+    "discoverySelectors": "leaves out objects by labels of their namespaces, which are not known here; give the files that count",
 }
 
 
