@@ -1,7 +1,6 @@
 """All Istio and Kubernetes files of one load, which speak of each other, to the native form.
 
-`documents` makes objects of files, `objects`, `kubernetes` and `settings` values of objects, `mesh` and `routes` follow what
-they mean together, `emit` says it in native words. The fate of every kind of object stands in the tables here.
+The fate of every kind of object is written here: it is refused (`_REFUSED`), read (`_Objects`), or noted as without meaning.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What becomes of each directive of Squid 3.5 to 6: one table.
+"""What becomes of each directive of Squid 3.5 to 6 that is not translated: one table. `squid` has those that are.
 
-Those that are translated are in `squid`. Of the others each has one fate here: without meaning here (noted); about security and
-not to be expressed (a fault, lenient or not); of effect and not to be expressed (a fault, with lenient a note). A word that is
-in neither is unknown to Squid too.
+Each has one fate: without meaning here (noted); about security and not to be expressed (a fault, lenient or not); of effect and
+not to be expressed (a fault, with lenient a note). A word that neither module has is unknown to Squid too.
 """
 
 from __future__ import annotations
