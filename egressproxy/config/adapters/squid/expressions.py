@@ -53,7 +53,7 @@ def native_expression(text: str, *, any_case: bool) -> str:
             piece, at = _repetition(text, at, may_repeat)
             may_repeat = False
         else:
-            piece, at = {"$": r"\z", "}": r"\}", "]": r"\]"}.get(char, char), at + 1
+            piece, at = {"}": r"\}", "]": r"\]"}.get(char, char), at + 1
             may_repeat = char not in "(|^"
         found += piece
     found = f"(?i){found}" if any_case else found

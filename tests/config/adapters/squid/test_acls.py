@@ -26,7 +26,7 @@ MONDAY_TO_FRIDAY = ["monday", "tuesday", "wednesday", "thursday", "friday"]
         (r"dstdom_regex -i ^ads\.", {"hosts_matching": [r"(?i)^ads\."]}),
         ("dstdom_regex -i a +i b", {"hosts_matching": ["(?i)a", "b"]}),
         ("ssl::server_name .example.com", {"hosts": ["example.com", "*.example.com"]}),
-        ("ssl::server_name_regex x$", {"hosts_matching": [r"x\z"]}),
+        ("ssl::server_name_regex x$", {"hosts_matching": ["x$"]}),
         ("port 80 443 1025-65535", {"ports": [80, 443, "1025-65535"]}),
         ("port 0-1024", {"ports": ["1-1024"]}),
         ("method GET connect", {"methods": ["GET", "CONNECT"]}),
@@ -47,7 +47,7 @@ MONDAY_TO_FRIDAY = ["monday", "tuesday", "wednesday", "thursday", "friday"]
             },
         ),
         ("url_regex -i ^http://a/", {"urls_matching": ["(?i)^http://a/"]}),
-        (r"urlpath_regex \.gif$", {"paths_matching": [r"\.gif\z"]}),
+        (r"urlpath_regex \.gif$", {"paths_matching": [r"\.gif$"]}),
     ],
 )
 def test_each_type(acl: str, expected: dict[str, Any]) -> None:
