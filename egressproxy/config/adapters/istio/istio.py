@@ -60,7 +60,10 @@ _REFUSED = {
         ("rbac.istio.io", kind): "write rules in native settings instead, with clients, hosts and paths"
         for kind in ("RbacConfig", "ClusterRbacConfig", "ServiceRole", "ServiceRoleBinding")
     },
-    ("config.istio.io", "rule"): "what Mixer checks is not checked here; write rules in native settings, or leave it out",
+    (
+        "config.istio.io",
+        "rule",
+    ): "what Mixer checks is not checked here; write rules in native settings, or leave it out",
 }
 
 
@@ -101,7 +104,7 @@ class _Objects:
     def __init__(self, found: Sequence[Thing], report: Report) -> None:
         self.report = report
         self.settings = settings.Settings()
-        self.entries: list[tuple[tuple[bool, str, str], list[objects.Service]]] = []
+        self.entries: list[tuple[objects.Seniority, list[objects.Service]]] = []
         self.kubernetes: list[objects.Service] = []
         self.endpoints: list[kubernetes.Endpoints] = []
         self.virtual_services: list[objects.VirtualService] = []
@@ -133,7 +136,7 @@ class _Objects:
             return
         match thing.kind:
             case "ServiceEntry":
-                seniority = (not thing.age, thing.age, f"{thing.name}.{thing.namespace or DEFAULT_NAMESPACE}")
+                seniority = objects.seniority(thing.age, thing.name, thing.namespace)
                 self.entries.append((seniority, service_entry.service_entry(thing)))
             case "VirtualService":
                 self.virtual_services += _some(virtual_service.virtual_service(thing))
