@@ -88,7 +88,7 @@ class Composed(NamedTuple):
 
 def compose(content: bytes, source: int = 0) -> Composed:
     """Read one native YAML file. `source` is its number, to be found again in every mark."""
-    fault = _not_text(content, source)
+    fault = not_text(content, source)
     if fault is not None:
         return Composed(None, None, (fault,))
     composer = _Composer(source)
@@ -128,7 +128,7 @@ def compose_all(content: bytes, source: int, first_line: int = 1) -> tuple[list[
 
     first_line  where the content begins, if it is itself a value in a file
     """
-    fault = _not_text(content, source)
+    fault = not_text(content, source)
     if fault is not None:
         return [], (fault._replace(mark=fault.mark + first_line - 1),)
     composer = _DocumentsComposer(source, first_line)
@@ -148,8 +148,8 @@ def compose_all(content: bytes, source: int, first_line: int = 1) -> tuple[list[
 # --- before YAML --------------------------------------------------------------------------------------------------
 
 
-def _not_text(content: bytes, source: int) -> Fault | None:
-    """What keeps the bytes from being text."""
+def not_text(content: bytes, source: int) -> Fault | None:
+    """What keeps the bytes of a file, of whatever format, from being text; None: nothing, they may be decoded."""
     zero = content.find(b"\0")
     try:
         content.decode()

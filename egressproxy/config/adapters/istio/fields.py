@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from egressproxy.config.faults import Fault, path_text, shown
+from egressproxy.config.faults import Fault, shown
 from egressproxy.config.native import REFUSED, Places
 from egressproxy.hostport import parse_host_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from egressproxy.config.faults import Way
     from egressproxy.hostport import HostPattern
@@ -201,9 +201,10 @@ class Fields:
         """A list of host patterns."""
         found = []
         for index, value in enumerate(self.words(field)):
-            pattern = self._parsed(parse_host_pattern, value, field, index)
-            if pattern is not None:
-                found.append(pattern)
+            try:
+                found.append(parse_host_pattern(value))
+            except ValueError as error:
+                self.fault_in(field, index, str(error))
         return tuple(found)
 
     def below(self, field: str) -> Fields | None:
@@ -283,13 +284,3 @@ class Fields:
         place = self._place(field).children[index]
         mark = place.mark if isinstance(place, Places) else place
         self.report.fault(mark, (*self.way, self._names[field], index), message)
-
-    def _parsed(self, parse: Callable[[str], HostPattern], text: str, field: str, index: int) -> HostPattern | None:
-        try:
-            return parse(text)
-        except ValueError as error:
-            self.fault_in(field, index, str(error))
-            return None
-
-    def __str__(self) -> str:
-        return path_text(self.way)

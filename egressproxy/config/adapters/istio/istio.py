@@ -1,7 +1,6 @@
 """All Istio and Kubernetes files of one load, which speak of each other, to the native form.
 
-`documents` makes objects of files, `objects`, `kubernetes` and `settings` values of objects, `mesh` and `routes` follow what
-they mean together, `emit` says it in native words. The fate of every kind of object stands in the tables here.
+The fate of every kind of object is written here: it is refused (`_REFUSED`), read (`_Objects`), or noted as without meaning.
 """
 
 from __future__ import annotations
@@ -57,6 +56,14 @@ _REFUSED = {
         ): "routes of the Kubernetes Gateway API are not read; write Istio's own objects"
         for kind in ("Gateway", "HTTPRoute", "TLSRoute", "TCPRoute", "GRPCRoute")
     },
+    **{
+        ("rbac.istio.io", kind): "write rules in native settings instead, with clients, hosts and paths"
+        for kind in ("RbacConfig", "ClusterRbacConfig", "ServiceRole", "ServiceRoleBinding")
+    },
+    (
+        "config.istio.io",
+        "rule",
+    ): "what Mixer checks is not checked here; write rules in native settings, or leave it out",
 }
 
 
@@ -97,7 +104,7 @@ class _Objects:
     def __init__(self, found: Sequence[Thing], report: Report) -> None:
         self.report = report
         self.settings = settings.Settings()
-        self.entries: list[tuple[tuple[bool, str, str], list[objects.Service]]] = []
+        self.entries: list[tuple[objects.Seniority, list[objects.Service]]] = []
         self.kubernetes: list[objects.Service] = []
         self.endpoints: list[kubernetes.Endpoints] = []
         self.virtual_services: list[objects.VirtualService] = []
@@ -129,7 +136,7 @@ class _Objects:
             return
         match thing.kind:
             case "ServiceEntry":
-                seniority = (not thing.age, thing.age, f"{thing.name}.{thing.namespace or DEFAULT_NAMESPACE}")
+                seniority = objects.seniority(thing.age, thing.name, thing.namespace)
                 self.entries.append((seniority, service_entry.service_entry(thing)))
             case "VirtualService":
                 self.virtual_services += _some(virtual_service.virtual_service(thing))

@@ -18,6 +18,7 @@ from egressproxy.config.adapters.istio.objects import (
     Service,
     Spoken,
     is_address,
+    namespace_of,
 )
 from egressproxy.config.faults import shown
 from egressproxy.hostport import HostPattern, parse_host_pattern
@@ -41,7 +42,7 @@ _SPOKEN: dict[str, Spoken] = {
 
 def service(thing: Thing) -> Service | None:
     """The service that a Service registers. Its endpoints come from objects of their own: see `with_endpoints`."""
-    namespace = thing.namespace or DEFAULT_NAMESPACE
+    namespace = namespace_of(thing)
     spec = thing.fields.below("spec")
     if spec is None:
         return None
@@ -146,7 +147,7 @@ def endpoints(thing: Thing) -> Endpoints:
             for address in subset.each("addresses")
             if (ip := _address(address, "ip")) is not None
         ]
-    return Endpoints(service=thing.name, namespace=thing.namespace or DEFAULT_NAMESPACE, endpoints=tuple(found))
+    return Endpoints(service=thing.name, namespace=namespace_of(thing), endpoints=tuple(found))
 
 
 def endpoint_slice(thing: Thing) -> Endpoints:
@@ -167,7 +168,7 @@ def endpoint_slice(thing: Thing) -> Endpoints:
                 found.append(Endpoint(address=ip, ports=ports, weight=1, labels={}, mark=each.mark("addresses")))
             else:
                 each.fault_in("addresses", index, f"expected an IP address, got {shown(ip)}")
-    return Endpoints(service=owner or "", namespace=thing.namespace or DEFAULT_NAMESPACE, endpoints=tuple(found))
+    return Endpoints(service=owner or "", namespace=namespace_of(thing), endpoints=tuple(found))
 
 
 def _endpoint_ports(fields: Fields) -> dict[str, int]:

@@ -43,6 +43,15 @@ _SPOKEN: dict[str, Spoken] = {
 _HTTP2 = frozenset({"HTTP2", "GRPC"})
 
 
+Seniority = tuple[bool, str, str]
+"""Sorts objects of one kind, the one that counts first."""
+
+
+def seniority(age: str, name: str, namespace: str | None) -> Seniority:
+    """The oldest first; one without a time is new; ties by name and namespace."""
+    return not age, age, f"{name}.{namespace or DEFAULT_NAMESPACE}"
+
+
 # --- what objects hold --------------------------------------------------------------------------------------------
 
 
@@ -160,9 +169,9 @@ class VirtualService:
     mark: int
 
     @property
-    def seniority(self) -> tuple[bool, str, str]:
-        """In this order they count: the oldest first; one without a time is new; ties by name and namespace."""
-        return not self.age, self.age, f"{self.name}.{self.namespace}"
+    def seniority(self) -> Seniority:
+        """In this order they count."""
+        return seniority(self.age, self.name, self.namespace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,9 +221,9 @@ class DestinationRule:
     mark: int
 
     @property
-    def seniority(self) -> tuple[bool, str, str]:
-        """As of a VirtualService."""
-        return not self.age, self.age, f"{self.name}.{self.namespace or DEFAULT_NAMESPACE}"
+    def seniority(self) -> Seniority:
+        """In this order they count."""
+        return seniority(self.age, self.name, self.namespace)
 
 
 TlsMode = Literal["NONE", "PASSTHROUGH", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"]
@@ -253,9 +262,9 @@ class Gateway:
         return f"{self.namespace}/{self.name}"
 
     @property
-    def seniority(self) -> tuple[bool, str, str]:
-        """As of a VirtualService."""
-        return not self.age, self.age, f"{self.name}.{self.namespace}"
+    def seniority(self) -> Seniority:
+        """In this order they count."""
+        return seniority(self.age, self.name, self.namespace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.istio.fields import Fields
+from egressproxy.config.adapters.istio.kubernetes import pods_of
 from egressproxy.config.faults import shown
 from egressproxy.config.native import Places, compose_all, unmark
 
@@ -88,6 +89,7 @@ def mesh_config_map(thing: Thing, settings: Settings, report: Report) -> bool:
 _MESH_REFUSED = {
     "proxyHttpPort": "an http-proxy listener stands in the native form",
     "caCertificates": "certificates of the mesh are not known here",
+    "discoverySelectors": "leaves out objects by labels of their namespaces, which are not known here; leave it out, and them",
 }
 
 
@@ -162,7 +164,7 @@ def _gateway(fields: Fields, settings: Settings) -> None:
     name = fields.text("name")
     labels = fields.labels("label")
     if name and not (fields.has("enabled") and not fields.flag("enabled")):
-        settings.gateways[name] = {"app": name, "istio": name.removeprefix("istio-"), **labels}
+        settings.gateways[name] = {**pods_of(name), **labels}
 
 
 def values(fields: Fields, settings: Settings) -> None:

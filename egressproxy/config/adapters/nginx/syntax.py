@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
 from egressproxy.config.faults import MAX_FAULTS, STRANGE_CHARACTERS, Fault, shown
-from egressproxy.config.native import mark, unmark
+from egressproxy.config.native import mark, not_text, unmark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,13 +239,7 @@ def _words(source: Source) -> Iterator[tuple[int, str | None, str]]:
 
 
 def _text(source: Source) -> str:
-    try:
-        text = source.content.decode()
-    except UnicodeDecodeError as error:
-        line = source.content.count(b"\n", 0, error.start) + 1
-        got = f"the byte 0x{source.content[error.start]:02x}"
-        raise _Broken(mark(source.number, line), f"expected text in UTF-8, got {got}") from None
-    zero = text.find("\0")
-    if zero >= 0:
-        raise _Broken(mark(source.number, text.count("\n", 0, zero) + 1), "expected text, got a NUL byte")
-    return text
+    fault = not_text(source.content, source.number)
+    if fault is not None:
+        raise _Broken(fault.mark, fault.message)
+    return source.content.decode()

@@ -67,6 +67,7 @@ class Acls:
 
     notes, faults  where to say things
     port_names     what `myportname` may say, with the native name of that listener; filled by others before terms are made
+    captures       a port takes captured clients, for whom `localport` is the port that they dialled; set by others as well
     """
 
     def __init__(self, lexer: Lexer, faults: list[Fault], notes: list[Fault]) -> None:
@@ -74,6 +75,7 @@ class Acls:
         self._faults = faults
         self._notes = notes
         self.port_names: dict[str, str] = {}
+        self.captures = False
         self._acls = {acl.name: acl for acl in _predefined()}
         self._open: list[str] = []
 
@@ -129,6 +131,8 @@ class Acls:
         acl = self._acls[name]
         if acl.type in _UNUSABLE:
             raise Unusable(f"the ACL {name} (type {acl.type}): {_UNUSABLE[acl.type]}")
+        if acl.type == "localport" and self.captures:
+            raise Unusable(f"the ACL {name} (type localport): {_CAPTURED}")
         if acl.type == "myportname":
             return one_of(self._port_name(value) for value in acl.port_names)
         if acl.type not in ("any-of", "all-of"):
@@ -378,6 +382,10 @@ _WHY_UNUSABLE = {
 }
 _UNUSABLE = {name: reason for reason, names in _WHY_UNUSABLE.items() for name in names.split()}
 """Types that rules here cannot ask about, and why or what to write instead."""
+
+_CAPTURED = (
+    "of captured clients Squid takes the port that they dialled for it; name the http_port and ask for myportname"
+)
 
 _KNOWN_METHODS = (
     "GET POST PUT HEAD CONNECT TRACE OPTIONS DELETE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH PURGE"

@@ -1,8 +1,7 @@
-"""What becomes of each directive of Squid 3.5 to 6: one table.
+"""What becomes of each directive of Squid 3.5 to 6 that is not translated: one table. `squid` has those that are.
 
-Those that are translated are in `squid`. Of the others each has one fate here: without meaning here (noted); about security and
-not to be expressed (a fault, lenient or not); of effect and not to be expressed (a fault, with lenient a note). A word that is
-in neither is unknown to Squid too.
+Each has one fate: without meaning here (noted); about security and not to be expressed (a fault, lenient or not); of effect and
+not to be expressed (a fault, with lenient a note). A word that neither module has is unknown to Squid too.
 """
 
 from __future__ import annotations
@@ -118,7 +117,6 @@ FATES: dict[str, Fate] = {
     **_noted("log lines are this proxy's own", "log_mime_hdrs strip_query_terms icap_log eui_lookup"),
     **_noted("it only marks requests for Squid's own use", "note adaptation_meta adaptation_masterx_shared_names"),
     **_noted("malformed requests are always refused", "relaxed_header_parser uri_whitespace"),
-    **_noted("only WebSocket may be switched to, and always", "http_upgrade_request_protocols"),
     **_noted("AS numbers are not asked for here", "as_whois_server"),
     **_noted(
         "Squid itself ignores it since version 3 to 5",
@@ -144,8 +142,15 @@ FATES: dict[str, Fate] = {
         sslproxy_flags sslproxy_options sslproxy_version tls_outgoing_options""",
     ),
     **_refused("answers are not judged here, only requests", "http_reply_access reply_header_access", "allow all"),
-    **_refused("requests are judged once; put it into http_access", "adapted_http_access http_access2", "allow all"),
-    **_refused("requests are judged once; put it into http_access", "miss_access", "allow all"),
+    **_refused(
+        "requests are judged once; put it into http_access", "adapted_http_access http_access2 miss_access", "allow all"
+    ),
+    **_refused(
+        "WebSocket, and nothing else, may be switched to wherever a request may go",
+        "http_upgrade_request_protocols",
+        "WebSocket allow all",
+        "websocket allow all",
+    ),
     **_refused("log_access is access_log with ACLs, which logs here do not ask", "log_access", "allow all"),
     **_refused(
         "header fields of clients are sent on as they are; services may set fields",

@@ -1,9 +1,8 @@
 r"""Squid's regular expressions, POSIX extended ones as glibc reads them (regex(7)), in the native form's, RE2's.
 
-The two agree in most of what people write and differ where it hurts: a backslash in brackets is itself, `$` is the end and not
-the place before a last line end, `\d` is the letter d, and a `?` behind a repetition repeats once more instead of making it
-lazy. What is the same in both stays as it was written; what means something else is rewritten; what was probably not meant as
-POSIX reads it is refused.
+The two agree in most of what people write and differ where it hurts: a backslash in brackets is itself, `\d` is the letter d, and
+a `?` behind a repetition repeats once more instead of making it lazy. What is the same in both stays as it was written; what
+means something else is rewritten; what was probably not meant as POSIX reads it is refused.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ _CLASSES = {
 }
 """In the C locale, which Squid runs in."""
 
-_GNU = {"w": r"\w", "W": r"\W", "s": r"\s", "S": r"\S", "b": r"\b", "B": r"\B"}
-_GNU |= {"`": r"\A", "'": r"\z"}
+_GNU = {"w": r"\w", "W": r"\W", "s": r"\s", "S": r"\S", "b": r"\b", "B": r"\B", "`": r"\A", "'": r"\z"}
 """Escapes that glibc knows beyond POSIX."""
 
 _INTERVAL = re.compile(r"\{(?:[0-9]{1,3}(?:,[0-9]{0,3})?|,[0-9]{1,3})\}")
@@ -55,7 +53,7 @@ def native_expression(text: str, *, any_case: bool) -> str:
             piece, at = _repetition(text, at, may_repeat)
             may_repeat = False
         else:
-            piece, at = {"$": r"\z", "}": r"\}", "]": r"\]"}.get(char, char), at + 1
+            piece, at = {"}": r"\}", "]": r"\]"}.get(char, char), at + 1
             may_repeat = char not in "(|^"
         found += piece
     found = f"(?i){found}" if any_case else found

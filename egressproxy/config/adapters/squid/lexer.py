@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
 from egressproxy.config.faults import Fault, shown
-from egressproxy.config.native import mark
+from egressproxy.config.native import mark, not_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,19 +147,11 @@ class Lexer:
 
     def _lines(self, source: Source, longest: int) -> list[str]:
         """Lines without their ends. None where the file is not text."""
-        content = source.content
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            message = f"expected text in UTF-8, got the byte 0x{content[error.start]:02x}"
-            self._faults.append(Fault(mark(source.number, line), (), message))
+        fault = not_text(source.content, source.number)
+        if fault is not None:
+            self._faults.append(fault)
             return []
-        if "\0" in text:
-            line = text.count("\n", 0, text.index("\0")) + 1
-            self._faults.append(Fault(mark(source.number, line), (), "expected text, got a NUL byte"))
-            return []
-        lines = [line.partition("\r")[0] for line in text.split("\n")]
+        lines = [line.partition("\r")[0] for line in source.content.decode().split("\n")]
         for number, text in enumerate(lines, 1):
             if len(text) > longest:
                 message = f"expected at most {longest} characters in a line, got {len(text)}; Squid reads it as two"

@@ -37,10 +37,6 @@ _SNI_NOTE = (
     "Squid looks into no tunnel; here TLS on port 443 must ask for the host that the tunnel was granted for. A native file "
     "with sni_check: off beside this one lets everything pass"
 )
-_ENCODED_NOTE = (
-    "Squid compares URLs with %XX decoded; see urls_matching and paths_matching for how they are compared here"
-)
-
 _LOOKS_BACK_NOTE = (
     "Squid asks for the name of a target that is an address (PTR), which is not done here: this line refuses every such "
     "target. With -n in the acl (dstdomain, dstdom_regex) addresses have no name, in Squid as well"
@@ -160,6 +156,7 @@ class _Reading:
         if found.name in self._acls.port_names:
             raise ValueError(f"two ports are called {shown(found.name)}; give one a name=")
         self._acls.port_names[found.name] = label
+        self._acls.captures |= "transparent" in found.listener.value
         self._ports.append((statement, found))
         self.notes += [statement.fault(note) for note in notes]
 

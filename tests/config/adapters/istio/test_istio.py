@@ -40,6 +40,9 @@ def test_another_version_is_a_fault() -> None:
         ("extensions.istio.io/v1alpha1", "WasmPlugin"),
         ("gateway.networking.k8s.io/v1", "Gateway"),
         ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+        ("rbac.istio.io/v1alpha1", "ClusterRbacConfig"),
+        ("rbac.istio.io/v1alpha1", "ServiceRole"),
+        ("config.istio.io/v1alpha2", "rule"),
         ("networking.istio.io/v1", "Novelty"),
     ],
 )

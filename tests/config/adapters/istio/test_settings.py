@@ -74,6 +74,10 @@ def test_other_settings_are_noted_with_the_line_inside_the_config_map() -> None:
         ),
         ("a: 1\na: 2", "7 a: is written twice; the first is on line 6"),
         ("- a", "5 ConfigMap.istio.data.mesh: expected settings, got a list of 1"),
+        (
+            "discoverySelectors: [{matchLabels: {istio: here}}]",
+            "6 ConfigMap.istio.data.mesh.discoverySelectors: leaves out objects by labels of their namespaces",
+        ),
         ("defaultServiceExportTo: ['.']", "6 ConfigMap.istio.data.mesh.defaultServiceExportTo: write exportTo into"),
         (
             "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\naccessLogFormat: '{}'",

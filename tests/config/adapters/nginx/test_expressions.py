@@ -9,7 +9,7 @@ import pytest
 from egressproxy.config.adapters.nginx.expressions import read_expression
 
 
-def test_names_of_groups_are_spelled_as_python_does():
+def test_names_of_groups_are_spelled_in_one_way():
     found = read_expression(r"~^(?<sub>[a-z]+)(?'b'x)(?P<c>y)[(?<n>]\(?<n>").native
     assert found == r"^(?P<sub>[a-z]+)(?P<b>x)(?P<c>y)[(?<n>]\(?<n>"
 
@@ -67,7 +67,7 @@ def test_an_expression_that_means_something_else_here_is_refused(key):
 
 
 @pytest.mark.parametrize(
-    ("key", "python"),
+    ("key", "native"),
     [
         ("~^a$", "^a$"),
         (r"~*^[a-z0-9-]+\.example\.(com|org)$", r"(?i)^[a-z0-9-]+\.example\.(com|org)$"),
@@ -80,9 +80,9 @@ def test_an_expression_that_means_something_else_here_is_refused(key):
         (r"~\x61\.\-\_", r"\x61\.\-\_"),
     ],
 )
-def test_an_expression_that_both_languages_have_is_taken(key, python):
-    assert read_expression(key).native == python
-    re.compile(python)
+def test_an_expression_that_both_languages_have_is_taken(key, native):
+    assert read_expression(key).native == native
+    re.compile(native)
 
 
 @pytest.mark.parametrize(

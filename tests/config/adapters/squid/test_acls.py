@@ -26,7 +26,7 @@ MONDAY_TO_FRIDAY = ["monday", "tuesday", "wednesday", "thursday", "friday"]
         (r"dstdom_regex -i ^ads\.", {"hosts_matching": [r"(?i)^ads\."]}),
         ("dstdom_regex -i a +i b", {"hosts_matching": ["(?i)a", "b"]}),
         ("ssl::server_name .example.com", {"hosts": ["example.com", "*.example.com"]}),
-        ("ssl::server_name_regex x$", {"hosts_matching": [r"x\z"]}),
+        ("ssl::server_name_regex x$", {"hosts_matching": ["x$"]}),
         ("port 80 443 1025-65535", {"ports": [80, 443, "1025-65535"]}),
         ("port 0-1024", {"ports": ["1-1024"]}),
         ("method GET connect", {"methods": ["GET", "CONNECT"]}),
@@ -47,7 +47,7 @@ MONDAY_TO_FRIDAY = ["monday", "tuesday", "wednesday", "thursday", "friday"]
             },
         ),
         ("url_regex -i ^http://a/", {"urls_matching": ["(?i)^http://a/"]}),
-        (r"urlpath_regex \.gif$", {"paths_matching": [r"\.gif\z"]}),
+        (r"urlpath_regex \.gif$", {"paths_matching": [r"\.gif$"]}),
     ],
 )
 def test_each_type(acl: str, expected: dict[str, Any]) -> None:
@@ -214,6 +214,15 @@ def test_types_that_cannot_be_asked_are_faults_where_they_are_used(acl: str, rea
     message = f"3: http_access: cannot be expressed: the ACL x (type {kind}): {reason}"
     assert faults(text) == faults(text, lenient=True) == [message]
     assert faults(f"acl x {acl}\nhttp_access deny all\n") == []
+
+
+@pytest.mark.parametrize("mode", ["intercept", "tproxy"])
+def test_the_port_that_captured_clients_dialled_is_not_known(mode: str) -> None:
+    text = f"http_port 3128\nhttp_port 3129 {mode}\nacl web localport 80\nhttp_access deny web\nhttp_access allow all\n"
+    assert faults(text) == [
+        "4: http_access: cannot be expressed: the ACL web (type localport): of captured clients Squid takes the port that "
+        "they dialled for it; name the http_port and ask for myportname"
+    ]
 
 
 def test_names_in_a_circle_are_refused() -> None:
