@@ -41,6 +41,8 @@ BY_OTHERS = {
 
 SPARE_S = 5
 """Behind the drain, until the kubelet kills."""
+SQUIDS_LIFETIME_S = 30
+"""The drain of a squid.conf without `shutdown_lifetime`."""
 
 
 # --- the files ----------------------------------------------------------------------------------------------------
@@ -125,6 +127,20 @@ def test_kubernetes_takes_them(objects: Objects, version: str) -> None:
             kubernetes_validate.validate(each, version, strict=True)
 
 
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_kubernetes_takes_the_files_that_are_whole(version: str) -> None:
+    """Also where no kustomize is at hand: what a kustomization names as a resource is an object, and not a patch of one."""
+    kinds = set()
+    for kustomization in FOLDER.rglob("kustomization.yaml"):
+        for name in yaml.safe_load(kustomization.read_text())["resources"]:
+            if (file := kustomization.parent / name).is_file():
+                for each in yaml.safe_load_all(file.read_text()):
+                    kinds.add(each["kind"])
+                    if each["kind"] not in OPERATORS_OWN:
+                        kubernetes_validate.validate(each, version, strict=True)
+    assert kinds >= {"Deployment", "Service", "NetworkPolicy", "Namespace", "Job"}
+
+
 def test_a_misspelt_field_would_be_found() -> None:
     (deployment,) = assembled("base").of_kind("Deployment")
     broken = yaml.safe_load(
@@ -186,6 +202,58 @@ def test_services_budgets_and_scalers_have_their_pods(objects: Objects) -> None:
     for each in objects.of_kind("Deployment"):
         if "istio" not in each["metadata"]["name"]:
             assert ("replicas" in each["spec"]) is (each["metadata"]["name"] not in scaled)
+
+
+def test_the_base_is_whole() -> None:
+    """Each part by itself is looked at where it is; none may be missing."""
+    objects = assembled("base")
+    assert sorted(each["kind"] for each in objects) == [
+        "ConfigMap",
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
+    ]
+    (deployment,), (scaler,) = objects.of_kind("Deployment"), objects.of_kind("HorizontalPodAutoscaler")
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "a new pod before an old one goes"
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "egressproxy"
+    spread = {each["topologyKey"] for each in pod["topologySpreadConstraints"]}
+    assert spread == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    assert scaler["spec"]["minReplicas"] >= 2, "one may be away"
+
+
+def test_a_pod_has_the_time_that_its_pause_and_its_drain_take(objects: Objects) -> None:
+    """As its configuration says it; that a proxy has read it so is seen where it runs."""
+    for container in objects.proxies():
+        mounted = {volume["configMap"]["name"] for volume in container.pod["volumes"] if "configMap" in volume}
+        texts = [objects.config_maps[name]["settings.yaml"] for name in mounted if settings_in(objects, name)]
+        (settings,) = map(yaml.safe_load, texts)
+        drain_s = settings.get("timeouts", {}).get("drain_s", SQUIDS_LIFETIME_S)
+        pause_s = container.spec["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pause_s > 0
+        assert pause_s + drain_s + SPARE_S <= container.pod.get("terminationGracePeriodSeconds", 30)
+
+
+def settings_in(objects: Objects, config_map: str) -> bool:
+    return "settings.yaml" in objects.config_maps.get(config_map, ())
+
+
+def test_each_credential_of_the_gateway_is_a_secret_that_may_come_later() -> None:
+    objects = assembled("overlays/egress-gateway")
+    (container,) = objects.proxies()
+    documents = [each for text in objects.config_maps["egress-istio"].values() for each in yaml.safe_load_all(text)]
+    named = set(re.findall(r"'credentialName': '([^']+)'", repr(documents)))
+    assert named
+    settings = yaml.safe_load(objects.config_maps["egressproxy"]["settings.yaml"])
+    places = {mount["name"]: mount["mountPath"] for mount in container.spec["volumeMounts"]}
+    secrets = {volume["name"]: volume["secret"] for volume in container.pod["volumes"] if "secret" in volume}
+    assert {each["secretName"]: places[name] for name, each in secrets.items()} == {
+        name: f"{settings['secrets']['directory']}/{name}" for name in named
+    }
+    assert all(each["optional"] for each in secrets.values())
 
 
 def test_the_pods_are_restricted(objects: Objects) -> None:
@@ -302,6 +370,31 @@ def published(*names: str) -> Path:
     if not file.exists():
         pytest.skip(f"the documents' {'/'.join(names)} is not at hand")
     return file
+
+
+def test_the_substitute_stands_where_squid_stood() -> None:
+    """As the documents' commands name it; the next test reads the documents themselves, where they are at hand."""
+    objects = assembled("overlays/squid-substitute")
+    squid = objects.named("Deployment", "squid")
+    assert squid["metadata"]["namespace"] == objects.of_kind("Namespace")[0]["metadata"]["name"] == "external"
+    assert squid["spec"]["template"]["metadata"]["labels"]["app"] == "squid"
+    assert squid["spec"]["replicas"] == 1
+    assert place_of_configuration(squid) == ("proxy-configmap", "/etc/squid")
+    assert objects.config_maps["proxy-configmap"].keys() == {"squid.conf"}
+    proxy = objects.container("egressproxy")
+    assert proxy.ports["proxy"] == 3128
+    assert "squid:/etc/squid/squid.conf" in proxy.spec["args"]
+    assert "/var/log/squid" in {mount["mountPath"] for mount in proxy.spec["volumeMounts"]}
+
+
+def test_the_sni_proxy_stands_where_nginx_stood() -> None:
+    patch = yaml.safe_load(GATEWAY_PATCH.read_text())
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == "sni-proxy"
+    assert place_of_configuration(patch) == ("egress-sni-proxy-configmap", "/etc/nginx")
+    (file,) = assembled("overlays/sni-proxy").config_maps["egress-sni-proxy-configmap"].items()
+    assert file[0] == "nginx.conf"
+    assert re.search(r"^ *listen +127\.0\.0\.1:8443;", file[1], re.MULTILINE)
 
 
 def test_the_substitute_is_where_the_documents_look_for_squid() -> None:

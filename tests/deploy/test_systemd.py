@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -72,6 +73,35 @@ def test_its_user_is_made_without_a_password_or_a_shell(tmp_path: Path) -> None:
 def test_the_units_name_the_user_that_is_made() -> None:
     made = (UNITS / "egressproxy.sysusers").read_text().splitlines()[-1].split()[1]
     assert {value for key, value in settings("egressproxy.service") if key in ("User", "Group")} == {made}
+
+
+def carry_out(key: str, proxy: Proxy) -> int:
+    """What systemd does under this key, one after the other and none behind one that fails; the last exit code."""
+    here = {
+        "/opt/egressproxy/bin/egressproxy": f"{sys.executable} -m egressproxy",
+        "/etc/egressproxy": str(proxy.config_file),
+        "$MAINPID": str(proxy.pid),
+    }
+    listed = [value for name, value in settings("egressproxy.service") if name == key]
+    assert listed, f"nothing is done under {key}"
+    for command in listed:
+        words = shlex.split(" ".join(here.get(word, word) for word in command.split()))
+        code = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode
+        if code != 0:
+            return code
+    return 0
+
+
+def test_it_looks_at_the_configuration_before_it_starts_or_reloads(tmp_path: Path) -> None:
+    with Proxy(tmp_path) as proxy:
+        assert carry_out("ExecStartPre", proxy) == 0
+        assert carry_out("ExecReload", proxy) == 0
+        eventually(lambda: "reload" in proxy.stderr, "it has reloaded")
+        told = proxy.stderr
+        proxy.config_file.write_text("alow: []\n")
+        assert carry_out("ExecStartPre", proxy) == 1
+        assert carry_out("ExecReload", proxy) == 1
+        assert proxy.stderr == told, "nobody has asked it to look"
 
 
 # Set on the proxy's own process: memory that was writable never becomes executable (linux/prctl.h: PR_SET_MDWE, which is what
