@@ -1,8 +1,8 @@
 r"""Squid's regular expressions, POSIX extended ones as glibc reads them (regex(7)), in the native form's, RE2's.
 
-The two agree in most of what people write and differ where it hurts: a backslash in brackets is itself, `\d` is the letter d, and
-a `?` behind a repetition repeats once more instead of making it lazy. What is the same in both stays as it was written; what
-means something else is rewritten; what was probably not meant as POSIX reads it is refused.
+The two agree in most of what people write and differ where it hurts: a backslash in brackets is itself, `\d` is the letter
+d, and a `?` behind a repetition repeats once more instead of making it lazy. What is the same in both stays as it was
+written; what means something else is rewritten; what was probably not meant as POSIX reads it is refused.
 """
 
 from __future__ import annotations
