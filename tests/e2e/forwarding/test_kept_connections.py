@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -167,17 +168,17 @@ def test_what_an_upstream_says_unasked_is_nobodys_answer(proxy: Proxy, origin: R
 def test_what_an_upstream_says_while_its_answer_is_still_being_read_is_nobodys_either(
     proxy: Proxy, origin: RawOrigin, unasked: bytes
 ) -> None:
-    body = b"x" * (6 << 20)  # more than fits behind the proxy, less than fits before it
+    body = b"x" * (6 << 20)  # more than fits behind the proxy; most of it, as a rule, fits before it
 
     def seen_in_time() -> bool:
         """Whether its last packet came before the next request had been sent, which is nobody's to hurry."""
-        with Ends(proxy, buffer=4096) as client:
+        with Ends(proxy, buffer=4096) as client, ThreadPoolExecutor(1) as sender:
             client.send(request(origin.url("/1")) + request(origin.url("/2"), method="POST", body=b"y"))
             upstream = origin.take()
             upstream.request()
-            upstream.send(response(body))
-            upstream.send(unasked)
+            sent = sender.submit(upstream.send, response(body) + unasked)
             assert client.response().body == body
+            sent.result()
             try:
                 fresh = origin.take(timeout_s=1.0)
             except queue.Empty:
