@@ -61,7 +61,7 @@ class Judgement(NamedTuple):
 
     special   None: ordinary and public
     subjects  the addresses, itself or embedded, that are special; empty where `special` is None
-    aliases   other addresses that a connection to this one may arrive at, standard spelling
+    aliases   other addresses that a connection to this one may arrive at, certainly or perhaps, standard spelling
     """
 
     special: AddressClass | None
@@ -184,6 +184,12 @@ def judge(address: str) -> Judgement:
     return Judgement(special, (subject,), () if subject.value else ("127.0.0.1",))
 
 
+@lru_cache(_CACHE)
+def ends_of(address: str) -> tuple[Subject, ...]:
+    """All that a connection to an address may arrive at: itself and its aliases. Raises ValueError if it is no address."""
+    return tuple(dict.fromkeys(map(parse_address, (address, *judge(address).aliases))))
+
+
 def parse_address(address: str) -> Subject:
     """An address as a number. Raises ValueError, also for IPv6 with a zone: what that means differs between hosts."""
     if ":" not in address:
@@ -214,7 +220,7 @@ def _find_v6(value: int) -> AddressClass | None:
 
 def _judge_v6(address: str, subject: Subject) -> Judgement:
     value = subject.value
-    inside = _embedded(value)
+    inside, perhaps = _embedded(value), _perhaps_embedded(value)
     found: list[tuple[AddressClass, Subject]] = []
     for v4 in inside:
         special = _find_v4(v4)
@@ -222,13 +228,13 @@ def _judge_v6(address: str, subject: Subject) -> Judgement:
             found.append((special._replace(embedded=str(IPv4Address(v4))), Subject(v4, False)))
     found += [
         (_METADATA_V4[v4]._replace(embedded=str(IPv4Address(v4))), Subject(v4, False))
-        for v4 in _perhaps_embedded(value)
+        for v4 in perhaps
         if v4 in _METADATA_V4
     ]
     own = _find_v6(value)
     if own is not None:
         found.append((own, subject))
-    aliases = [str(IPv4Address(v4)) for v4 in inside] if value else ["::1", "127.0.0.1"]
+    aliases = [str(IPv4Address(v4)) for v4 in (*inside, *perhaps)] if value else ["::1", "127.0.0.1"]
     standard = str(IPv6Address(value))
     if standard != address:
         aliases.append(standard)

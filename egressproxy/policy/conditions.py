@@ -10,11 +10,12 @@ where it refuses, one is enough. Inside `none` it is the other way round.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from egressproxy.model import HTTP_PORT
-from egressproxy.policy.addresses import judge, parse_address
+from egressproxy.policy.addresses import ends_of, parse_address
 from egressproxy.policy.expressions import compile_expression
 from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.paths import PathSet, cut, readings_of
@@ -53,34 +54,55 @@ class Surroundings(NamedTuple):
     local_time: Callable[[], struct_time]
 
 
+_TRIPLE = re.compile("%[0-9A-F]{2}")
+
+
+def _in_small_letters(found: re.Match[str]) -> str:
+    return found[0].lower()
+
+
 def _hosts_of(intent: Intent) -> Sequence[str]:
     return (intent.target.host,)
 
 
-def _paths_of(intent: Intent) -> Sequence[str]:
+def _paths_of(intent: Intent) -> Sequence[str] | None:
     """The path as sent, and what servers may read it as, each with the query as sent and decoded; none of a tunnel."""
     if intent.path is None:
         return ()
     query = "" if intent.request is None else intent.request.path[len(intent.path) :]
     queries = (query, unquote(query, "latin-1")) if "%" in query else (query,)
-    return tuple(dict.fromkeys(path + text for path in (intent.path, *readings_of(intent.path)) for text in queries))
+    if intent.path == "*":
+        return (intent.path,)
+    readings = readings_of(intent.path)
+    if not readings:
+        return None
+    return tuple(dict.fromkeys(path + text for path in (intent.path, *readings) for text in queries))
 
 
 def _bare_paths_of(intent: Intent) -> Sequence[str] | None:
-    """What servers may read the path as, without the query; none of a tunnel or of `*`. None: it is unreadable."""
+    """What servers may read the path as, without the query; none of a tunnel or of `*`."""
     if intent.path is None or intent.path == "*":
         return ()
     return readings_of(intent.path) or None
 
 
-def _urls_of(intent: Intent) -> Sequence[str]:
+def _bare_paths_and_sent(intent: Intent) -> Sequence[str] | None:
+    """The path as sent as well: where it refuses, an expression may be written for that."""
+    readings = _bare_paths_of(intent)
+    return (intent.path, *readings) if intent.path is not None and readings else readings
+
+
+def _urls_of(intent: Intent) -> Sequence[str] | None:
     """`http://host[:port]/path?query` for each of the paths of a plain request, `host:port` of a tunnel."""
     if intent.path is None:
         return (str(intent.target),)
+    paths = _paths_of(intent)
+    if paths is None:
+        return None
     host, port, _ = intent.target
     shown = f"[{host}]" if ":" in host else host
     origin = f"http://{shown}{'' if port == HTTP_PORT else f':{port}'}"
-    return [origin + path for path in _paths_of(intent)]
+    return [origin + path for path in paths]
 
 
 def further_test(condition: Condition, surroundings: Surroundings, *, lets_pass: bool) -> Test | None:
@@ -120,7 +142,8 @@ def _further(condition: Condition, surroundings: Surroundings, lets_pass: bool) 
     if condition.paths_matching is not None:
         tests.append(_Found(condition.paths_matching, _paths_of, "path", lets_pass))
     if condition.bare_paths_matching is not None:
-        tests.append(_Found(condition.bare_paths_matching, _bare_paths_of, "path", lets_pass))
+        bare_paths = _bare_paths_of if lets_pass else _bare_paths_and_sent
+        tests.append(_Found(condition.bare_paths_matching, bare_paths, "path", lets_pass))
     if condition.urls_matching is not None:
         tests.append(_Found(condition.urls_matching, _urls_of, "URL", lets_pass))
     tests += [_whole_test(each, surroundings, lets_pass) for each in condition.all or ()]
@@ -338,7 +361,8 @@ def _minutes(clock: str) -> int:
 class _Found:
     """One of some expressions is found in a text that belongs to the intent; where that has readings, in each or in one.
 
-    What is unreadable (None for texts) fits where it refuses, and nowhere where it lets pass.
+    What is unreadable (None for texts) fits where it refuses, and nowhere where it lets pass. Hexadecimal digits are the
+    same in capitals and in small letters (RFC 3986 section 6.2.2.1): a text is searched in both spellings.
     """
 
     __slots__ = ("_every", "_expressions", "_texts_of", "_what")
@@ -360,7 +384,10 @@ class _Found:
         return any(map(self._is_found_in, texts))
 
     def _is_found_in(self, text: str) -> bool:
-        return any(each.search(text) for each in self._expressions)
+        if any(each.search(text) for each in self._expressions):
+            return True
+        lower = _TRIPLE.sub(_in_small_letters, text) if "%" in text else text
+        return lower != text and any(each.search(lower) for each in self._expressions)
 
     def why_not(self, intent: Intent) -> str:
         texts = self._texts_of(intent)
@@ -386,10 +413,7 @@ class _Addresses:
             addresses = (intent.target.host,)
         if self._every:
             return bool(addresses) and all(parse_client(each) in self._networks for each in addresses)
-        # What an address embeds (an IPv4 one behind NAT64, say) is where it leads to.
-        return any(
-            subject in self._networks for each in addresses for subject in (parse_client(each), *judge(each).subjects)
-        )
+        return any(end in self._networks for each in addresses for end in ends_of(each))
 
     def why_not(self, intent: Intent) -> str:
         return f"its addresses are not in its {self._networks.count} networks"

@@ -33,6 +33,7 @@ def _options() -> re2.Options:
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MAX_MEMORY
+    options.dot_nl = True  # a line end is as good a character as any: `%0a` must not part what an expression looks for
     return options
 
 

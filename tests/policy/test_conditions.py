@@ -130,6 +130,16 @@ def test_of_the_addresses_all_must_lie_there_to_pass_and_one_to_be_refused(addre
     assert refuses(ADDRESSES, tunnel(), addresses) is refused
 
 
+@pytest.mark.parametrize(
+    "disguise", ["::ffff:c633:6403", "64:ff9b::c633:6403", "64:ff9b:1::c633:6403", "64:ff9b:1:c633:64:300::"]
+)
+def test_an_address_is_refused_for_what_it_embeds_or_perhaps_embeds(disguise):
+    networks = {"addresses": ["198.51.100.0/24"]}
+    for about, addresses in ((tunnel(f"[{disguise}]:443"), None), (tunnel(), [disguise])):
+        assert refuses(networks, about, addresses=addresses)
+        assert not refuses({"addresses": ["198.51.101.0/24"]}, about, addresses=addresses)
+
+
 def test_an_address_that_is_asked_for_needs_no_look_up():
     assert holds(ADDRESSES, tunnel("10.9.9.9:443"))
     assert not holds(ADDRESSES, tunnel("192.0.2.9:443"))
@@ -163,6 +173,36 @@ def test_a_path_that_may_be_read_as_another_is_refused_for_it_and_not_let_pass(w
     assert refuses({"paths_matching": ["^/admin"]}, about)
     assert not holds({"none": [{"paths_matching": ["^/admin"]}]}, about)
     assert not holds({"paths_matching": ["^/x"]}, about)
+
+
+@pytest.mark.parametrize(
+    "unreadable", ["/public/../admin/;%C0%AE", "/public/..%2fadmin/x%C0%AE", "/public/../admin/;a//;b//%2f;c%252f/x"]
+)
+def test_a_path_that_is_unreadable_is_refused_for_any_and_let_pass_by_none(unreadable):
+    about = get(f"http://www.example.com{unreadable}")
+    for condition in ({"paths_matching": ["^/public/"]}, {"urls_matching": ["^http://[^/]+/public/"]}):
+        assert not holds(condition, about)
+        assert refuses(condition, about)
+        assert not holds({"none": [condition]}, about)
+
+
+@pytest.mark.parametrize("key", ["paths_matching", "urls_matching"])
+def test_a_line_end_in_a_query_hides_nothing_behind_it(key):
+    about = get("http://www.example.com/search?%0a%65vil")
+    assert refuses({key: ["search[?].*evil"]}, about)
+    assert not holds({"none": [{key: ["search[?].*evil"]}]}, about)
+
+
+def test_hexadecimal_digits_are_the_same_in_either_case():
+    for written in ("/caf%c3%a9/x", "/caf%C3%A9/x"):
+        about = get(f"http://www.example.com{written}")
+        for expression in ("^/caf%c3%a9/", "^/caf%C3%A9/"):
+            assert refuses({"bare_paths_matching": [expression]}, about)
+            assert holds({"bare_paths_matching": [expression]}, about)
+
+
+def test_a_path_is_refused_as_it_was_sent_too():
+    assert refuses({"bare_paths_matching": [r"^/q\["]}, get("http://www.example.com/q[1"))
 
 
 def test_a_query_is_looked_at_as_it_was_sent_and_decoded():
