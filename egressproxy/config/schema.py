@@ -53,6 +53,7 @@ from egressproxy.config.words import (
     SniCheck,
     TlsVersion,
     Verify,
+    ViaName,
     repeated,
     together,
 )
@@ -700,6 +701,9 @@ class Http(_Settings):
 
     via: Flag = True
     """Add Via, by which a request that comes back is noticed (508)."""
+    via_name: ViaName | None = None
+    """How this proxy calls itself there. Proxies that follow each other need different names. Absent: `egressproxy-` and a
+    number that no two processes share."""
     forwarded_for: Literal["off", "append", "replace", "delete"] = "off"
     """X-Forwarded-For: `off` sends on what the client wrote; `append` adds the client's address; `replace` writes only that;
     `delete` takes out what the client wrote, and adds nothing."""

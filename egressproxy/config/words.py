@@ -318,6 +318,7 @@ LogFormat = Annotated[
 SecretName = Annotated[
     str, _Word("[A-Za-z0-9][A-Za-z0-9.-]{0,252}", "the name of a secret, in letters, digits, . and -")
 ]
+ViaName = Annotated[str, _Word("[A-Za-z0-9][A-Za-z0-9._-]{0,252}", "a name like proxy-1.example.com")]
 FieldName = Annotated[str, _Word("[A-Za-z][A-Za-z0-9-]{0,63}", "the name of a header field like Authorization")]
 HeaderPrefix = Annotated[str, _Word("[ -~]{0,200}", "up to 200 printable ASCII characters")]
 Verify = Annotated[

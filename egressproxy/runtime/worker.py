@@ -298,7 +298,7 @@ class Worker:
         self._own_connections.watched = any(listener.transparent is not None for listener in config.listeners)
         carriage = Carriage(
             settings=config.http,
-            name=self._via_name,
+            name=config.http.via_name or self._via_name,
             limits=head_limits(limits),
             max_body_bytes=limits.max_body_bytes,
             identities=parts.identities,

@@ -100,7 +100,7 @@ def test_services_and_paths_survive_being_printed_and_read_again() -> None:
         services=FULL_SERVICES,
         rules=[rule],
         secrets={"directory": "/run/secrets"},
-        http={"via": False, "forwarded_for": "append", "request_id": False},
+        http={"via": False, "via_name": "a.test", "forwarded_for": "append", "request_id": False},
         limits={"max_body_bytes": 0},
         timeouts={"keep_alive_s": 5},
     )

@@ -73,6 +73,17 @@ def test_connection_cannot_take_away_what_frames_or_routes(proxy: Proxy, client:
     assert (reply.status, reply.slug) == (400, "malformed_request")
 
 
+def test_via_has_the_name_that_the_configuration_gives(configured: Callable[..., Proxy], origin: RawOrigin) -> None:
+    proxy = configured(http={"via_name": "door.example.test"})
+    with Ends(proxy) as client:
+        client.send(request(origin.url(), "Via: 1.1 other"))
+        upstream = origin.take()
+        assert upstream.request().get("via") == "1.1 other, 1.1 door.example.test"
+        upstream.send(response(b""))
+        assert client.response().get("via") == "1.1 door.example.test"
+        assert client.ask(request(origin.url(), "Via: 1.1 door.example.test")).status == 508
+
+
 def test_via_names_every_hop_and_one_that_comes_back_is_a_loop(proxy: Proxy, client: Ends, origin: RawOrigin) -> None:
     client.send(request(origin.url(), "Via: 1.0 first", "via: 1.1 second (x)"))
     upstream = origin.take()

@@ -82,7 +82,7 @@ FATES: dict[str, Fate] = {
     ),
     **_noted(
         "this proxy names itself in its own way",
-        "hostname_aliases unique_hostname visible_hostname httpd_accel_surrogate_id http_accel_surrogate_remote",
+        "hostname_aliases httpd_accel_surrogate_id http_accel_surrogate_remote",
     ),
     **_noted(
         "FTP is not spoken here",

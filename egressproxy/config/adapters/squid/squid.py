@@ -86,6 +86,7 @@ class _Reading:
         self._parents: dict[str, At] = {}
         self._access: dict[str, list[_Access]] = {}
         self._settings: dict[str, dict[str, Any]] = {"http": {"forwarded_for": "append"}}
+        self._has_own_name = False  # by unique_hostname
         self._handlers: dict[str, Callable[[Statement], None]] = {
             "acl": self._acls.define,
             "access_log": self._logs.add,
@@ -100,6 +101,8 @@ class _Reading:
             "cache_peer_access": self._peer_line,
             "cache_peer": self._parent,
             "forwarded_for": self._forwarded_for,
+            "visible_hostname": self._via_name,
+            "unique_hostname": self._via_name,
             "dns_nameservers": self._dns_servers,
             **dict.fromkeys(_SETTINGS, self._setting),
         }
@@ -191,6 +194,15 @@ class _Reading:
         if word == "off":
             self._note(statement, "adds nothing here, where Squid adds the word unknown")
         self._set("http", "forwarded_for", At(statement.mark, known[word]))
+
+    def _via_name(self, statement: Statement) -> None:
+        """Of Via: `visible_hostname`, or what goes before it there, `unique_hostname`, wherever the two stand."""
+        if len(statement.words) != 1:
+            raise ValueError("expected one host name")
+        is_shared = statement.name == "visible_hostname"
+        if not (is_shared and self._has_own_name):
+            self._set("http", "via_name", At(statement.mark, statement.words[0]))
+        self._has_own_name |= not is_shared
 
     def _dns_servers(self, statement: Statement) -> None:
         servers = [At(statement.mark, word) for word in statement.words]

@@ -114,6 +114,15 @@ def test_rules_of_included_files_are_named_after_them() -> None:
         ("positive_dns_ttl 5 minutes", {"dns": {"max_ttl_s": 300}}),
         ("negative_dns_ttl 1 minute", {"dns": {"negative_ttl_s": 60}}),
         ("via off", {"http": {"forwarded_for": "append", "via": False}}),
+        ("visible_hostname a.test", {"http": {"forwarded_for": "append", "via_name": "a.test"}}),
+        (
+            "unique_hostname b.test\nvisible_hostname a.test",
+            {"http": {"forwarded_for": "append", "via_name": "b.test"}},
+        ),
+        (
+            "visible_hostname a.test\nunique_hostname b.test",
+            {"http": {"forwarded_for": "append", "via_name": "b.test"}},
+        ),
         ("forwarded_for transparent", {"http": {"forwarded_for": "off"}}),
         ("forwarded_for off", {"http": {"forwarded_for": "off"}}),
         ("forwarded_for truncate", {"http": {"forwarded_for": "replace"}}),
@@ -136,6 +145,7 @@ def test_settings(line: str, expected: dict[str, Any]) -> None:
         ("request_header_max_size", "expected a size like 64 KB, got ''"),
         ("via maybe", "expected on or off, got 'maybe'"),
         ("dns_nameservers", "expected addresses of name servers"),
+        ("visible_hostname a b", "expected one host name"),
         ("forwarded_for nobody", "expected on, off, transparent, truncate or delete, got 'nobody'"),
         ("http_access", "expected allow or deny and at least one ACL, got ''"),
         ("http_access allow", "expected allow or deny and at least one ACL, got 'allow'"),
