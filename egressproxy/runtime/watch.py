@@ -147,9 +147,7 @@ class Watch:
                 self._say_once(f"configuration on {', '.join(sorted(silent))}")
                 yield from self._now_and_then()
                 return
-            skipped = (
-                LOOKS_SKIPPED  # so that the first silence is a reason: something may have come before the watching
-            )
+            skipped = LOOKS_SKIPPED  # the first silence is a reason: something may have come before the watching
             for events in watch(
                 *places,
                 watch_filter=None,
