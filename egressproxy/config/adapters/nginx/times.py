@@ -33,17 +33,23 @@ class Value(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A directive that has a default: its name, the native key, the default, how it is read, who uses it."""
+    """A directive that has a default: its name, the native key, the default, how it is read, who uses it.
+
+    of_hellos   those who read a ClientHello
+    of_headers  those whose clients are announced by a header
+    """
 
     name: str
     key: str
     default: str
     read: Callable[[str], float]
     of_hellos: bool = False
+    of_headers: bool = False
 
     def said_by(self, server: Server) -> Value | None:
         """What a server says, or its default; None if it has no use for it. Raises ValueError."""
-        if self.of_hellos and not server.reads_name:
+        used = server.reads_name or (self.of_headers and any(listen.proxy_protocol for listen in server.listens))
+        if self.of_hellos and not used:
             return None
         written = server.one(self.name)
         words = self.default if written is None else written.words[0]
@@ -51,7 +57,7 @@ class Setting(NamedTuple):
 
 
 _TIMES = (
-    Setting("preread_timeout", "head_s", "30s", seconds, True),
+    Setting("preread_timeout", "head_s", "30s", seconds, True, True),
     Setting("proxy_connect_timeout", "connect_s", "60s", seconds),
     Setting("proxy_timeout", "idle_s", "10m", seconds),
 )

@@ -137,6 +137,12 @@ def test_what_all_servers_share(name):
     assert shared(stream) == (yaml.safe_load(expected), [], [])
 
 
+def test_a_server_that_reads_only_who_its_clients_are_waits_as_long_for_that():
+    data, faults, _ = shared("server { listen 1 proxy_protocol; set_real_ip_from 10.0.0.1; proxy_pass 127.0.0.1:1; }")
+    assert (data["timeouts"]["head_s"], faults) == (30, [])
+    assert "limits" not in data
+
+
 def test_the_end_of_the_workers_is_the_end_of_the_drain():
     data, faults, _ = shared(f"server {{ {TCP} }}", "worker_shutdown_timeout 2m; ")
     assert (data["timeouts"]["drain_s"], faults) == (120, [])
