@@ -92,7 +92,7 @@ class Entrance:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a connection is served with: one whole configuration, put to work. A reload makes another one.
+    """What the connections of one listener are served with: one whole configuration, put to work. A reload makes another one.
 
     registry  None where no service is registered
     parents   by their index in the configuration
@@ -268,8 +268,9 @@ async def carry_tunnel(
     assert intent is not None  # the caller has decided on it
     assert verdict is not None
     route, parent, endpoints = where
-    connect_s = None if route is None else route.connect_timeout_s
-    deadlines = services.carriage.upstreams.connect_deadlines(connect_s)
+    carriage = services.carriage
+    connect_s = (None if route is None else route.connect_timeout_s) or carriage.connect_s
+    deadlines = carriage.upstreams.connect_deadlines(connect_s)
     upstream = await services.dialer.dial(endpoints, deadlines)  # dial
     services.own_connections.add(upstream)
     try:

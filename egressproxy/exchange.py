@@ -94,11 +94,12 @@ _now = time.monotonic
 
 @dataclass(frozen=True, slots=True)
 class Carriage:
-    """What plain requests are forwarded with: of one configuration.
+    """What plain requests are forwarded with: at one listener, of one configuration.
 
     name            how this proxy calls itself in Via
     own_fields      for each service, the names (lower case) of the fields that the proxy sets in place of the client's
-    idle            deadlines by duration; `idle_s` is the usual one
+    idle            deadlines by duration; `idle_s` is the usual one, and so with half_close
+    connect_s       for a connection; None: as the dialer has it
     """
 
     settings: Http
@@ -114,16 +115,17 @@ class Carriage:
     admission: Admission
     idle: DeadlineQueues
     idle_s: float
-    half_close: DeadlineQueue
+    half_close: DeadlineQueues
+    half_close_s: float
+    connect_s: float | None
     linger: DeadlineQueue
     response: DeadlineQueues
 
     def close(self) -> None:
         """Close what is kept, and give the timers back."""
         self.upstreams.close()
-        for queues in (self.idle, self.response):
+        for queues in (self.idle, self.half_close, self.response):
             queues.close()
-        self.half_close.close()
 
 
 class Exchange:
@@ -333,7 +335,7 @@ class Exchange:
     async def _make(self) -> Upstream:
         """A new one. Raises what `Upstreams.make` raises."""
         route, upstreams = self._route, self._carriage.upstreams
-        connect_s = None if route is None else route.connect_timeout_s
+        connect_s = (None if route is None else route.connect_timeout_s) or self._carriage.connect_s
         if route is not None and route.timeout_s is not None:
             connect_s = min(connect_s or upstreams.connect_s, route.timeout_s)
         try:
@@ -654,7 +656,7 @@ class Exchange:
             self._fail(ClientGone("the client left before its response was complete"))
         elif self._client_tcp.hung_up and not self._half_closed:
             self._half_closed = True
-            queue = self._carriage.half_close
+            queue = self._carriage.half_close.of(self._carriage.half_close_s)
             self._limit(
                 queue, ClientGone(f"the client ended its half, and no complete response within {queue.delay_s:g} s")
             )

@@ -130,6 +130,20 @@ class ListenerProxyProtocol(_Settings):
     """Networks that may announce clients. A connection from elsewhere, or without a header, is closed."""
 
 
+class ListenerTimeouts(_Settings):
+    """Time limits for the clients of one listener. What is absent is as the general `timeouts` say."""
+
+    head_s: Seconds | None = None
+    """For a complete request head or ClientHello, and for a PROXY protocol header."""
+    connect_s: Seconds | None = None
+    """For a connection to the target. A service's `connect_timeout_s` goes before it."""
+    idle_s: Seconds | None = None
+    """A tunnel in which no byte moves either way is closed after this; so is a plain request, whose service's
+    `idle_timeout_s` goes before it."""
+    half_close_s: Seconds | None = None
+    """The same, once one side has ended its half."""
+
+
 class Listener(_Settings):
     """One address and port that clients connect to."""
 
@@ -160,6 +174,8 @@ class Listener(_Settings):
     The port they were on their way to then takes the place of `service_port`."""
     proxy_protocol: ListenerProxyProtocol | None = None
     """Set, every client must be announced by a PROXY protocol header; its address there is the one that rules and logs see."""
+    timeouts: ListenerTimeouts | None = None
+    """Time limits for the clients of this listener, in place of the general ones."""
 
     @property
     def label(self) -> str:
@@ -508,10 +524,10 @@ class Service(_Settings):
     timeout_s: Seconds | None = None
     """Plain HTTP: from the end of the request to the end of the response, all attempts; then 504. Absent: no limit."""
     connect_timeout_s: Seconds | None = None
-    """For a connection, and for its TLS handshake. Absent: `timeouts.connect_s`."""
+    """For a connection, and for its TLS handshake. Absent: `timeouts.connect_s`, of the listener or of all."""
     idle_timeout_s: Seconds | None = None
-    """Plain HTTP: no byte from or to the service for this long; then 504. Absent: `timeouts.idle_s`. Once a WebSocket stands,
-    it is a tunnel, and `timeouts.idle_s` holds."""
+    """Plain HTTP: no byte from or to the service for this long; then 504. Absent: `timeouts.idle_s`, of the
+    listener or of all. Once a WebSocket stands, it is a tunnel, and that holds."""
     set_headers: Annotated[dict[FieldName, HeaderValue], Field(max_length=20)] = Field(default_factory=dict)
     """Header fields that the service gets in place of the client's own, over verified TLS only: credentials that the client
     never sees. The values stand in no log."""
@@ -673,6 +689,11 @@ class Timeouts(_Settings):
     """How old such a connection may become; then a new one is made, with new addresses."""
     drain_s: Annotated[Number, Field(ge=0, le=86400)] = 30.0
     """After SIGTERM open tunnels may go on this long; then they are cut."""
+
+    def at(self, listener: Listener) -> Timeouts:
+        """As they are for the clients of a listener."""
+        own = listener.timeouts
+        return self if own is None else self.model_copy(update={key: each for key, each in own if each is not None})
 
 
 class Limits(_Settings):

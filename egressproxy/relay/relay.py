@@ -1,4 +1,4 @@
-"""All tunnels of one worker, and what they share."""
+"""All tunnels of one listener, and what they share."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ class Relay:
         idle_s: float,
         half_close_s: float,
         lifetime_s: float | None = None,
+        pipes: PipePool | None = None,
     ) -> None:
+        """`pipes`: shared with others. None: its own."""
         self.poller = poller
         self.loop = loop
         self.idle_s = idle_s
         self.half_close_s = half_close_s
         self.lifetime_s = lifetime_s
-        self.pipes = PipePool()
+        self.pipes = PipePool() if pipes is None else pipes
         self.tunnels: set[Tunnel] = set()
         self._next_look: asyncio.TimerHandle | None = None
 

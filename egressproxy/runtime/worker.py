@@ -23,6 +23,7 @@ import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from egressproxy._version import __version__
 from egressproxy.accept import Listener
@@ -43,6 +44,7 @@ from egressproxy.model import HTTP_PORT, TLS_PORT, Endpoint, Problem
 from egressproxy.parents import parents_of
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.poller import create_poller
+from egressproxy.relay.pipes import PipePool
 from egressproxy.relay.relay import Relay
 from egressproxy.resolve.resolver import Resolver
 from egressproxy.runtime.parts import Parts, Place, build
@@ -125,7 +127,8 @@ class Worker:
         self._listeners: dict[Place, Listener] = {}
         self._admin: tuple[Place, AdminServer] | None = None
         self._replaced_admins: list[AdminServer] = []  # not closed yet
-        self._services: Services | None = None
+        self._relays: WeakValueDictionary[Place, Relay] = WeakValueDictionary()  # as long as a client may need them
+        self._services: Services | None = None  # of the first listener: but for time limits, those of all
         self._config: Config | None = None
         self._stopping = False
         self._tunnels_cut = 0
@@ -187,6 +190,8 @@ class Worker:
         self._poller = create_poller(loop)
         self._tasks = Tasks(loop)
         self._stories = Stories(loop)
+        self._pipes = PipePool()
+        self._head_deadlines = DeadlineQueues("head_timeout", loop)
         self._refresher = Refresher(loop)
         self._rejudging = Rejudging(self._admission, self._tasks)
         if self._watches:
@@ -249,7 +254,8 @@ class Worker:
             return False
         self._change_admin(config, new_admin)
         replaced_logs = self._telemetry.use_logs(parts.logs)
-        services = self._services = self._new_services(config, parts)
+        services = self._new_services(config, parts)
+        self._services = next(iter(services.values()))
         self._config = config
         self._digest = parts.loaded.snapshot.digest
         self._refresher.use(parts.identities)
@@ -269,22 +275,21 @@ class Worker:
         self.metrics.logs_closed(writers)
         return True
 
-    def _new_services(self, config: Config, parts: Parts) -> Services:
+    def _new_services(self, config: Config, parts: Parts) -> dict[Place, Services]:
+        """Those of each listener. They differ in time limits, and share all else."""
         old, timeouts, limits = self._services, config.timeouts, config.limits
         if old is None:
             dialer = Dialer(self._poller, self._loop, timeouts.connect_s)
-            relay = Relay(self._poller, self._loop, timeouts.idle_s, timeouts.half_close_s, timeouts.lifetime_s)
             linger = DeadlineQueue("linger", REFUSED_LINGER_S, self._loop)
             upstreams = Upstreams(dialer, self._own_connections, self._loop, timeouts.upstream_idle_s)
             keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
         else:
-            dialer, relay, linger = old.dialer, old.relay, old.linger_deadlines
+            dialer, linger = old.dialer, old.linger_deadlines
             upstreams, keep_alive = old.carriage.upstreams, old.keep_alive_deadlines
             if keep_alive.delay_s != timeouts.keep_alive_s:
                 keep_alive.pass_all()
                 keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
             dialer.configure(timeouts.connect_s)
-            relay.configure(timeouts.idle_s, timeouts.half_close_s, timeouts.lifetime_s)
         upstreams.configure(
             max_kept=limits.max_pooled,
             max_kept_each=limits.max_pooled_each,
@@ -296,42 +301,74 @@ class Worker:
         self.metrics.watch_identities(parts.identities)
         self._admission.max_tunnels = config.limits.max_tunnels
         self._own_connections.watched = any(listener.transparent is not None for listener in config.listeners)
-        carriage = Carriage(
-            settings=config.http,
-            name=config.http.via_name or self._via_name,
-            limits=head_limits(limits),
-            max_body_bytes=limits.max_body_bytes,
-            identities=parts.identities,
-            own_fields=[frozenset(name.lower().encode() for name in each.set_headers) for each in config.services],
-            upstreams=upstreams,
-            stories=self._stories,
-            relay=relay,
-            telemetry=self._telemetry,
-            admission=self._admission,
-            idle=DeadlineQueues("idle_timeout", self._loop),
-            idle_s=timeouts.idle_s,
-            half_close=DeadlineQueue("half_close_timeout", timeouts.half_close_s, self._loop),
-            linger=linger,
-            response=DeadlineQueues("upstream_timeout", self._loop),
-        )
-        return Services(
-            policy=parts.policy,
-            registry=parts.registry if config.services else None,
-            parents=parents_of(config),
-            balancer=Balancer(),
-            resolver=resolver,
-            dialer=dialer,
-            relay=relay,
-            carriage=carriage,
-            telemetry=self._telemetry,
-            admission=self._admission,
-            head_deadlines=DeadlineQueue("head_timeout", timeouts.head_s, self._loop),
-            keep_alive_deadlines=keep_alive,
-            linger_deadlines=linger,
-            max_hello_bytes=config.limits.max_hello_bytes,
-            lifetime_s=timeouts.lifetime_s or float("inf"),
-            own_connections=self._own_connections,
-        )
+        own_fields = [frozenset(name.lower().encode() for name in each.set_headers) for each in config.services]
+        idle = DeadlineQueues("idle_timeout", self._loop)
+        half_close = DeadlineQueues("half_close_timeout", self._loop)
+        response = DeadlineQueues("upstream_timeout", self._loop)
+        registry = parts.registry if config.services else None
+        parents, balancer = parents_of(config), Balancer()
+        relays = self._change_relays(config)
+        found: dict[Place, Services] = {}
+        for listener in config.listeners:
+            place, times = (listener.address, listener.port), timeouts.at(listener)
+            carriage = Carriage(
+                settings=config.http,
+                name=config.http.via_name or self._via_name,
+                limits=head_limits(limits),
+                max_body_bytes=limits.max_body_bytes,
+                identities=parts.identities,
+                own_fields=own_fields,
+                upstreams=upstreams,
+                stories=self._stories,
+                relay=relays[place],
+                telemetry=self._telemetry,
+                admission=self._admission,
+                idle=idle,
+                idle_s=times.idle_s,
+                half_close=half_close,
+                half_close_s=times.half_close_s,
+                connect_s=None if listener.timeouts is None else listener.timeouts.connect_s,
+                linger=linger,
+                response=response,
+            )
+            found[place] = Services(
+                policy=parts.policy,
+                registry=registry,
+                parents=parents,
+                balancer=balancer,
+                resolver=resolver,
+                dialer=dialer,
+                relay=relays[place],
+                carriage=carriage,
+                telemetry=self._telemetry,
+                admission=self._admission,
+                head_deadlines=self._head_deadlines.of(times.head_s),
+                keep_alive_deadlines=keep_alive,
+                linger_deadlines=linger,
+                max_hello_bytes=limits.max_hello_bytes,
+                lifetime_s=timeouts.lifetime_s or float("inf"),
+                own_connections=self._own_connections,
+            )
+        return found
+
+    def _change_relays(self, config: Config) -> dict[Place, Relay]:
+        """Each listener's own, so that a short time of one has the tunnels of the others looked at no more often.
+
+        Open tunnels follow the times of the listener they came in by; those of one that is gone, the general times.
+        """
+        before = dict(self._relays)
+        times = dict.fromkeys(before, config.timeouts)
+        times |= {(each.address, each.port): config.timeouts.at(each) for each in config.listeners}
+        relays: dict[Place, Relay] = {}
+        for place, each in times.items():
+            limits = (each.idle_s, each.half_close_s, each.lifetime_s)
+            relay = before.get(place)
+            if relay is None:
+                relay = self._relays[place] = Relay(self._poller, self._loop, *limits, pipes=self._pipes)
+            else:
+                relay.configure(*limits)
+            relays[place] = relay
+        return relays
 
     def _resolver_for(self, config: Config) -> Resolver:
         """The running resolver with its cache, unless the settings changed."""
@@ -342,7 +379,7 @@ class Worker:
             self._loop.call_later(RETIRED_RESOLVER_S, old.resolver.close)
         return Resolver(config.dns)
 
-    def _change_listeners(self, config: Config, services: Services, parts: Parts) -> None:
+    def _change_listeners(self, config: Config, services: dict[Place, Services], parts: Parts) -> None:
         wanted: set[Place] = set()
         asked = config.asked
         for settings in config.listeners:
@@ -350,9 +387,11 @@ class Worker:
             wanted.add(place)
             entrance = entrance_of(settings, config.limits, parts.contexts.get(place), parts.registry, asked)
             if place in self._listeners:
-                self._listeners[place].use(entrance, services)
+                self._listeners[place].use(entrance, services[place])
             else:
-                listener = Listener(parts.sockets[place], entrance, services, self._poller, self._stories, self._loop)
+                listener = Listener(
+                    parts.sockets[place], entrance, services[place], self._poller, self._stories, self._loop
+                )
                 self._listeners[place] = listener
                 listener.start()
         for place in self._listeners.keys() - wanted:
@@ -522,8 +561,7 @@ class Worker:
             self._end.set_result(0)
 
     def _cut_tunnels(self, end: str) -> None:
-        if self._services is not None:
-            self._tunnels_cut += self._services.relay.cut_all(end)
+        self._tunnels_cut += sum(relay.cut_all(end) for relay in self._relays.values())
 
     async def _give_up_everything(self) -> None:
         """Close whatever is still open, with a bound on every wait."""
@@ -540,12 +578,14 @@ class Worker:
         await self._stories.wait(LAST_RECORDS_S)
         await self._stories.cancel()
         await self._tasks.cancel()
+        for relay in self._relays.values():
+            relay.close()
+        self._pipes.close()
+        self._head_deadlines.close()
         if self._services is not None:
-            self._services.relay.close()
             self._services.carriage.close()
             self._services.keep_alive_deadlines.close()
             self._services.dialer.close()
-            self._services.head_deadlines.close()
             self._services.linger_deadlines.close()
             self._services.resolver.close()
         if self._admin is not None:

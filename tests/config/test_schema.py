@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from egressproxy.config.schema import Config, Http, built_in
+from egressproxy.config.schema import Config, Http, ListenerTimeouts, Timeouts, built_in
 from egressproxy.hostport import HostPattern, PortRange
 
 LISTENER = {"protocol": "http-proxy", "port": 3128}
@@ -284,6 +284,25 @@ def test_each_listener_takes_what_has_a_meaning_there(listener: dict[str, object
 def test_what_has_no_meaning_on_a_listener_is_refused(listener: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Config.model_validate({"listeners": [listener]})
+
+
+def test_a_listener_has_the_general_times_where_it_has_none_of_its_own() -> None:
+    listeners = [
+        {"protocol": "sni", "port": 1, "timeouts": {"head_s": 3, "half_close_s": 4}},
+        {"protocol": "sni", "port": 2},
+        {"protocol": "sni", "port": 3, "timeouts": {}},
+    ]
+    config = Config.model_validate({"listeners": listeners, "timeouts": {"connect_s": 5, "half_close_s": 6}})
+    usual = config.timeouts
+    own, none, empty = (usual.at(listener) for listener in config.listeners)
+    assert own == Timeouts(head_s=3, connect_s=5, half_close_s=4)
+    assert none == empty == usual
+
+
+@pytest.mark.parametrize("key", sorted(Timeouts.model_fields.keys() - ListenerTimeouts.model_fields.keys()))
+def test_a_time_that_is_no_matter_of_one_listener_is_refused_there(key: str) -> None:
+    with pytest.raises(ValidationError):
+        Config.model_validate({"listeners": [{"protocol": "sni", "port": 1, "timeouts": {key: 1}}]})
 
 
 def test_announcers_are_networks() -> None:

@@ -34,7 +34,7 @@ from egressproxy.policy.policy import Policy
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="clients come from all of 127.0.0.0/8")
 
-DOORS = ("any", "mapped", "fixed", "looked", "closed", "announced", "announcing")
+DOORS = ("any", "mapped", "fixed", "looked", "closed", "announced", "announcing", "own")
 """The servers of the file below, by their ports."""
 
 FIELDS = (
@@ -77,6 +77,7 @@ stream {
   server { listen 127.0.0.1:CLOSED; deny 127.0.0.3; allow 127.0.0.0/30; deny 127.0.0.0/8; proxy_pass one; }
   server { listen 127.0.0.1:ANNOUNCED proxy_protocol; set_real_ip_from 127.0.0.0/30; deny 10.9.9.8; proxy_pass one; }
   server { listen 127.0.0.1:ANNOUNCING; ssl_preread on; proxy_protocol on; proxy_pass $to; }
+  server { listen 127.0.0.1:OWN;    ssl_preread on; preread_timeout 60s; proxy_timeout 1s; proxy_pass one; }
 }
 """
 
@@ -342,6 +343,27 @@ def test_a_conversation_is_the_same_but_for_what_is_known(both: Both, name: str)
     assert different.keys() == {key for key, (one, other) in known.items() if one != other or one is SOMETHING}
     for key, values in different.items():
         assert all(map(fits, known[key], values)), (key, values)
+
+
+@pytest.mark.parametrize("program", Both._fields)
+def test_a_server_with_times_of_its_own_has_them_and_others_have_theirs(both: Both, program: str) -> None:
+    side: Side = getattr(both, program)
+
+    def client(door: str) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", side.ports[door]), WAIT_S)
+
+    def says(sock: socket.socket, data: bytes) -> None:
+        sock.sendall(data)
+        assert receive(sock, len(data)) == data
+
+    hello = openssl_hello("a.origin.test")
+    with client("own") as patient, client("any") as silent, client("own") as idle, client("looked") as quiet:
+        says(quiet, hello)
+        says(idle, hello)
+        assert receive_all(idle) == b""
+        assert receive_all(silent) in (b"", b"\x15\x03\x03\x00\x02\x02\x5a")
+        says(quiet, hello)
+        says(patient, hello)
 
 
 def test_every_kind_of_difference_is_seen() -> None:

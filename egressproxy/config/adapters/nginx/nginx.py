@@ -1,12 +1,12 @@
 """An nginx.conf to native settings.
 
-NGINX has most settings per server, this proxy has timeouts, limits, name servers and access logs for all listeners together:
-where two servers differ in one of them, both are named and the file is refused.
+NGINX has most settings per server, this proxy has limits, name servers and access logs for all listeners together: where two
+servers differ in one of them, both are named and the file is refused.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import Adapted, At, settle
 from egressproxy.config.adapters.nginx.destinations import Services
@@ -14,6 +14,7 @@ from egressproxy.config.adapters.nginx.directives import sort_out
 from egressproxy.config.adapters.nginx.logs import LogFormats
 from egressproxy.config.adapters.nginx.servers import Native, Server, add_server, name_listeners
 from egressproxy.config.adapters.nginx.syntax import Directive, Findings, read
+from egressproxy.config.adapters.nginx.times import Setting, Value, share_times
 from egressproxy.config.adapters.nginx.values import seconds, size_bytes, switch
 from egressproxy.config.faults import Fault, shown
 from egressproxy.config.native import mark
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
     from egressproxy.config.adapters.adapter import Files, Source
     from egressproxy.config.adapters.nginx.directives import Block
-
-HALF_CLOSED_S = 1
-"""Seconds that a tunnel of which one side has ended may be quiet, where NGINX (`proxy_half_close off`) would end it at once and
-lose what the other side still has to say."""
 
 DNS_TRIES = 3
 """How often name servers are asked within `resolver_timeout`."""
@@ -67,6 +64,7 @@ def _whole(statements: Sequence[Directive], source: Source, findings: Findings) 
     if not servers:
         findings.fault(stream, "expected a server in it")
     name_listeners(servers)
+    timeouts = share_times([server for server in servers if server.listens], findings)
     native = Native()
     services = Services(outer.all("upstream"), findings)
     maps = _maps(outer, findings)
@@ -81,7 +79,7 @@ def _whole(statements: Sequence[Directive], source: Source, findings: Findings) 
         "services": services.native,
     }
     settings = {key: entries for key, entries in settings.items() if entries}
-    return At(stream.mark, settings | _Common(servers, findings).settings(main, outer))
+    return At(stream.mark, settings | _Common(servers, findings).settings(main, outer, timeouts))
 
 
 def _maps(outer: Block, findings: Findings) -> dict[str, Directive]:
@@ -102,43 +100,7 @@ def _maps(outer: Block, findings: Findings) -> dict[str, Directive]:
 # --- what all servers have in common ------------------------------------------------------------------------------
 
 
-class _Value(NamedTuple):
-    """What one server says about a setting.
-
-    written  the directive, or the server where its default holds
-    words    the value as NGINX has it
-    native   the value
-    """
-
-    written: Directive
-    words: str
-    native: Any
-
-
-class _Time(NamedTuple):
-    """A directive that all servers must agree on: its name, the native way, NGINX's default, how it is read, who uses it."""
-
-    name: str
-    way: tuple[str, str]
-    default: str
-    read: Callable[[str], float]
-    of_hellos: bool = False
-
-    def said_by(self, server: Server) -> _Value | None:
-        """What a server says, or its default; None if it has no use for it. Raises ValueError."""
-        if self.of_hellos and not server.reads_name:
-            return None
-        written = server.one(self.name)
-        words = self.default if written is None else written.words[0]
-        return _Value(written or server.statement, words, self.read(words))
-
-
-_AGREED = (
-    _Time("preread_timeout", ("timeouts", "head_s"), "30s", seconds, True),
-    _Time("proxy_connect_timeout", ("timeouts", "connect_s"), "60s", seconds),
-    _Time("proxy_timeout", ("timeouts", "idle_s"), "10m", seconds),
-    _Time("preread_buffer_size", ("limits", "max_hello_bytes"), "16k", size_bytes, True),
-)
+_HELLO_BYTES = Setting("preread_buffer_size", "max_hello_bytes", "16k", size_bytes, True)
 
 
 class _Common:
@@ -148,23 +110,20 @@ class _Common:
         self._servers = [server for server in servers if server.listens]
         self._findings = findings
 
-    def settings(self, main: Block, outer: Block) -> dict[str, Any]:
+    def settings(self, main: Block, outer: Block, timeouts: dict[str, At]) -> dict[str, Any]:
         """Name servers, timeouts, limits and logs."""
-        timeouts, limits = self._agreed()
         drain = main.one("worker_shutdown_timeout")
         if drain is not None:
             try:
                 timeouts["drain_s"] = At(drain.mark, seconds(drain.words[0]))
             except ValueError as error:
                 self._findings.fault(drain, str(error))
-        limits |= self._tunnels(outer)
-        dns = self._dns()
-        found = {"dns": dns, "timeouts": timeouts, "limits": limits}
+        found = {"dns": self._dns(), "timeouts": timeouts, "limits": self._hellos() | self._tunnels(outer)}
         return {key: value for key, value in found.items() if value} | {"access_log": self._logs(outer)}
 
-    def _agree(self, name: str, say: Callable[[Server], _Value | None]) -> _Value | None:
+    def _agree(self, name: str, say: Callable[[Server], Value | None]) -> Value | None:
         """What those servers say that say anything. Where they differ, the first counts and a fault is told."""
-        first: _Value | None = None
+        first: Value | None = None
         for server in self._servers:
             try:
                 value = say(server)
@@ -184,20 +143,6 @@ class _Common:
                 )
         return first
 
-    def _agreed(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Timeouts and limits."""
-        found: dict[str, dict[str, Any]] = {"timeouts": {}, "limits": {}}
-        for each in _AGREED:
-            value = self._agree(each.name, each.said_by)
-            if value is not None:
-                group, key = each.way
-                found[group][key] = At(value.written.mark, value.native)
-        timeouts = found["timeouts"]
-        value = self._agree("proxy_half_close", _half_close)
-        if value is not None and "idle_s" in timeouts:
-            timeouts["half_close_s"] = timeouts["idle_s"] if value.native else At(value.written.mark, HALF_CLOSED_S)
-        return timeouts, found["limits"]
-
     # --- names
 
     def _dns(self) -> Any:
@@ -212,6 +157,11 @@ class _Common:
         return At(resolver.written.mark, dns)
 
     # --- limits
+
+    def _hellos(self) -> dict[str, Any]:
+        """How long a ClientHello may be."""
+        value = self._agree(_HELLO_BYTES.name, _HELLO_BYTES.said_by)
+        return {} if value is None else {_HELLO_BYTES.key: At(value.written.mark, value.native)}
 
     def _tunnels(self, outer: Block) -> dict[str, Any]:
         """`limit_conn`, where it is a limit for all clients together."""
@@ -250,25 +200,19 @@ class _Common:
         formats = LogFormats(outer.all("log_format"), self._findings)
         native: dict[tuple[Directive, ...], list[At]] = {}
 
-        def say(server: Server) -> _Value:
+        def say(server: Server) -> Value:
             logs = tuple(server.all("access_log"))
             if logs not in native:
                 native[logs] = formats.native(logs)
             words = " and ".join(log.words[0] for log in logs) or "off"
-            return _Value(logs[0] if logs else server.statement, words, settle(At(0, native[logs]))[0])
+            return Value(logs[0] if logs else server.statement, words, settle(At(0, native[logs]))[0])
 
         if self._agree("access_log", say) is None:
             return []
         return native[tuple(self._servers[0].all("access_log"))]
 
 
-def _half_close(server: Server) -> _Value:
-    written = server.one("proxy_half_close")
-    words = "off" if written is None else written.words[0]
-    return _Value(written or server.statement, words, switch(words))
-
-
-def _resolver(server: Server) -> _Value | None:
+def _resolver(server: Server) -> Value | None:
     """The native `dns` for `resolver`. Raises ValueError."""
     written = server.one("resolver")
     if written is None:
@@ -289,9 +233,9 @@ def _resolver(server: Server) -> _Value | None:
             raise ValueError(f"expected an address, valid=, ipv4= or ipv6=, got {shown(word)}")
     if not dns["servers"]:
         raise ValueError("expected the address of a name server")
-    return _Value(written, " ".join(written.words), dns)
+    return Value(written, " ".join(written.words), dns)
 
 
-def _resolver_timeout(server: Server) -> _Value | None:
+def _resolver_timeout(server: Server) -> Value | None:
     written = server.one("resolver_timeout")
-    return None if written is None else _Value(written, written.words[0], seconds(written.words[0]))
+    return None if written is None else Value(written, written.words[0], seconds(written.words[0]))

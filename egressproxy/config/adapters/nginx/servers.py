@@ -49,14 +49,16 @@ _IPV4, _EVERYBODY = ["0.0.0.0/0"], ["0.0.0.0/0", "::/0"]
 class Server:
     """One server: its own directives, and those of the stream, which hold where it has none.
 
-    listens  its sockets
-    names    of its listeners, in the same order, as rules and routes know them
+    listens   its sockets
+    names     of its listeners, in the same order, as rules and routes know them
+    timeouts  of its listeners, where they are not the general ones
     """
 
     def __init__(self, statement: Directive, own: Block, outer: Block, findings: Findings) -> None:
         self.statement = statement
         self.listens = read_listens(own.all("listen"), findings)
         self.names: list[str] = []
+        self.timeouts: dict[str, At] = {}
         self._own = own
         self._outer = outer
         self._findings = findings
@@ -234,6 +236,8 @@ def _add_listeners(
             listener["target"] = At(passes.mark, target)
         if listen.proxy_protocol:
             listener["proxy_protocol"] = {"from": announcers or _EVERYBODY}
+        if server.timeouts:
+            listener["timeouts"] = dict(server.timeouts)
         native.listeners.append(At(listen.written.mark, listener))
 
 

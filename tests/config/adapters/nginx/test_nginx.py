@@ -73,10 +73,74 @@ GOLDEN = {
 }
 
 
+OTHER = "listen 3; listen 4; proxy_pass 127.0.0.1:1;"
+APART = {
+    "one server says other than the default": (
+        f"server {{ {TCP} proxy_timeout 5s; }} server {{ {SNI} }} server {{ {OTHER} }}",
+        "{head_s: 30, connect_s: 60, idle_s: 600, half_close_s: 1}",
+        "{tcp:1: {idle_s: 5}}",
+    ),
+    "what most have is general, wherever it is written": (
+        f"proxy_timeout 1h; server {{ {TCP} proxy_timeout 2h; }} server {{ {SNI} proxy_timeout 2h; }} server {{ {OTHER} }}",
+        "{head_s: 30, connect_s: 60, idle_s: 7200, half_close_s: 1}",
+        "{tcp:3: {idle_s: 3600}, tcp:4: {idle_s: 3600}}",
+    ),
+    "of as many the first": (
+        f"server {{ {TCP} proxy_connect_timeout 2s; }} server {{ {SNI} proxy_connect_timeout 3s; }}",
+        "{head_s: 30, connect_s: 2, idle_s: 600, half_close_s: 1}",
+        "{sni:2: {connect_s: 3}}",
+    ),
+    "times of the ClientHello, which others do not have": (
+        f"server {{ {TCP} preread_timeout 1s; }} server {{ {SNI} preread_timeout 2s; }} "
+        "server { listen 5; ssl_preread on; preread_timeout 3s; proxy_pass 127.0.0.1:1; }",
+        "{head_s: 2, connect_s: 60, idle_s: 600, half_close_s: 1}",
+        "{sni:5: {head_s: 3}}",
+    ),
+    "the same in other words": (
+        f"server {{ {TCP} proxy_timeout 120s; }} server {{ {SNI} proxy_timeout 2m; }}",
+        "{head_s: 30, connect_s: 60, idle_s: 120, half_close_s: 1}",
+        "{}",
+    ),
+    "half-closed tunnels": (
+        f"server {{ {TCP} }} server {{ {SNI} proxy_half_close on; }} server {{ {OTHER} proxy_timeout 9s; }}",
+        "{head_s: 30, connect_s: 60, idle_s: 600, half_close_s: 1}",
+        "{sni:2: {half_close_s: 600}, tcp:3: {idle_s: 9}, tcp:4: {idle_s: 9}}",
+    ),
+    "half-closed tunnels that may be quiet as long as the others": (
+        f"proxy_half_close on; server {{ {TCP} }} server {{ {SNI} proxy_timeout 9s; }}",
+        "{head_s: 30, connect_s: 60, idle_s: 600, half_close_s: 600}",
+        "{sni:2: {idle_s: 9, half_close_s: 9}}",
+    ),
+    "all at once": (
+        f"server {{ {TCP} proxy_timeout 1s; proxy_connect_timeout 2s; }} "
+        f"server {{ {SNI} proxy_half_close on; preread_timeout 4s; }}",
+        "{head_s: 4, connect_s: 2, idle_s: 1, half_close_s: 1}",
+        "{sni:2: {connect_s: 60, idle_s: 600, half_close_s: 600}}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_times_that_differ_are_those_of_listeners(name):
+    stream, general, own = APART[name]
+    found = adapted(nginx.translate, f"stream {{\n{stream}\n}}")
+    timeouts = {
+        f"{each['protocol']}:{each['port']}": each["timeouts"] for each in found.data["listeners"] if "timeouts" in each
+    }
+    assert (found.data["timeouts"], timeouts) == (yaml.safe_load(general), yaml.safe_load(own))
+    assert (found.faults, found.notes) == ([], [])
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_what_all_servers_share(name):
     stream, expected = GOLDEN[name]
     assert shared(stream) == (yaml.safe_load(expected), [], [])
+
+
+def test_a_server_that_reads_only_who_its_clients_are_waits_as_long_for_that():
+    data, faults, _ = shared("server { listen 1 proxy_protocol; set_real_ip_from 10.0.0.1; proxy_pass 127.0.0.1:1; }")
+    assert (data["timeouts"]["head_s"], faults) == (30, [])
+    assert "limits" not in data
 
 
 def test_the_end_of_the_workers_is_the_end_of_the_drain():
@@ -88,14 +152,18 @@ def test_the_end_of_the_workers_is_the_end_of_the_drain():
     ("stream", "fault"),
     [
         (
-            f"server {{ {TCP}\nproxy_timeout 5s; }}\nserver {{ {SNI} }}",
-            "4 server: proxy_timeout is '10m' here and '5s' on line 3; this proxy has one for all servers",
+            f"server {{ {SNI}\npreread_buffer_size 8k; }}\nserver {{ {SNI} }}",
+            "4 server: preread_buffer_size is '16k' here and '8k' on line 3; this proxy has one for all servers",
         ),
         (
             f"server {{ {TCP}\nresolver 10.0.0.1; }}\nserver {{ {SNI}\nresolver 10.0.0.2; }}",
             "5 resolver: resolver is '10.0.0.2' here and '10.0.0.1' on line 3; this proxy has one for all servers",
         ),
         (f"server {{ {TCP}\nproxy_timeout 1.5s; }}", "3 proxy_timeout: expected a time like 30s or 1h30m, got '1.5s'"),
+        (
+            f"server {{ {TCP} }} server {{ {SNI}\nproxy_timeout 1.5s; }}",
+            "3 proxy_timeout: expected a time like 30s or 1h30m, got '1.5s'",
+        ),
         (f"server {{ {SNI}\npreread_buffer_size x; }}", "3 preread_buffer_size: expected a size like 16k, got 'x'"),
         (f"server {{ {TCP}\nproxy_half_close maybe; }}", "3 proxy_half_close: expected on or off, got 'maybe'"),
         (f"server {{ {TCP}\nresolver valid=1s; }}", "3 resolver: expected the address of a name server"),
@@ -173,15 +241,17 @@ def test_an_http_block_is_refused_with_the_next_step():
 def test_a_place_in_an_included_file_is_told_with_its_name():
     others = {"/etc/proxy/two": f"\nserver {{ {SNI} }}"}
     found = adapted(
-        nginx.translate, f"stream {{ server {{ {TCP} proxy_timeout 1s; }}\ninclude two;\nproxy_timeout 9s; }}", others
+        nginx.translate,
+        f"stream {{ server {{ {TCP} resolver 10.0.0.1; }}\ninclude two;\nresolver 10.0.0.9; }}",
+        others,
     )
     assert found.faults == [
-        "3 proxy_timeout: proxy_timeout is '9s' here and '1s' on line 1; this proxy has one for all servers"
+        "3 resolver: resolver is '10.0.0.9' here and '10.0.0.1' on line 1; this proxy has one for all servers"
     ]
-    others = {"/etc/proxy/two": f"\nserver {{ {SNI} proxy_timeout 2s; }}"}
-    found = adapted(nginx.translate, f"stream {{ include two; server {{ {TCP}\nproxy_timeout 1s; }} }}", others)
+    others = {"/etc/proxy/two": f"\nserver {{ {SNI} resolver 10.0.0.2; }}"}
+    found = adapted(nginx.translate, f"stream {{ include two; server {{ {TCP}\nresolver 10.0.0.1; }} }}", others)
     assert found.faults == [
-        "2 proxy_timeout: proxy_timeout is '1s' here and '2s' in /etc/proxy/two:2; this proxy has one for all servers"
+        "2 resolver: resolver is '10.0.0.1' here and '10.0.0.2' in /etc/proxy/two:2; this proxy has one for all servers"
     ]
 
 
@@ -239,6 +309,19 @@ def test_what_the_schema_refuses_is_told_with_the_line_in_the_nginx_file(tmp_pat
     path = write(tmp_path, stream)
     found = problems(path)
     assert [problem.removeprefix(f"{path}:").partition(":")[0] for problem in found] == ["4", "5", "9", "10"]
+
+
+def test_a_time_of_one_listener_is_told_with_its_line_in_the_nginx_file(tmp_path):
+    servers = f"server {{ {TCP} }}\nserver {{\n{SNI}\nproxy_timeout 0;\nproxy_connect_timeout 9s; }}"
+    path = write(tmp_path, f"stream {{\n{servers}\n}}")
+    assert [problem.partition(": expected")[0] for problem in problems(path)] == [
+        f"{path}:5: listeners[1].timeouts.idle_s"
+    ]
+    loaded = load([write(tmp_path, f"stream {{\n{servers.replace('proxy_timeout 0', 'proxy_timeout 8s')}\n}}")])
+    times = loaded.config.listeners[1].timeouts
+    assert (times.head_s, times.connect_s, times.idle_s, times.half_close_s) == (None, 9, 8, None)
+    ways = [("listeners", 1, "timeouts", key) for key in ("idle_s", "connect_s")]
+    assert [loaded.locate(way) for way in ways] == [(path, 5), (path, 6)]
 
 
 def test_a_second_file_may_add_to_it_and_its_servers_stay_as_they_were(tmp_path):
