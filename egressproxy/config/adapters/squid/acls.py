@@ -32,6 +32,10 @@ MANAGER = "^http://[^/]+/squid-internal-mgr/"
 IS_ADDRESS = r"^[0-9.]+$|:"
 """Hosts that are addresses: no name ends in a number or has a colon."""
 
+MAX_IN_GROUPS = 100_000
+"""ACLs that are asked for in groups (`any-of`, `all-of`), over all lines of one configuration. Squid asks them when a request
+comes; here each is written out where it is used, and twenty groups that each name the one before twice are a million."""
+
 _DAYS = dict(
     zip("SMTWHFA", ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True)
 )
@@ -78,6 +82,7 @@ class Acls:
         self.captures = False
         self._acls = {acl.name: acl for acl in _predefined()}
         self._open: list[str] = []
+        self._in_groups = 0
 
     def define(self, statement: Statement) -> None:
         """Take one `acl` line."""
@@ -140,6 +145,12 @@ class Acls:
             return one_of([*acl.alternatives, *addresses])
         if name in self._open:
             raise Unusable(f"the ACL {name} stands for itself")
+        self._in_groups += sum(map(len, acl.groups))
+        if self._in_groups > MAX_IN_GROUPS:
+            raise Unusable(
+                f"the ACL {name}: expected at most {MAX_IN_GROUPS} ACLs in groups of all lines together; name fewer groups in "
+                "each other"
+            )
         self._open.append(name)
         try:
             if acl.type == "all-of":

@@ -234,3 +234,10 @@ def test_an_unknown_port_name_is_refused() -> None:
     assert faults("acl a myportname x\nhttp_access allow a\n") == [
         "2: http_access: cannot be expressed: no http_port is called 'x'; give it name=x"
     ]
+
+
+def test_groups_that_name_groups_twice_are_bounded() -> None:
+    lines = [f"acl g{number} any-of g{number - 1} !g{number - 1}" for number in range(1, 40)]
+    text = "\n".join(["acl g0 port 443", *lines, "http_access deny g39\n"])
+    (fault,) = faults(text)
+    assert "expected at most 100000 ACLs in groups of all lines together" in fault
