@@ -107,6 +107,12 @@ def test_lines_of_one_name_are_alternatives_and_later_ones_count_too() -> None:
     assert data["rules"][0]["ports"] == [80, 443]
 
 
+def test_letters_of_a_name_may_be_of_either_case() -> None:
+    assert conditions("deny BAD", "acl Bad port 80\nacl bad port 443") == {"ports": [80, 443]}
+    assert conditions("deny all", "acl ALL src 192.0.2.1") == {}
+    assert notes("acl Manager proto cache_object\nhttp_access deny all\n")
+
+
 def test_to_say_a_predefined_name_again_adds_to_it() -> None:
     assert conditions("allow localhost", "acl localhost src 127.0.0.1/32 10.0.0.1") == {
         "clients": [*LOOPBACK, "10.0.0.1"]
