@@ -246,14 +246,16 @@ class Condition(_Settings):
     """The target port is one of these (`443`, `"8000-8100"`). Absent: any port."""
     methods: tuple[Method, ...] | None = None
     """The request method is one of these: `CONNECT` for a tunnel (TLS by server name too), `GET` and others for a plain
-    request. Letter case counts. Absent: any method."""
+    request. Letter case counts where a rule lets pass; where it refuses, `post` is `POST`. Absent: any method."""
     paths: Annotated[tuple[PathPattern, ...], Field(max_length=MAX_ENTRIES)] | None = None
     """The path of a plain request, without its query, is one of these: `/exact/path`, `/below/*` (what begins with `/below/`),
     or `/*`. Letter case counts. A path that servers may read in several ways (encoded slashes and dots, `//`, `;`, ...) matches
     an allow rule if it does in every reading, a deny rule if in one. A rule with paths never matches a tunnel, whose requests
     are not seen; to refuse those too write a rule without paths. Absent: any path, and tunnels."""
     paths_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
-    """One of these expressions is found in the path of a plain request, query included, as it was sent."""
+    """One of these expressions is found in the path of a plain request, query included, as it was sent.
+
+    Where it is encoded, it is found in what that comes to as well: to allow `/a%20b` write `^/a(%20| )b$`."""
     bare_paths_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None
     """One of these expressions is found in the path of a plain request without its query, as `paths` reads it."""
     urls_matching: Annotated[tuple[Regex, ...], Field(max_length=MAX_ENTRIES)] | None = None

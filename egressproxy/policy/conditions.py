@@ -66,7 +66,11 @@ def _hosts_of(intent: Intent) -> Sequence[str]:
 
 
 def _paths_of(intent: Intent) -> Sequence[str] | None:
-    """The path as sent, and what servers may read it as, each with the query as sent and decoded; none of a tunnel."""
+    """The path as sent, and what servers may read it as, each so and decoded, with the query as sent and decoded.
+
+    None of a tunnel. Readings keep encoded what has no meaning in a path, as blanks, `<` and letters of other scripts, and
+    expressions are written for these as well.
+    """
     if intent.path is None:
         return ()
     query = "" if intent.request is None else intent.request.path[len(intent.path) :]
@@ -76,7 +80,10 @@ def _paths_of(intent: Intent) -> Sequence[str] | None:
     readings = readings_of(intent.path)
     if not readings:
         return None
-    return tuple(dict.fromkeys(path + text for path in (intent.path, *readings) for text in queries))
+    paths = (intent.path, *readings)
+    if "%" in intent.path:
+        paths = (*paths, *(unquote(path, "latin-1") for path in paths))
+    return tuple(dict.fromkeys(path + text for path in paths for text in queries))
 
 
 def _bare_paths_of(intent: Intent) -> Sequence[str] | None:
@@ -118,7 +125,7 @@ def _whole_test(condition: Condition, surroundings: Surroundings, lets_pass: boo
     if condition.ports is not None:
         tests.append(_Ports(condition.ports))
     if condition.methods is not None:
-        tests.append(_Methods(condition.methods))
+        tests.append(_Methods(method_set(condition.methods, not lets_pass)))
     if condition.clients is not None:
         tests.append(_Clients(condition.clients))
     if condition.paths is not None:
@@ -280,11 +287,29 @@ class _Ports:
         return f"port {intent.target.port} is not among {', '.join(map(str, self._ranges[:10]))}"
 
 
+class _InAnyLetters(frozenset[str]):
+    """Methods, in letters of either case."""
+
+    __slots__ = ()
+
+    def __contains__(self, method: object) -> bool:
+        return super().__contains__(method) or (isinstance(method, str) and super().__contains__(method.upper()))
+
+
+def method_set(methods: Iterable[str], denies: bool) -> frozenset[str]:
+    """The methods of one rule, to be asked with `in`.
+
+    `post` is not the method `POST` (RFC 9110 section 9.1), and yet there are servers that take it for it. So a rule that
+    refuses (`denies`) takes a method in whatever letters it comes, and one that lets pass takes those that it says.
+    """
+    return _InAnyLetters(methods) if denies else frozenset(methods)
+
+
 class _Methods:
     __slots__ = ("_methods",)
 
-    def __init__(self, methods: Iterable[str]) -> None:
-        self._methods = frozenset(methods)
+    def __init__(self, methods: frozenset[str]) -> None:
+        self._methods = methods
 
     def holds(self, intent: Intent, addresses: Sequence[str] | None) -> bool | None:
         return intent.method in self._methods

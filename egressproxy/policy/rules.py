@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from egressproxy.hostport import ANY_HOST, ANY_PORT, HostPattern, PortRange, canonical_host, parse_allow_entry
 from egressproxy.model import Verdict
 from egressproxy.policy.addresses import judge
-from egressproxy.policy.conditions import AskedPort, Carries, InNetworks, all_of, further_test
+from egressproxy.policy.conditions import AskedPort, Carries, InNetworks, all_of, further_test, method_set
 from egressproxy.policy.networks import NetworkSet
 from egressproxy.policy.paths import PathSet
 
@@ -52,7 +52,12 @@ class Clause(NamedTuple):
         """Where both name the host, this one matches whenever the later one would."""
         return (
             (self.ports is None or self.ports == later.ports)
-            and (self.methods is None or self.methods == later.methods)
+            and (
+                self.methods is None
+                or (
+                    type(self.methods) is type(later.methods) and self.methods == later.methods
+                )  # so in letter case, too
+            )
             and (self.clients is None or self.clients is later.clients)
             and (self.paths is None or (later.paths is not None and self.paths.covers(later.paths)))
             and self.further is None
@@ -71,7 +76,7 @@ def clauses_of(config: Config, surroundings: Surroundings) -> Iterator[tuple[Seq
         clause = Clause(
             position,
             interned.bounds(rule.ports),
-            None if rule.methods is None else frozenset(rule.methods),
+            None if rule.methods is None else method_set(rule.methods, rule.action == "deny"),
             interned.networks(rule.clients),
             interned.paths(rule.paths, rule.action == "deny"),
             further_test(rule, surroundings, lets_pass=rule.action == "allow"),
@@ -111,7 +116,7 @@ def route_clauses(
         clause = Clause(
             position + index,
             interned.bounds(route.ports),
-            None if route.methods is None else frozenset(route.methods),
+            None if route.methods is None else method_set(route.methods, not lets_pass),
             interned.networks(route.clients),
             interned.paths(route.paths, not lets_pass),
             all_of(None if route.carries is None else Carries(route.carries), further),

@@ -94,6 +94,36 @@ def test_a_condition_holds_or_does_not(condition, intent, expected):
 
 
 @pytest.mark.parametrize(
+    ("expression", "path"),
+    [
+        ("<script", "/%3Cscript"),
+        ("a b", "/a%20b"),
+        ("[|]", "/a%7cb"),
+        ("x\\[0", "/x%5B0"),
+        ("\u00c3\u00a9", "/caf%C3%A9"),  # byte by byte
+    ],
+)
+def test_what_is_encoded_in_a_path_is_found_as_the_server_reads_it(expression, path):
+    about = get(f"http://www.example.com{path}")
+    assert refuses({"paths_matching": [expression]}, about)
+    assert refuses({"urls_matching": [expression]}, about)
+    assert holds({"none": [{"paths_matching": [expression]}]}, about) is False
+    assert not holds({"paths_matching": ["^/[a-z0-9A-Z%]+$"]}, about)  # the server gets other characters
+
+
+@pytest.mark.parametrize("method", ["POST", "post", "Post"])
+def test_a_method_that_is_refused_is_refused_in_any_letters(method):
+    about = get(method=method)
+    assert refuses({"methods": ["POST"]}, about)
+    assert refuses({"any": [{"methods": ["POST"]}]}, about)
+    assert not holds({"none": [{"methods": ["POST"]}]}, about)
+    assert holds({"methods": ["POST"]}, about) is (method == "POST")
+    assert holds({"all": [{"methods": ["POST"]}]}, about) is (method == "POST")
+    both = ({"action": "allow", "methods": ["POST"]}, {"action": "deny", "methods": ["POST"]}, {"action": "allow"})
+    assert policy(*both).decide(about).allowed is (method == "POST")
+
+
+@pytest.mark.parametrize(
     ("span", "now", "expected"),
     [
         ({}, MONDAY_NOON, True),

@@ -24,6 +24,7 @@ from egressproxy.config.adapters.istio.objects import (
     Port,
     Service,
     TrafficPolicy,
+    covers,
     meet,
 )
 
@@ -163,17 +164,22 @@ class Mesh:
 
     def sees(self, service: Service, view: View) -> bool:
         """Whether exportTo, and for clients their Sidecar, show the service."""
-        return self.shows(service.export_to, service.namespace, service.host, view)
+        return self.shows(service.export_to, service.namespace, service.host, view, whole=True)
 
-    def shows(self, export_to: Sequence[str], namespace: str, host: HostPattern, view: View) -> bool:
-        """Whether exportTo, and for clients their Sidecar, show an object of a namespace that is for a host."""
+    def shows(
+        self, export_to: Sequence[str], namespace: str, host: HostPattern, view: View, *, whole: bool = False
+    ) -> bool:
+        """Whether exportTo, and for clients their Sidecar, show an object of a namespace that is for a host.
+
+        whole  the Sidecar must name all of the host, as it must of a service: `a.example.com` does not show `*.example.com`
+        """
         if not exported(export_to, namespace, view.namespace):
             return False
         limits = None if view.at_gateway or self._sidecar is None else self._sidecar.hosts
         return limits is None or any(
             each in ("*", namespace) or (each == "." and namespace == view.namespace)
             for each, pattern in limits
-            if meet(pattern, host) is not None
+            if (covers(pattern, host) if whole else meet(pattern, host) is not None)
         )
 
     def is_known(self, host: HostPattern) -> bool:
@@ -200,7 +206,7 @@ class Mesh:
 
     def policy_for(self, host: HostPattern, port: int, subset: str, view: View) -> TrafficPolicy | None:
         """How a host is reached on a port; None: the subset is not defined."""
-        rules = self._rules_for(host, view)
+        rules = self._rules_for(host, port, view)
         whole = next((rule.policy for rule in rules if rule.policy is not None), None)
         policy = TrafficPolicy() if whole is None else whole.ports.get(port, whole)
         if not subset:
@@ -217,14 +223,17 @@ class Mesh:
             tls=own.tls or policy.tls, connect_timeout_s=own.connect_timeout_s or policy.connect_timeout_s
         )
 
-    def labels_of(self, host: HostPattern, subset: str, view: View) -> Mapping[str, str]:
+    def labels_of(self, host: HostPattern, port: int, subset: str, view: View) -> Mapping[str, str]:
         """Labels that the endpoints of a subset have."""
-        rules = self._rules_for(host, view)
+        rules = self._rules_for(host, port, view)
         return next((rule.subsets[subset].labels for rule in rules if subset in rule.subsets), {})
 
-    def _rules_for(self, host: HostPattern, view: View) -> list[DestinationRule]:
-        """The rules for the most specific host of the first namespace that has any, the oldest first."""
-        service = next(iter(self._by_host.get(host, ())), None)
+    def _rules_for(self, host: HostPattern, port: int, view: View) -> list[DestinationRule]:
+        """The rules for the most specific host of the first namespace that has any, the oldest first.
+
+        Of several services of the host that one's namespace counts which is seen, and has the port.
+        """
+        service = self.find(host, view, port) or self.find(host, view)
         places: list[str | None] = [view.namespace]
         if service is not None:
             places.append(service.namespace)
@@ -289,7 +298,7 @@ class Mesh:
         endpoints, resolution = service.endpoints, service.resolution
         if view.at_gateway and resolution == "none":
             return self._refuse(mark, f"{host} has resolution NONE: a gateway does not know what its client dialled")
-        labels = self.labels_of(host, subset, view) if subset else {}
+        labels = self.labels_of(host, number, subset, view) if subset else {}
         if labels:
             endpoints = tuple(one for one in endpoints if labels.items() <= one.labels.items())
             if service.knows_pods or not endpoints:

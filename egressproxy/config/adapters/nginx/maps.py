@@ -65,10 +65,15 @@ class NameMap(NamedTuple):
 
 
 class _Reading:
-    """The lines of one map, by kind. Hosts are keys in small letters."""
+    """The lines of one map, by kind. Hosts are keys in small letters.
+
+    hostnames  it has this word somewhere
+    is_behind  and what is read stands behind it: to NGINX `*` means something only there
+    """
 
     def __init__(self, statement: Directive) -> None:
         self.hostnames = any(line.name == "hostnames" and not line.words for line in statement.block or ())
+        self.is_behind = False
         self.exact: dict[str, Entry] = {}
         self.below: dict[str, Entry] = {}
         self.above: dict[str, Entry] = {}
@@ -80,7 +85,9 @@ def read_map(statement: Directive, findings: Findings) -> NameMap:
     """What one `map` on the server name says. Lines that are wrong are told and left out."""
     reading = _Reading(statement)
     for line in statement.block or ():
-        if line.words or line.name not in ("hostnames", "volatile"):
+        if not line.words and line.name in ("hostnames", "volatile"):
+            reading.is_behind |= line.name == "hostnames"
+        else:
             try:
                 _take(line, reading, findings)
             except ValueError as error:
@@ -107,6 +114,8 @@ def _take(line: Directive, reading: _Reading, findings: Findings) -> None:
 
 def _take_name(key: str, value: str, line: Directive, reading: _Reading, findings: Findings) -> None:
     group, name, host = reading.exact, key, key
+    if reading.hostnames and not reading.is_behind and ("*" in key or key.startswith(".")):
+        raise ValueError("stands before `hostnames`, so that to NGINX it means no other names; put `hostnames;` first")
     if reading.hostnames and key.startswith("."):
         name = key[1:]
         _put(reading.exact, name, Entry({"hosts": [At(line.mark, name)]}, value, line), findings)

@@ -1,8 +1,8 @@
 """Squid's `acl` lines: names for what may be asked of a request.
 
-Lines with one name are one ACL, and each of their values an alternative. A name may be used from its first line on, and means
-all of its lines, later ones too; so terms are made when all has been read. Types that this proxy cannot ask about are kept by
-name: to use one in a rule is a fault, to have it is none.
+Lines with one name, in letters of either case, are one ACL, and each of their values an alternative. A name may be used from
+its first line on, and means all of its lines, later ones too; so terms are made when all has been read. Types that this proxy
+cannot ask about are kept by name: to use one in a rule is a fault, to have it is none.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ MANAGER = "^http://[^/]+/squid-internal-mgr/"
 
 IS_ADDRESS = r"^[0-9.]+$|:"
 """Hosts that are addresses: no name ends in a number or has a colon."""
+
+MAX_IN_GROUPS = 100_000
+"""ACLs that are asked for in groups (`any-of`, `all-of`), over all lines of one configuration. Squid asks them when a request
+comes; here each is written out where it is used, and twenty groups that each name the one before twice are a million."""
 
 _DAYS = dict(
     zip("SMTWHFA", ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True)
@@ -76,8 +80,9 @@ class Acls:
         self._notes = notes
         self.port_names: dict[str, str] = {}
         self.captures = False
-        self._acls = {acl.name: acl for acl in _predefined()}
+        self._acls = {acl.name.lower(): acl for acl in _predefined()}
         self._open: list[str] = []
+        self._in_groups = 0
 
     def define(self, statement: Statement) -> None:
         """Take one `acl` line."""
@@ -85,13 +90,13 @@ class Acls:
         if not name or not kind or "#" in (name[0], kind[0]):
             self._faults.append(statement.fault("expected a name and a type, as in acl SSL_ports port 443"))
             return
-        if name == "manager" and kind == "proto":
+        if name.lower() == "manager" and kind == "proto":
             self._notes.append(statement.fault("manager is predefined, and this line has no effect in Squid either"))
             return
         kind = _RENAMED.get(kind, kind)
-        acl = self._acls.get(name)
+        acl = self._acls.get(name.lower())
         if acl is None:
-            acl = self._acls[name] = Acl(name, kind)
+            acl = self._acls[name.lower()] = Acl(name, kind)
         elif acl.type != kind:
             self._faults.append(statement.fault(f"{shown(name)} has the type {acl.type} already"))
             return
@@ -109,7 +114,7 @@ class Acls:
     def references(self, statement: Statement, words: Sequence[str]) -> list[tuple[str, bool]] | None:
         """Names with whether they are asked for (`!` asks for the opposite). None where one is not known yet."""
         found = [(word.removeprefix("!"), not word.startswith("!")) for word in words]
-        unknown = [name for name, _ in found if name not in self._acls]
+        unknown = [name for name, _ in found if name.lower() not in self._acls]
         for name in unknown:
             self._faults.append(statement.fault(f"no ACL before this line is called {shown(name)}"))
         return None if unknown else found
@@ -128,7 +133,7 @@ class Acls:
         return all_of(terms)
 
     def _term(self, name: str, refuses: bool | None) -> Term:
-        acl = self._acls[name]
+        acl = self._acls[name.lower()]
         if acl.type in _UNUSABLE:
             raise Unusable(f"the ACL {name} (type {acl.type}): {_UNUSABLE[acl.type]}")
         if acl.type == "localport" and self.captures:
@@ -138,9 +143,15 @@ class Acls:
         if acl.type not in ("any-of", "all-of"):
             addresses = [Is("hosts_matching", (IS_ADDRESS,))] if refuses and acl.looks_back else []
             return one_of([*acl.alternatives, *addresses])
-        if name in self._open:
+        if acl.name in self._open:
             raise Unusable(f"the ACL {name} stands for itself")
-        self._open.append(name)
+        self._in_groups += sum(map(len, acl.groups))
+        if self._in_groups > MAX_IN_GROUPS:
+            raise Unusable(
+                f"the ACL {name}: expected at most {MAX_IN_GROUPS} ACLs in groups of all lines together; name fewer groups in "
+                "each other"
+            )
+        self._open.append(acl.name)
         try:
             if acl.type == "all-of":
                 return one_of(self.term(names, refuses=refuses) for names in acl.groups)

@@ -71,6 +71,19 @@ def test_a_sidecar_limits_what_clients_see(hosts: str, expected: list[str]) -> N
     assert [found.get(f"{name}.example:80/") for name in "ab"] == expected
 
 
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [("*.example", "outbound|443||*.example"), ("*", "outbound|443||*.example"), ("a.example", "refused")],
+)
+def test_a_sidecar_that_names_a_part_of_a_wildcard_does_not_show_the_whole(shown: str, expected: str) -> None:
+    found = meets(
+        REGISTRY_ONLY,
+        entry("*.example", "443 TLS", more="resolution: NONE"),
+        thing("Sidecar default", f"{{egress: [{{hosts: ['*/{shown}']}}]}}"),
+    )
+    assert found.tunnel("b.example:443") == expected
+
+
 @pytest.mark.parametrize(("namespace", "counts"), [("default", True), ("istio-system", True), ("other", False)])
 def test_the_sidecar_of_the_clients_namespace_or_of_the_root_sets_the_policy(namespace: str, counts: bool) -> None:
     sidecar = thing(f"Sidecar s {namespace}", "{outboundTrafficPolicy: {mode: ALLOW_ANY}}")
@@ -105,6 +118,22 @@ ROUTE = virtual_service("a.example", f"{{http: [{{route: [{to('a.example', 80, '
 def test_where_a_destination_rule_is_looked_for(rules: list[str], found_there: bool) -> None:
     found = meets(entry("a.example", "80 HTTP", title="ServiceEntry a owner"), ROUTE, *rules)
     assert found.get("a.example:80/") == ("outbound|80|v1|a.example" if found_there else "unavailable")
+
+
+def test_of_several_services_the_one_that_is_seen_says_where_its_rules_are() -> None:
+    hidden = entry(
+        "a.example",
+        "80 HTTP",
+        more="exportTo: ['.']",
+        title="ServiceEntry a hiding",
+        metadata='creationTimestamp: "2020-01-01T00:00:00Z"',
+    )
+    on_443 = entry("a.example", "443 TLS", title="ServiceEntry b other")
+    seen = entry("a.example", "80 HTTP", title="ServiceEntry c owner")
+    tls = rule("trafficPolicy: {tls: {mode: SIMPLE}}", title="DestinationRule r owner")
+    found = meets(hidden, on_443, seen, tls)
+    assert found.services["outbound|80||a.example"]["tls"] == {"mode": "simple"}
+    assert "tls" not in found.services["outbound|443||a.example"]
 
 
 def test_a_rule_without_namespace_is_seen_by_gateways_and_one_in_default_is_not() -> None:

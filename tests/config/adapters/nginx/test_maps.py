@@ -113,6 +113,14 @@ def test_without_hostnames_a_wildcard_is_a_name_that_nobody_has():
         ("hostnames; www.*.com a;", "2 'www.*.com': expected a name, *.name, .name or name.*, got 'www.*.com'"),
         ("hostnames; *.www.* a;", "2 '*.www.*': expected one * at one end, as in *.example.com, got '*.www.*'"),
         ("hostnames; . a;", "2 .: expected one * at one end, as in *.example.com, got '.'"),
+        (
+            "*.a b;\nhostnames; *.c d;",
+            "2 '*.a': stands before `hostnames`, so that to NGINX it means no other names; put `hostnames;` first",
+        ),
+        (
+            ".a b;\nhostnames;",
+            "2 .a: stands before `hostnames`, so that to NGINX it means no other names; put `hostnames;` first",
+        ),
         ("~( a;", "2 '~(': expected a regular expression, got '~(': missing ): '('"),
     ],
 )

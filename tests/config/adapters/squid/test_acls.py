@@ -107,6 +107,12 @@ def test_lines_of_one_name_are_alternatives_and_later_ones_count_too() -> None:
     assert data["rules"][0]["ports"] == [80, 443]
 
 
+def test_letters_of_a_name_may_be_of_either_case() -> None:
+    assert conditions("deny BAD", "acl Bad port 80\nacl bad port 443") == {"ports": [80, 443]}
+    assert conditions("deny all", "acl ALL src 192.0.2.1") == {}
+    assert notes("acl Manager proto cache_object\nhttp_access deny all\n")
+
+
 def test_to_say_a_predefined_name_again_adds_to_it() -> None:
     assert conditions("allow localhost", "acl localhost src 127.0.0.1/32 10.0.0.1") == {
         "clients": [*LOOPBACK, "10.0.0.1"]
@@ -234,3 +240,10 @@ def test_an_unknown_port_name_is_refused() -> None:
     assert faults("acl a myportname x\nhttp_access allow a\n") == [
         "2: http_access: cannot be expressed: no http_port is called 'x'; give it name=x"
     ]
+
+
+def test_groups_that_name_groups_twice_are_bounded() -> None:
+    lines = [f"acl g{number} any-of g{number - 1} !g{number - 1}" for number in range(1, 40)]
+    text = "\n".join(["acl g0 port 443", *lines, "http_access deny g39\n"])
+    (fault,) = faults(text)
+    assert "expected at most 100000 ACLs in groups of all lines together" in fault
