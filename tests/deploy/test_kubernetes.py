@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +27,16 @@ from support.sites import Site
 from support.tls_servers import secret_of
 from support.waiting import WAIT_S, eventually
 
+from egressproxy.policy.addresses import _SPECIAL_V4, _SPECIAL_V6, METADATA
+
 PUBLISHED = ROOT.parent / "shared" / "istio"
 """The documents' scenarios, where they are at hand."""
 
 OLDEST, NEWEST = "1.30", "1.37"
 OPERATORS_OWN = {"PodMonitor", "PrometheusRule"}
 """Kinds that Kubernetes itself does not have."""
+NAT64 = IPv6Network("64:ff9b::/96")
+"""Where IPv4 addresses are, for a network without IPv4 (RFC 6052)."""
 
 BY_OTHERS = {
     "overlays/squid-substitute/deployment": {"proxy-configmap"},
@@ -309,8 +314,32 @@ def test_the_admin_port_is_for_the_kubelet_and_for_prometheus(objects: Objects) 
 
 
 def opens(port: dict[str, Any], container: Container, number: int) -> bool:
+    if port["protocol"] != "TCP":
+        return False
     first = container.number(port["port"]) if port["port"] in container.ports or isinstance(port["port"], int) else 0
     return bool(first <= number <= port.get("endPort", first))
+
+
+def test_beside_the_gateway_one_port_is_closed_and_no_other() -> None:
+    (policy,) = yaml.safe_load_all((FOLDER / "overlays/sni-proxy/deployment/networkpolicy.yaml").read_text())
+    for_all = [port for rule in policy["spec"]["ingress"] if "from" not in rule for port in rule["ports"]]
+    ranges = {
+        protocol: {number for port in for_all if port["protocol"] == protocol for number in span(port)}
+        for protocol in ("TCP", "UDP")
+    }
+    every = set(range(1, 2**16))
+    assert ranges == {"TCP": every - {9090}, "UDP": every}
+
+
+def span(port: dict[str, Any]) -> range:
+    return range(port["port"], port.get("endPort", port["port"]) + 1)
+
+
+def test_an_example_goes_away_so_that_another_image_can_be_applied() -> None:
+    """A Job cannot be changed."""
+    jobs = assembled("overlays/locked-down").of_kind("Job")
+    assert jobs
+    assert all("ttlSecondsAfterFinished" in each["spec"] for each in jobs)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +391,28 @@ def test_the_locked_namespace_reaches_dns_and_the_proxy_and_nothing_else() -> No
         assert environment[name] == environment[name.lower()] == f"http://{place}:{service['spec']['ports'][0]['port']}"
 
 
+def test_the_policy_of_the_locked_proxy_closes_what_its_guard_closes() -> None:
+    """Every special range and metadata address, from end to end and behind NAT64; what is ordinary stays open."""
+    (policy,) = yaml.safe_load_all((FOLDER / "overlays/locked-down/proxy/networkpolicy.yaml").read_text())
+    blocks = [way["ipBlock"] for rule in policy["spec"]["egress"] for way in rule["to"] if "ipBlock" in way]
+    open_ranges = {ip_network(each["cidr"]): [ip_network(text) for text in each["except"]] for each in blocks}
+    for whole, closed in open_ranges.items():
+        assert all(each != whole and each.subnet_of(whole) for each in closed), "as Kubernetes asks for"
+
+    def passes(address: IPv4Address | IPv6Address) -> bool:
+        return any(
+            address in whole and not any(address in each for each in closed) for whole, closed in open_ranges.items()
+        )
+
+    special = [ip_network(text) for text, *_ in (*_SPECIAL_V4, *_SPECIAL_V6)]
+    special += [ip_network(address) for address in METADATA]
+    ends = {address for each in special for address in (each[0], each[-1])}
+    ends |= {NAT64[int(each)] for each in ends if each.version == 4}
+    assert {str(each) for each in ends if passes(each)} == set()
+    ordinary = [ip_address(each) for each in ("1.1.1.1", "151.101.1.1", "2606:4700::1111", "2a00:1450::1")]
+    assert all(map(passes, [*ordinary, *(NAT64[int(each)] for each in ordinary if each.version == 4)]))
+
+
 # --- what the documents say ---------------------------------------------------------------------------------------
 
 
@@ -379,6 +430,7 @@ def test_the_substitute_stands_where_squid_stood() -> None:
     assert squid["metadata"]["namespace"] == objects.of_kind("Namespace")[0]["metadata"]["name"] == "external"
     assert squid["spec"]["template"]["metadata"]["labels"]["app"] == "squid"
     assert squid["spec"]["replicas"] == 1
+    assert squid["spec"]["selector"] == {"matchLabels": {"app": "squid"}}, "Squid's own, which cannot be changed"
     assert place_of_configuration(squid) == ("proxy-configmap", "/etc/squid")
     assert objects.config_maps["proxy-configmap"].keys() == {"squid.conf"}
     proxy = objects.container("egressproxy")
@@ -408,6 +460,7 @@ def test_the_substitute_is_where_the_documents_look_for_squid() -> None:
         <= ours["spec"]["template"]["metadata"]["labels"].items()
     )
     assert ours["spec"]["replicas"] == theirs["spec"]["replicas"] == 1
+    assert ours["spec"]["selector"] == theirs["spec"]["selector"], "or it could not be applied over Squid's"
     assert place_of_configuration(ours) == place_of_configuration(theirs)
     config_map = yaml.safe_load(published("external-https-proxy", "configmap-proxy.yaml").read_text())
     assert objects.config_maps[config_map["metadata"]["name"]].keys() == config_map["data"].keys()
@@ -536,6 +589,26 @@ def test_a_container_starts_answers_its_probes_and_drains_before_it_would_be_kil
         pause = container.spec["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pause + config["config"]["timeouts"]["drain_s"] + SPARE_S <= grace
         assert "Read-only" in here.pod.run("touch", "/tmp/file", folder=Path("/"), code=1).err, "as in a cluster"
+
+
+@pytest.mark.slow
+def test_the_example_of_the_locked_namespace_gets_its_page(place: Callable[..., Place]) -> None:
+    objects = assembled("overlays/locked-down")
+    (container,) = objects.proxies()
+    here = place(container, objects.config_maps)
+    trusted = here.folder / "ca.pem"
+    authority().cert_pem.write_to_path(str(trusted))
+    (service,) = objects.of_kind("Service")
+    name = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local"
+    told = {key: value.replace(name, POD) for key, value in objects.config_maps["proxy-environment"].items()}
+    example = objects.container("example").spec
+    with here.start() as running:
+        here.wait_until_ready(running)
+        done = here.node.run(
+            *example["command"], *example["args"], variables={**told, "SSL_CERT_FILE": str(trusted)}, code=None
+        )
+        assert (done.code, done.out) == (0, f"<title>{SITE}</title>\n"), done.err
+        eventually(lambda: f'"host":"{SITE}"' in running.out, "it came through the proxy")
 
 
 SQUID = "overlays/squid-substitute"

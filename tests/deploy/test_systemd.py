@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def units(tmp_path: Path) -> list[Path]:
         text = (UNITS / name).read_text().replace("/opt/egressproxy/bin/egressproxy", str(program))
         copies[-1].write_text(text)
     return copies
+
+
+def test_the_page_asks_for_the_python_that_the_project_needs() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert f"Python {needed} or later" in (UNITS / "README.md").read_text()
 
 
 def settings(unit: str) -> list[tuple[str, str]]:

@@ -11,7 +11,10 @@ from support.certificates import authority
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """Answers every GET with a page. A context manager; its socket is made where the object is."""
+    """Answers every GET with a page, or with 403 to whoever has only urllib's name, as Wikipedia does.
+
+    A context manager; its socket is made where the object is.
+    """
 
     daemon_threads = True
 
@@ -41,7 +44,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = f"<title>{self.headers['Host']}</title>\n".encode()
-        self.send_response(200)
+        self.send_response(403 if self.headers.get("User-Agent", "").startswith("Python-urllib") else 200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
