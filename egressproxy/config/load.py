@@ -200,7 +200,12 @@ class _Reading:
         source = self._open(path, content)
         if source is None:
             return
-        match forced or kind_of(content):
+        kind = forced or kind_of(content)
+        # In an nginx.conf a brace would be missing too, which is a fault.
+        if kind != "nginx" and not is_whole_line_end(content[-1:]):
+            last = mark(source.number, content.count(b"\n") + 1)
+            self.notes.append(Fault(last, (), "no line end behind the last line; was the file cut short?"))
+        match kind:
             case "istio":
                 self._istio.append(source)
             case "squid":
@@ -226,11 +231,7 @@ class _Reading:
         return Source(unmark(self._number(path))[0], path, content)
 
     def _take_native(self, source: Source) -> None:
-        content = source.content
-        data, places, faults = compose(content, source.number)
-        if not is_whole_line_end(content[-1:]):
-            last = mark(source.number, content.count(b"\n") + 1)
-            self.notes.append(Fault(last, (), "no line end behind the last line; was the file cut short?"))
+        data, places, faults = compose(source.content, source.number)
         self._take_adapted(Adapted(data, places, faults, ()), source.name)
 
     def _take_adapted(self, adapted: Adapted, name: str) -> None:

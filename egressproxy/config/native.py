@@ -11,6 +11,7 @@ is still readable behind them. It opens no file.
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -160,6 +161,13 @@ def not_text(content: bytes, source: int) -> Fault | None:
     if zero >= 0:
         return Fault(_mark_at(content, zero, source), (), "expected text, got a NUL byte")
     return None
+
+
+def byte_order_mark(content: bytes, source: int) -> Fault | None:
+    """The mark that editors of Windows put at the front of UTF-8; programs that know none take it for a part of a word."""
+    if not content.startswith(codecs.BOM_UTF8):
+        return None
+    return Fault(mark(source, 1), (), "begins with a byte order mark (BOM); save the file as UTF-8 without one")
 
 
 def _mark_at(content: bytes, offset: int, source: int) -> int:
@@ -487,7 +495,7 @@ def _syntax(error: yaml.MarkedYAMLError, content: bytes, source: int) -> tuple[i
     text = lines[at.line] if at.line < len(lines) else ""
     character = text[at.column : at.column + 1]
     if "scanning an alias" in context:
-        return opened, 'a value that begins with * needs quotes, like "*.example.com:443"'
+        return opened, 'a value that begins with * needs quotes, like "*.example.com"'
     if "cannot start any token" in problem:
         if character == "\t":
             return here, "a tab cannot indent; use spaces"

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+ISTIO = (
+    "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n"
+    "  hosts: [a.example]\n  ports: [{number: 443, name: tls, protocol: TLS}]\n  "
+)
 L = "listeners: [{protocol: http-proxy, port: 3128}]\n"
 
 
@@ -395,6 +399,35 @@ def test_files_of_services_that_are_not_there_are_told(tmp_path: Path) -> None:
 def test_a_file_without_its_last_line_end_may_be_cut_short(tmp_path: Path) -> None:
     (a,) = write(tmp_path, a=L + "allow:\n- api.example.com:44")
     assert notes(load([a])) == [f"{a}:3: no line end behind the last line; was the file cut short?"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http_port 3128\nhttp_access allow all", f"{ISTIO}resolution: DNS"],
+    ids=["squid", "istio"],
+)
+def test_files_of_other_programs_may_be_cut_short_as_well(tmp_path: Path, text: str) -> None:
+    (a,) = write(tmp_path, a=text)
+    cut = f"{a}:{text.count(chr(10)) + 1}: no line end behind the last line; was the file cut short?"
+    assert cut in notes(load([a]))
+    (a,) = write(tmp_path, a=text + "\n")
+    assert cut not in notes(load([a]))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("http_port 3128 ssl-bump\nhttp_access deny all\n", "1: http_port: the option 'ssl-bump' decrypts TLS"),
+        ("http_port 3128;\nhttp_access deny all\n", "1: http_port: expected a port"),
+        ("http_port 3128\n\0\n", "2: expected text, got a NUL byte"),
+        ("\ufeffhttp_port 3128\nhttp_access deny all\n", "1: begins with a byte order mark (BOM)"),
+        ("http_access deny all\ninclude /etc/squid/none.conf\n", "2: include: no file matches"),
+    ],
+)
+def test_a_port_that_is_written_and_wrong_is_not_said_to_be_missing(tmp_path: Path, text: str, fault: str) -> None:
+    (a,) = write(tmp_path, a=text)
+    (found,) = problems(f"squid:{a}")
+    assert found.startswith(f"{a}:{fault}")
 
 
 def test_what_turns_out_in_use_is_told_with_its_place(tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ TABLE = [
     ),
     (
         L + "allow: [*.example.com]\n",
-        [':2: allow[0]: a value that begins with * needs quotes, like "*.example.com:443"'],
+        [':2: allow[0]: a value that begins with * needs quotes, like "*.example.com"'],
     ),
-    (L + "allow:\n- *\n", [':3: allow[0]: a value that begins with * needs quotes, like "*.example.com:443"']),
+    (L + "allow:\n- *\n", [':3: allow[0]: a value that begins with * needs quotes, like "*.example.com"']),
     (L + "allow:\n- *all\n", [":3: allow[0]: '*all' without quotes is an alias, and no anchor has its name; quote it"]),
     (L + "admin: {address: ::}\n", [':2: admin.address: a value that begins or ends with :: needs quotes, like "::"']),
     (

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _OPERATOR_KEYS = frozenset({"components", "meshConfig", "profile", "values", "hub", "tag", "revision"})
 _HELM_KEYS = frozenset({"global", "meshConfig", "gateways", "pilot", "sidecarInjectorWebhook"})
+_NAMELESS = frozenset({"IstioOperator", "Kustomization"})
 _NO_OBJECT = "expected Kubernetes objects with apiVersion and kind"
 
 
@@ -90,8 +91,11 @@ def _of_mapping(data: dict[str, Any], places: Places, report: Report) -> Iterato
             fields=Fields(data, places, (kind,), report),
         )
         return
-    top = Fields(data, places, (), report)
+    top = Fields(data, places, _title(data), report)
     kind, api = top.required_text("kind"), top.required_text("apiVersion")
+    for word, text in (("kind", kind), ("apiVersion", api)):
+        if text == "":
+            top.fault(word, "is empty")
     if not kind or not api:
         return
     if kind.endswith("List") and "items" in data:
@@ -101,7 +105,7 @@ def _of_mapping(data: dict[str, Any], places: Places, report: Report) -> Iterato
     metadata = top.below("metadata")
     name = (metadata.text("name") if metadata is not None else None) or ""
     fields = Fields(data, places, (kind, name) if name else (kind,), report)
-    if not name and kind != "IstioOperator":
+    if not name and kind not in _NAMELESS:
         fields.fault("metadata", "expected a name in metadata")
         return
     group, _, version = api.rpartition("/")
@@ -115,6 +119,13 @@ def _of_mapping(data: dict[str, Any], places: Places, report: Report) -> Iterato
         age=age if isinstance(age, str) else "",
         fields=fields,
     )
+
+
+def _title(data: dict[str, Any]) -> tuple[str, ...]:
+    """The kind and name of an object that may lack either, so that a fault in it is not told of the one before it."""
+    metadata = data.get("metadata")
+    words = (data.get("kind"), metadata.get("name") if isinstance(metadata, dict) else None)
+    return tuple(word for word in words if isinstance(word, str) and word) or ("object",)
 
 
 def _kind_without_words(data: dict[str, Any]) -> str | None:

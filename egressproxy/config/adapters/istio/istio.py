@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 ISTIO = "networking.istio.io"
 
 _NO_MEANING = "has no meaning for a proxy outside the mesh"
+_KUSTOMIZE = "kustomize.config.k8s.io"
+_NOT_KUSTOMIZED = "kustomize is not run: the files count as they are written; give what `kubectl kustomize` prints"
 
 # Kinds that decide who may go where by means that are not followed here. Without them more would pass than their author wrote.
 _REFUSED = {
@@ -121,6 +123,8 @@ class _Objects:
             self._take_istio(thing)
         elif (reason := _REFUSED.get((thing.group, thing.kind))) is not None:
             self.report.fault(thing.fields.mark("kind"), thing.fields.way, f"is refused rather than ignored: {reason}")
+        elif thing.group == _KUSTOMIZE:
+            self.report.note(thing.fields.mark("kind"), thing.fields.way, _NOT_KUSTOMIZED)
         elif thing.kind == "IstioOperator":
             settings.operator(thing, self.settings)
         elif thing.kind == "Values":

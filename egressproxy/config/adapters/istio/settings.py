@@ -6,6 +6,7 @@ Most of a mesh's settings are about its own sidecars, certificates and telemetry
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.istio.fields import Fields
 from egressproxy.config.adapters.istio.kubernetes import pods_of
 from egressproxy.config.faults import shown
-from egressproxy.config.native import Places, compose_all, unmark
+from egressproxy.config.native import Places, compose_all, kind_of, unmark
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from egressproxy.config.adapters.istio.documents import Thing
     from egressproxy.config.adapters.istio.fields import Report
 
@@ -65,7 +68,7 @@ def mesh_config_map(thing: Thing, settings: Settings, report: Report) -> bool:
         or not isinstance(data, dict)
         or "mesh" not in data
     ):
-        return False
+        return _holds_configuration(thing, report)
     fields = thing.fields.below("data")
     text = fields.text("mesh") if fields is not None else None
     if fields is None or text is None:
@@ -86,11 +89,50 @@ def mesh_config_map(thing: Thing, settings: Settings, report: Report) -> bool:
     return True
 
 
+def _holds_configuration(thing: Thing, report: Report) -> bool:
+    """Note the configurations of other proxies that another ConfigMap holds. False: it holds none."""
+    data, found = thing.fields.data.get("data"), False
+    for key, text in data.items() if isinstance(data, dict) else ():
+        kind = kind_of(text.encode(errors="surrogatepass")) if isinstance(text, str) else "native"
+        if kind in ("squid", "nginx"):
+            place = thing.fields.places.children["data"].keys[key]
+            message = f"holds a {kind}.conf, which is not read from here; give its text as a file of its own"
+            report.note(place, (*thing.fields.way, "data", key), message)
+            found = True
+    return found
+
+
 _MESH_REFUSED = {
     "proxyHttpPort": "an http-proxy listener stands in the native form",
     "caCertificates": "certificates of the mesh are not known here",
     "discoverySelectors": "leaves out objects by labels of their namespaces, which are not known here; leave it out, and them",
 }
+
+
+# What is said of the fields that are followed. A slip in one of them would be taken for a field about the mesh itself, and in
+# the policy it would open everything. So alike as this no other field of a MeshConfig is (`inboundTrafficPolicy` is less so).
+_MESH_FOLLOWED = {
+    name.lower(): name
+    for name in (
+        "outboundTrafficPolicy",
+        "rootNamespace",
+        "connectTimeout",
+        "accessLogFile",
+        "accessLogFormat",
+        "accessLogEncoding",
+    )
+}
+_MESH_LIKENESS = 0.9
+
+
+def _slips(names: Sequence[str]) -> dict[str, str]:
+    """What is wrong with the fields that seem to be meant for one that is followed."""
+    close = {name: get_close_matches(name.lower(), _MESH_FOLLOWED, n=1, cutoff=_MESH_LIKENESS) for name in names}
+    return {
+        name: f"no such setting of a mesh; did you mean {_MESH_FOLLOWED[found[0]]}?"
+        for name, found in close.items()
+        if found
+    }
 
 
 def mesh_config(fields: Fields, settings: Settings) -> None:
@@ -115,7 +157,7 @@ def mesh_config(fields: Fields, settings: Settings) -> None:
     fields.done(
         silent=("trustDomain",),
         noted=dict.fromkeys(fields.unread(), "is about the mesh itself, and has no meaning here"),
-        refused=_MESH_REFUSED,
+        refused=_MESH_REFUSED | _slips(fields.unread()),
     )
 
 

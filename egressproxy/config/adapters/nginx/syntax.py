@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
 from egressproxy.config.faults import MAX_FAULTS, STRANGE_CHARACTERS, Fault, shown
-from egressproxy.config.native import mark, not_text, unmark
+from egressproxy.config.native import byte_order_mark, mark, not_text, unmark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,7 +239,7 @@ def _words(source: Source) -> Iterator[tuple[int, str | None, str]]:
 
 
 def _text(source: Source) -> str:
-    fault = not_text(source.content, source.number)
+    fault = not_text(source.content, source.number) or byte_order_mark(source.content, source.number)
     if fault is not None:
         raise _Broken(fault.mark, fault.message)
     return source.content.decode()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
 from egressproxy.config.faults import Fault, shown
-from egressproxy.config.native import mark, not_text
+from egressproxy.config.native import byte_order_mark, mark, not_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +109,8 @@ class Lexer:
         self._files = files
         self._faults = faults
         self._included = 0
+        self.is_whole = True
+        """False once a file could not be read, so that what seems to be missing may stand there."""
 
     def statements(self, source: Source, depth: int = 0) -> Iterator[Statement]:
         """All statements in order, those of included files in their place."""
@@ -147,15 +149,17 @@ class Lexer:
 
     def _lines(self, source: Source, longest: int) -> list[str]:
         """Lines without their ends. None where the file is not text."""
-        fault = not_text(source.content, source.number)
+        fault = not_text(source.content, source.number) or byte_order_mark(source.content, source.number)
         if fault is not None:
             self._faults.append(fault)
+            self.is_whole = False
             return []
         lines = [line.partition("\r")[0] for line in source.content.decode().split("\n")]
         for number, text in enumerate(lines, 1):
             if len(text) > longest:
                 message = f"expected at most {longest} characters in a line, got {len(text)}; Squid reads it as two"
                 self._faults.append(Fault(mark(source.number, number), (), message))
+                self.is_whole = False
                 return []
         return lines
 
@@ -195,6 +199,7 @@ class Lexer:
                 continue
             names = self._files.matching(_beside(statement.source, pattern))
             if not names:
+                self.is_whole = False
                 self._faults.append(statement.fault(f"no file matches {shown(pattern)}"))
             for name in names:
                 self._included += 1
@@ -204,6 +209,8 @@ class Lexer:
                 source = self._read(name, statement)
                 if source is not None:
                     yield source
+                else:
+                    self.is_whole = False
 
     def _read(self, name: str, statement: Statement) -> Source | None:
         try:

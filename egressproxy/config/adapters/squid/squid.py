@@ -21,7 +21,7 @@ from egressproxy.config.adapters.squid.lexer import Lexer, Statement
 from egressproxy.config.adapters.squid.logs import Logs
 from egressproxy.config.adapters.squid.ports import Port, port
 from egressproxy.config.faults import MAX_FAULTS, Fault, shown
-from egressproxy.config.native import mark
+from egressproxy.config.native import REFUSED, mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -83,6 +83,7 @@ class _Reading:
         self._acls = Acls(self.lexer, self.faults, self.notes)
         self._logs = Logs(self.faults, self.notes)
         self._ports: list[tuple[Statement, Port]] = []
+        self._lost_port = False
         self._parents: dict[str, At] = {}
         self._access: dict[str, list[_Access]] = {}
         self._settings: dict[str, dict[str, Any]] = {"http": {"forwarded_for": "append"}}
@@ -117,6 +118,7 @@ class _Reading:
             handler(statement)
         except ValueError as error:
             self.faults.append(statement.fault(str(error)))
+            self._lost_port |= handler == self._port
 
     def _by_fate(self, statement: Statement) -> None:
         fate = FATES.get(statement.name)
@@ -229,6 +231,8 @@ class _Reading:
         data: dict[str, Any] = {}
         if self._ports:
             data["listeners"] = [found.listener for _, found in self._ports]
+        elif self._lost_port or not self.lexer.is_whole:
+            data["listeners"] = REFUSED  # one is written, or may be; that there is none would be the wrong thing to say
         data["rules"] = self._rules()
         if self._parents:
             data["parents"] = list(self._parents.values())

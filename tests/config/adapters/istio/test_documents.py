@@ -95,15 +95,39 @@ def test_a_list_stands_for_its_items_and_json_is_yaml() -> None:
         ("[1, 2]\n", "1 expected Kubernetes objects with apiVersion and kind, got a list of 2"),
         ("a\n", "1 expected Kubernetes objects with apiVersion and kind, got 'a'"),
         ("a: 1\n", "1 expected Kubernetes objects with apiVersion and kind; this has neither"),
-        ("kind: Service\n", "1 apiVersion is missing"),
+        ("kind: Service\n", "1 Service: apiVersion is missing"),
         ("apiVersion: v1\nkind: Service\n", "1 Service.metadata: expected a name in metadata"),
-        ("apiVersion: v1\nkind: 1\n", "2 kind: expected text, got 1"),
-        ("apiVersion: v1\nkind: List\nitems: [1]\n", "3 items[0]: expected a mapping, got 1"),
+        ("apiVersion: v1\nkind: 1\n", "2 object.kind: expected text, got 1"),
+        ("apiVersion: v1\nkind: List\nitems: [1]\n", "3 List.items[0]: expected a mapping, got 1"),
         (b"a: \xff\n".decode("latin-1"), "1 expected Kubernetes objects with apiVersion and kind; this has neither"),
     ],
 )
 def test_what_is_no_object_is_said(text: str, fault: str) -> None:
     assert fault in meets(text).faults
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ("kind: Service\nmetadata: {name: b}\n", "Service.b: apiVersion is missing"),
+        ("apiVersion: v1\nmetadata: {name: b}\n", "b: kind is missing"),
+        ("apiVersion: v1\n", "object: kind is missing"),
+        ("apiVersion: ''\nkind: Service\n", "Service.apiVersion: is empty"),
+    ],
+)
+def test_what_an_object_lacks_is_not_told_of_the_one_before_it(words: str, fault: str) -> None:
+    found = meets(REGISTRY_ONLY, words)
+    line = REGISTRY_ONLY.count("\n") + 2
+    assert found.faults == [f"{line} {fault}"]
+
+
+def test_kustomizations_in_the_folder_have_no_name_and_are_noted() -> None:
+    found = meets(REGISTRY_ONLY, "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: a\n")
+    assert found.faults == []
+    (note,) = found.notes
+    assert note.endswith(
+        "Kustomization: kustomize is not run: the files count as they are written; give what `kubectl kustomize` prints"
+    )
 
 
 def test_of_two_with_one_name_the_later_one_counts_and_the_first_is_noted() -> None:

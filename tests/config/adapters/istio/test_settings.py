@@ -96,8 +96,46 @@ def test_the_root_namespace_is_the_mesh_s_to_set() -> None:
     assert "tls" not in meets(mesh("rootNamespace: other"), *pieces).services["outbound|80||a.example"]
 
 
+@pytest.mark.parametrize(
+    ("inside", "meant"),
+    [
+        ("outboundTraficPolicy: {mode: REGISTRY_ONLY}", "outboundTrafficPolicy"),
+        ("OutboundTrafficPolicy: {mode: REGISTRY_ONLY}", "outboundTrafficPolicy"),
+        ("outbound_trafic_policy: {mode: REGISTRY_ONLY}", "outboundTrafficPolicy"),
+        ("outboundTrafficPolicies: {mode: REGISTRY_ONLY}", "outboundTrafficPolicy"),
+        ("acessLogFile: /dev/stdout", "accessLogFile"),
+    ],
+)
+def test_a_slip_in_a_field_that_counts_is_not_taken_for_one_about_the_mesh_itself(inside: str, meant: str) -> None:
+    (fault,) = meets(mesh(inside)).faults
+    assert fault.startswith("6 ConfigMap.istio.data.mesh.")
+    assert fault.endswith(f"no such setting of a mesh; did you mean {meant}?")
+
+
+def test_fields_of_a_mesh_that_look_alike_are_not_taken_for_slips() -> None:
+    found = meets(mesh("inboundTrafficPolicy: {mode: LOCALHOST}\naccessLogFile: /dev/stdout"))
+    assert found.faults == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("http_port 3128\n    http_access deny all", "squid"),
+        ("stream {\n    }", "nginx"),
+    ],
+)
+def test_a_config_map_with_the_configuration_of_another_proxy_says_that_it_is_not_read(text: str, kind: str) -> None:
+    other = f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: proxy}}\ndata:\n  proxy.conf: |\n    {text}\n"
+    found = meets(entry("a.example", "80 HTTP"), other)
+    assert found.faults == []
+    assert any(
+        f"holds a {kind}.conf, which is not read from here; give its text as a file of its own" in note
+        for note in found.notes
+    )
+
+
 def test_another_config_map_is_noted_only() -> None:
-    other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: proxy}\ndata: {squid.conf: http_port 3128}\n"
+    other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: proxy}\ndata: {squid.html: Port 3128}\n"
     assert meets(REGISTRY_ONLY, other).notes == ["9 ConfigMap.proxy: has no meaning for a proxy outside the mesh"]
 
 

@@ -72,6 +72,7 @@ def test_words_and_blocks(text, statements):
         ("a 'b'c;", "1 unexpected 'c' right behind a quote; expected a blank or a ;"),
         ("a b\\", "1 the file ends behind a backslash"),
         (b"a;\n\xff;", "2 expected text in UTF-8, got the byte 0xff"),
+        (b"\xef\xbb\xbfa;", "1 begins with a byte order mark (BOM); save the file as UTF-8 without one"),
         (b"a;\nb\0;", "2 expected text, got a NUL byte"),
         ("include;", "1 include takes one file name or pattern, got 0 words"),
         ("include a b;", "1 include takes one file name or pattern, got 2 words"),

@@ -90,6 +90,11 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
         ("via on\nif true\n", {}, ["2: if: has no endif in this file"]),
         ("if ${process_number}=1\nendif\n", {}, ["1: if: expected true, false or N = M, got '${process_number}=1'"]),
         (b"via on\n# caf\xe9\n", {}, ["2: expected text in UTF-8, got the byte 0xe9"]),
+        (
+            b"\xef\xbb\xbfvia on\n",
+            {},
+            ["1: begins with a byte order mark (BOM); save the file as UTF-8 without one"],
+        ),
         (b"via on\n\0\n", {}, ["2: expected text, got a NUL byte"]),
         ("via on \\\n", {}, ["1: goes on in a next line that never comes; leave out the backslash"]),
         (
