@@ -31,7 +31,7 @@ def networks(text: str) -> list[str] | None:
     if text in _EVERYTHING:
         return None
     if text == "ipv4":
-        return ["0.0.0.0/0"]
+        raise ValueError("ipv4 holds for nobody in Squid 5, whatever its name; write all, or 0.0.0.0/1 and 128.0.0.0/1")
     if text == "ipv6":
         return list(_IPV6_UNICAST)
     match = _PARTS.fullmatch(text)
@@ -45,6 +45,11 @@ def networks(text: str) -> list[str] | None:
     if low.version != high.version or int(low) > int(high):
         raise ValueError(f"expected the lower address first in {shown(text)}")
     host_bits = _host_bits(match["mask"], low.version, text)
+    if host_bits == (1 << low.max_prefixlen) - 1:
+        raise ValueError(
+            f"{shown(text)} does not hold for everybody in Squid 5, though its mask says so; write all, or the two halves, as "
+            "::/1 and 8000::/1"
+        )
     first, last = int(low) & ~host_bits, int(high) & ~host_bits | host_bits
     found: list[IPv4Network | IPv6Network] = []
     if low.version == 4:
@@ -54,7 +59,7 @@ def networks(text: str) -> list[str] | None:
     texts = [str(network.network_address if network.num_addresses == 1 else network) for network in found]
     if any(isinstance(network, IPv6Network) and _MAPPED.subnet_of(network) for network in found):
         # Squid keeps IPv4 addresses as mapped ones, so `::/0` holds them too.
-        return None if texts == ["::/0"] else [*texts, "0.0.0.0/0"]
+        return [*texts, "0.0.0.0/0"]
     return texts
 
 
