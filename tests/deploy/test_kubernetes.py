@@ -178,6 +178,13 @@ def all_containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [*spec.get("initContainers", ()), *spec["containers"]]
 
 
+def test_no_pod_is_replaced_for_a_changed_configmap() -> None:
+    for file in FOLDER.rglob("kustomization.yaml"):
+        kustomization = yaml.safe_load(file.read_text())
+        if "configMapGenerator" in kustomization:
+            assert kustomization["generatorOptions"] == {"disableNameSuffixHash": True}, file
+
+
 def test_every_configmap_is_used(objects: Objects) -> None:
     used = {"egressproxy-dashboard"}  # by Grafana
     for _, template in objects.templates():
@@ -227,7 +234,16 @@ def test_the_base_is_whole() -> None:
     assert pod["serviceAccountName"] == "egressproxy"
     spread = {each["topologyKey"] for each in pod["topologySpreadConstraints"]}
     assert spread == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
-    assert scaler["spec"]["minReplicas"] >= 2, "one may be away"
+    assert 2 <= scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"], "one may be away, and more may come"
+    (metric,) = scaler["spec"]["metrics"]
+    target = metric["resource"]["target"]
+    assert target["type"] == "AverageValue", (
+        "of a core, which is what one process can fill, and not of what is requested"
+    )
+    assert 0 < int(target["averageValue"].removesuffix("m")) < 1000
+    (budget,) = objects.of_kind("PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1, "a node can be drained"
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "also where no pod comes up"
 
 
 def test_a_pod_has_the_time_that_its_pause_and_its_drain_take(objects: Objects) -> None:
@@ -374,6 +390,21 @@ def test_the_locked_namespace_reaches_dns_and_the_proxy_and_nothing_else() -> No
     assert (len(ways), ports) == (2, [53, 3128])
     assert all(len(rule["to"]) == 1 for rule in ways)
     (proxy,) = objects.proxies()
+    names = {
+        "to": [
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+            }
+        ],
+        "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
+    }
+    assert names in ways
+    assert names in objects.named("NetworkPolicy", "egressproxy")["spec"]["egress"]
+    for each in objects.of_kind("Namespace"):
+        assert each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted", (
+            "or hostNetwork is a way out"
+        )
     (to_proxy,) = (rule["to"][0] for rule in ways if rule["ports"][0]["port"] == proxy.ports["proxy"])
     assert to_proxy["podSelector"]["matchLabels"].items() <= proxy.template["metadata"]["labels"].items()
     assert to_proxy["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": proxy.namespace}
@@ -394,7 +425,11 @@ def test_the_locked_namespace_reaches_dns_and_the_proxy_and_nothing_else() -> No
 def test_the_policy_of_the_locked_proxy_closes_what_its_guard_closes() -> None:
     """Every special range and metadata address, from end to end and behind NAT64; what is ordinary stays open."""
     (policy,) = yaml.safe_load_all((FOLDER / "overlays/locked-down/proxy/networkpolicy.yaml").read_text())
-    blocks = [way["ipBlock"] for rule in policy["spec"]["egress"] for way in rule["to"] if "ipBlock" in way]
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert all(rule["to"] and rule["ports"] for rule in policy["spec"]["egress"]), "without one, all are meant"
+    (outside,) = (rule for rule in policy["spec"]["egress"] if "ipBlock" in rule["to"][0])
+    assert outside["ports"] == [{"port": 443, "protocol": "TCP"}]
+    blocks = [way["ipBlock"] for way in outside["to"]]
     open_ranges = {ip_network(each["cidr"]): [ip_network(text) for text in each["except"]] for each in blocks}
     for whole, closed in open_ranges.items():
         assert all(each != whole and each.subnet_of(whole) for each in closed), "as Kubernetes asks for"

@@ -196,6 +196,7 @@ def test_the_dashboard_is_one() -> None:
 def test_prometheus_scrapes_the_port_that_pods_have() -> None:
     monitor = yaml.safe_load((MONITORING / "podmonitor.yaml").read_text())["spec"]
     (endpoint,) = monitor["podMetricsEndpoints"]
+    assert monitor["namespaceSelector"] == {"any": True}, "they are in many"
     deployment = yaml.safe_load((FOLDER / "base" / "deployment.yaml").read_text())["spec"]["template"]
     patch = yaml.safe_load((FOLDER / "overlays" / "sni-proxy" / "gateway-patch.yaml").read_text())["spec"]["template"]
     for template in (deployment, patch):

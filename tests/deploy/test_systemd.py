@@ -20,6 +20,8 @@ from support.origin import TcpOrigin, echo
 from support.proxy import ROOT, Proxy
 from support.waiting import WAIT_S, eventually
 
+from egressproxy.config.schema import Limits
+
 UNITS = ROOT / "config/systemd"
 MOST_EXPOSURE = 1.5
 """Of 10, by systemd's own count: what is left is the network, which is the proxy's business."""
@@ -79,6 +81,15 @@ def test_its_user_is_made_without_a_password_or_a_shell(tmp_path: Path) -> None:
 def test_the_units_name_the_user_that_is_made() -> None:
     made = (UNITS / "egressproxy.sysusers").read_text().splitlines()[-1].split()[1]
     assert {value for key, value in settings("egressproxy.service") if key in ("User", "Group")} == {made}
+
+
+def test_the_service_says_what_no_score_asks_for() -> None:
+    said = dict(settings("egressproxy.service"))
+    assert said["Type"] == "notify", "whoever waits for it finds it listening"
+    assert said["KillMode"] == "mixed", "SIGTERM for the first process alone, and at the end nothing is left"
+    assert int(said["LimitNOFILE"]) > 2 * Limits().max_tunnels
+    assert (said["ProtectSystem"], said["ProtectHome"], said["CapabilityBoundingSet"]) == ("strict", "yes", "")
+    assert said["NoNewPrivileges"] == said["PrivateUsers"] == said["PrivateDevices"] == "yes"
 
 
 def carry_out(key: str, proxy: Proxy) -> int:
