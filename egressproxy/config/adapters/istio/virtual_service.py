@@ -162,6 +162,9 @@ def _uri(uri: Fields) -> dict[str, Any]:
     """Conditions on a path. They lead on what fits in every reading, and refuse what fits in one."""
     exact, prefix, regex = uri.text("exact"), uri.text("prefix"), uri.text("regex")
     uri.done()
+    if len([word for word in (exact, prefix, regex) if word is not None]) > 1:
+        uri.report.fault(uri.mark(), uri.way, "expected one of exact, prefix and regex")
+        return {}
     if exact is not None:
         if exact.endswith("*"):  # a letter like others, which at the end of native paths is none
             return {"bare_paths_matching": [f"^{re.escape(exact)}$"]}

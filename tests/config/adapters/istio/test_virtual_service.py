@@ -72,6 +72,10 @@ def test_retries_are_noted() -> None:
         ),
         (f"http: [{{match: [{{uri: {{}}}}], {ROUTE}}}]", "spec.http[0].match[0].uri: expected exact, prefix or regex"),
         (
+            f"http: [{{match: [{{uri: {{exact: /a, prefix: /}}}}], {ROUTE}}}]",
+            "spec.http[0].match[0].uri: expected one of exact, prefix and regex",
+        ),
+        (
             f"http: [{{match: [{{uri: {{regex: 'a)|(b'}}}}], {ROUTE}}}]",
             "spec.http[0].match[0].uri.regex: expected an expression of RE2: unexpected ): 'a)|(b'",
         ),
