@@ -77,10 +77,12 @@ class Counts:
     cx_total         connections that were made or tried; of these
     cx_connect_fail  those that failed
     cx_none_healthy  connections and requests for which no address was found
+    cx_length_ms     how long tunnels that have ended took, together
     rq_total         requests that were sent
     rq_success       those that were answered with less than 500
     rq_error         those that were answered with 500 and above, or not at all
     rq_timeout       those that the service did not answer in time
+    rq_time_ms       how long those that have ended took, together
     statuses         what the clients of requests heard, the proxy's own answers included
     """
 
@@ -89,11 +91,13 @@ class Counts:
         "bytes_up",
         "cx_active",
         "cx_connect_fail",
+        "cx_length_ms",
         "cx_none_healthy",
         "cx_total",
         "rq_active",
         "rq_error",
         "rq_success",
+        "rq_time_ms",
         "rq_timeout",
         "rq_total",
         "statuses",
@@ -102,7 +106,7 @@ class Counts:
     def __init__(self) -> None:
         self.cx_total = self.cx_active = self.cx_connect_fail = self.cx_none_healthy = 0
         self.rq_total = self.rq_active = self.rq_success = self.rq_error = self.rq_timeout = 0
-        self.bytes_up = self.bytes_down = 0
+        self.bytes_up = self.bytes_down = self.cx_length_ms = self.rq_time_ms = 0
         self.statuses: dict[int, int] = {}
 
     def add(self, more: Counts) -> None:
@@ -127,10 +131,11 @@ _OTHER_KIND: _Kind = (None, OTHER, None, True, 1)
 class _Tally:
     """What is noted of one endpoint while connections end; `counts` is made of it."""
 
-    __slots__ = ("bytes_down", "bytes_up", "connected", "failed", "none_healthy", "requests")
+    __slots__ = ("bytes_down", "bytes_up", "connected", "failed", "none_healthy", "requests", "requests_s", "tunnels_s")
 
     def __init__(self) -> None:
         self.connected = self.failed = self.none_healthy = self.bytes_up = self.bytes_down = 0
+        self.requests_s = self.tunnels_s = 0.0
         self.requests: dict[_Kind, int] = {}
 
     def add_kind(self, kind: _Kind) -> None:
@@ -143,6 +148,7 @@ class _Tally:
         """In Envoy's words."""
         counts = Counts()
         counts.bytes_up, counts.bytes_down = self.bytes_up, self.bytes_down
+        counts.cx_length_ms, counts.rq_time_ms = round(self.tunnels_s * 1000), round(self.requests_s * 1000)
         counts.cx_total = self.connected + self.failed
         counts.cx_connect_fail = self.failed
         counts.cx_none_healthy = self.none_healthy
@@ -185,12 +191,14 @@ class ClusterCounts:
         tally.bytes_down += record.bytes_down
         exchange = record.exchange
         if exchange is not None:
+            tally.requests_s += record.duration_s
             kind = (record.status, record.outcome, exchange.upstream_status, exchange.reused, exchange.attempts)
             try:
                 tally.requests[kind] += 1
             except KeyError:
                 tally.add_kind(kind)
         elif record.connected:
+            tally.tunnels_s += record.duration_s
             tally.connected += 1
         else:
             tally.failed += 1
@@ -300,11 +308,13 @@ _OF_ENDPOINTS = (
 _OF_CLUSTERS = (
     ("upstream_cx_active", "cx_active"),
     ("upstream_cx_connect_fail", "cx_connect_fail"),
+    ("upstream_cx_length_ms_sum", "cx_length_ms"),
     ("upstream_cx_none_healthy", "cx_none_healthy"),
     ("upstream_cx_rx_bytes_total", "bytes_down"),
     ("upstream_cx_total", "cx_total"),
     ("upstream_cx_tx_bytes_total", "bytes_up"),
     ("upstream_rq_active", "rq_active"),
+    ("upstream_rq_time_sum", "rq_time_ms"),
     ("upstream_rq_timeout", "rq_timeout"),
     ("upstream_rq_total", "rq_total"),
 )

@@ -94,13 +94,19 @@ def test_a_certificate_of_another_authority_is_refused(
     assert server_log.read_text() == before
 
 
-def test_an_endpoint_may_be_a_name_with_a_port_of_its_own(world: World, in_mesh: Captured, server_log: Path) -> None:
+def test_an_endpoint_may_be_a_name_with_a_port_of_its_own(
+    world: World, in_mesh: Captured, server_log: Path, tmp_path: Path
+) -> None:
     """The host of the entry is in no DNS; TLS of the application reaches the server, which asks for a certificate."""
-    in_mesh.apply(mesh("registry-only"), variant(SCENARIO, "1.1-serviceentry"))
+    entry = variant(SCENARIO, "1.1-serviceentry")
     host = "nginx.example.com"
-    assert world.status("--insecure", *dialling(host, NEWS), f"https://{host}/") == "400"
-    line = in_mesh.envoy_line()
-    assert (line.upstream, line.cluster) == (f"{SERVER}:443", f"outbound|443||{host}")
+    other = tmp_path / entry.name  # the same on a port that the endpoint does not have
+    other.write_text(entry.read_text().replace("number: 443", "number: 8000").replace("port: 443", "port: 8000"))
+    for given, port in ((entry, 443), (other, 8000)):
+        in_mesh.apply(mesh("registry-only"), given)
+        assert world.status("--insecure", *dialling(host, NEWS, port), f"https://{host}:{port}/") == "400"
+        line = in_mesh.envoy_line()
+        assert (line.upstream, line.cluster) == (f"{SERVER}:443", f"outbound|{port}||{host}")
 
 
 def test_files_that_are_replaced_take_effect_without_a_restart(

@@ -24,6 +24,8 @@ PROXY_URL = f"http://{EXTERNAL}:3128"
 PAGE = f"https://en.{NAMES.library}/wiki/Main_Page"
 TARGET = f"en.{NAMES.library}:443"
 AT_ONCE_S = 1.0
+SLOW_S = 1.5
+"""Of an answer: more than what two logs may differ by."""
 
 
 class Squid:
@@ -159,6 +161,13 @@ def test_what_cannot_be_reached_is_a_clear_answer(world: World, squid: Squid, ho
     assert (line.result, line.peer, line.size) == ("TCP_TUNNEL/503", peer, 0)
 
 
+def test_addresses_are_tried_in_turn(world: World, squid: Squid) -> None:
+    world.dns.add("two.example.com", "A", NOBODY, ECHO)
+    assert world.status("-x", PROXY_URL, "http://two.example.com/headers") == "200"
+    line = squid.line()
+    assert (line.result, line.peer) == ("TCP_MISS/200", f"HIER_DIRECT/{ECHO}")
+
+
 def test_the_log_can_be_followed(world: World, squid: Squid) -> None:
     before = time.monotonic()
     assert world.status("-x", PROXY_URL, PAGE) == "200"
@@ -212,6 +221,19 @@ def test_from_the_mesh_it_is_a_service_of_protocol_tcp(world: World, squid: Squi
     assert abs(began.timestamp() + int(inner.duration) / 1000 - outer.time) < AT_ONCE_S
     assert int(inner.sent) == outer.size
     assert int(inner.received) > len(f"CONNECT {TARGET} HTTP/1.1")
+
+
+@pytest.mark.usefixtures("by_address")
+def test_times_agree_though_one_log_has_the_beginning_and_the_other_the_end(
+    world: World, squid: Squid, in_mesh: Captured
+) -> None:
+    in_mesh.apply(mesh("registry-only"), *files(SCENARIO, "serviceentry-proxy.yaml"))
+    assert world.status("-x", PROXY_URL, f"http://{NAMES.echo}/delay/{SLOW_S}") == "200"
+    outer, inner = squid.line(), in_mesh.line_of_1_7()
+    began = datetime.fromisoformat(inner.start.strip("[]")).timestamp()
+    assert int(inner.duration) >= SLOW_S * 1000
+    assert outer.time - began >= SLOW_S
+    assert abs(began + int(inner.duration) / 1000 - outer.time) < AT_ONCE_S
 
 
 @pytest.mark.usefixtures("by_address")

@@ -68,8 +68,10 @@ def objects() -> list[Path]:
 
 
 def test_hosts_that_were_never_configured_are_reached_by_name(world: World, sni_proxy: SniProxy) -> None:
+    asked = world.dns.count(kind="AAAA")
     assert title_of(sni_proxy.curl(f"https://en.{NAMES.library}/")) == ENGLISH
     assert "Search" in sni_proxy.curl(f"https://{NAMES.search}/sni")  # it has an IPv6 address, too: `ipv6=off`
+    assert world.dns.count(kind="AAAA") == asked, "nobody asks for it"
     assert "Politics" in sni_proxy.curl(
         f"https://{NAMES.news.upper()}:8443/politics"
     )  # whatever the port that was asked

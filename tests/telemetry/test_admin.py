@@ -292,6 +292,7 @@ async def test_stats_may_be_only_those_that_are_used(pages, counting):
     counting.metrics.observe(TUNNEL)
     lines = (await pages.ask("/stats?usedonly&filter=^cluster"))[2].splitlines()
     assert lines == [
+        "cluster.outbound|443||en.wikipedia.org.upstream_cx_length_ms_sum: 230",
         "cluster.outbound|443||en.wikipedia.org.upstream_cx_rx_bytes_total: 87594",
         "cluster.outbound|443||en.wikipedia.org.upstream_cx_total: 1",
         "cluster.outbound|443||en.wikipedia.org.upstream_cx_tx_bytes_total: 702",

@@ -76,11 +76,12 @@ def test_a_cluster_is_called_as_in_istio_s_logs(record, cluster):
 # --- counts -------------------------------------------------------------------------------------------------------
 
 
-def test_a_tunnel_is_a_connection_with_its_bytes():
+def test_a_tunnel_is_a_connection_with_its_bytes_and_its_time():
     assert counted(TUNNEL, TUNNEL) == {
         f"{WIKI}::cx_total": 2,
         **stats(
             "outbound|443||en.wikipedia.org",
+            upstream_cx_length_ms_sum=round(2 * TUNNEL.duration_s * 1000),
             upstream_cx_total=2,
             upstream_cx_tx_bytes_total=1404,
             upstream_cx_rx_bytes_total=175188,
@@ -116,6 +117,7 @@ def test_requests_on_one_connection_count_it_once():
             "outbound|80||edition.cnn.com",
             upstream_cx_total=1,
             upstream_cx_rx_bytes_total=3 * 148528,
+            upstream_rq_time_sum=round(3 * ANSWERED.duration_s * 1000),
             upstream_rq_total=3,
             upstream_rq_2xx=2,
             upstream_rq_4xx=1,

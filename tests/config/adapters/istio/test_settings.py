@@ -150,6 +150,14 @@ def test_an_operator_sets_the_policy_of_the_mesh(head: str) -> None:
     assert (found.data["outbound"], found.data["access_log"]) == ("allow_any", [{"format": "istio", "path": "-"}])
 
 
+def test_without_a_file_for_it_an_operator_s_mesh_has_no_access_log_and_leaves_one_that_is_set() -> None:
+    silent = OPERATOR + "spec: {meshConfig: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}}\n"
+    logged = mesh("accessLogFile: /dev/stdout\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}")
+    assert meets(silent).data["access_log"] == []
+    for pieces in ((silent, logged), (logged, silent)):
+        assert meets(*pieces).data["access_log"] == [{"format": "istio", "path": "-"}]
+
+
 def test_an_operator_that_says_no_policy_says_nothing_of_it() -> None:
     found = meets(OPERATOR + "spec: {profile: demo, components: {egressGateways: [{name: x}], pilot: {}}}\n")
     assert "outbound" not in found.data
