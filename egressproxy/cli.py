@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from egressproxy.config.faults import Finding
-    from egressproxy.config.schema import CaptureRanges, Config, Dns
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.stages import CaptureRanges, Dns
     from egressproxy.model import Intent
     from egressproxy.redirect import Mode
 
@@ -475,7 +476,7 @@ def _transparent(
     Ends the process on anything else.
     """
     from egressproxy.config.load import load
-    from egressproxy.config.schema import CaptureRanges
+    from egressproxy.config.schema.stages import CaptureRanges
 
     modes: dict[str | None, Mode] = {None: "redirect", "redirect": "redirect", "tproxy": "tproxy"}
     if mode not in modes:
@@ -537,7 +538,7 @@ def schema() -> None:
       egressproxy schema > egressproxy.schema.json
       # yaml-language-server: $schema=egressproxy.schema.json
     """
-    from egressproxy.config.schema import json_schema
+    from egressproxy.config.schema.config import json_schema
 
     _say([json.dumps(json_schema(), indent=2)])
 

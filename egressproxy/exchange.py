@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from egressproxy.admission import Admission
-    from egressproxy.config.schema import Http
+    from egressproxy.config.schema.stages import Http
     from egressproxy.deadlines import DeadlineQueue, DeadlineQueues, Expires
     from egressproxy.destination import Destination
     from egressproxy.identities import Identities

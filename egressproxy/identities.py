@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from egressproxy.config.faults import Finding
-    from egressproxy.config.schema import Config, HeaderValue, UpstreamTls
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.services import HeaderValue, UpstreamTls
     from egressproxy.watched import Roles
 
 MAX_FILE_BYTES = 4 * 1024 * 1024

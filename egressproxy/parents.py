@@ -26,8 +26,8 @@ from egressproxy.wire.response_head import parse_response_head
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from egressproxy.config.schema import Config
-    from egressproxy.config.schema import Parent as ParentSettings
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.services import Parent as ParentSettings
     from egressproxy.deadlines import DeadlineQueue
     from egressproxy.model import Target
     from egressproxy.stream import TcpStream

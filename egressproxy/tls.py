@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from egressproxy.certificates import facts_of_all
 
 if TYPE_CHECKING:
-    from egressproxy.config.schema import ListenerTls, UpstreamTls
+    from egressproxy.config.schema.listeners import ListenerTls
+    from egressproxy.config.schema.services import UpstreamTls
 
 
 # RFC 7468 section 2: the line before the encoded part. OpenSSL also reads the kinds with a word before.

@@ -23,7 +23,7 @@ from support.hellos import (
 from support.parsing import outcome_in_pieces
 
 from egressproxy.agreement import OUTCOMES, agreement_for
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.errors import EchDenied, EgressError, MalformedHello, NotTls, SniMismatch
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent

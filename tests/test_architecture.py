@@ -60,7 +60,9 @@ WORLD = {
 MAY_SEE_THE_WORLD = {
     "config/load.py": {"os"},  # makes names of files absolute
     "config/snapshot.py": {"os", "time"},  # reads the files, and tells whether they changed
-    "config/schema.py": {"pathlib"},  # names them
+    "config/schema/services.py": {"pathlib"},  # names them
+    "config/schema/listeners.py": {"pathlib"},
+    "config/schema/stages.py": {"pathlib"},
 }
 
 
@@ -142,6 +144,8 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "relay/splicing.py": "the suite in relay/test_tunnel.py runs against every engine",
     "relay/pipes.py": "relay/test_tunnel.py",
     "relay/relay.py": "relay/test_tunnel.py",
+    "config/schema/settings.py": "config/schema/test_config.py, and the golden table of config/test_load_errors.py",
+    "config/schema/stages.py": "config/schema/test_config.py, and the golden table of config/test_load_errors.py",
     "config/translate.py": "its words are the golden table of config/test_load_errors.py",
     "frontends/frontend.py": "a protocol, and a reading that frontends/test_sni.py, test_http.py and test_auto.py tell",
     "runtime/worker.py": "told by tests/e2e/test_life.py",

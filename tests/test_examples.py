@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from support import nursery
 
 from egressproxy.config.load import load
-from egressproxy.config.schema import Config, json_schema
+from egressproxy.config.schema.config import Config, json_schema
 
 FOLDER = Path(__file__).parents[1] / "config"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))

@@ -8,7 +8,7 @@ import base64
 import pytest
 from support.peers import Peer, socket_pair, tcp_stream, together
 
-from egressproxy.config.schema import Parent as ParentSettings
+from egressproxy.config.schema.services import Parent as ParentSettings
 from egressproxy.deadlines import DeadlineQueue
 from egressproxy.errors import (
     ConnectFailed,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import HostPattern
 from egressproxy.registry import Registry, Route, RouteEndpoint
 

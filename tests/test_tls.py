@@ -11,7 +11,7 @@ from support.certificates import NAME, TLS_1_2, TLS_1_3, authority, client_conte
 from support.loops import open_descriptors
 from support.peers import TlsPeer, socket_pair, tcp_stream
 
-from egressproxy.config.schema import ListenerTls
+from egressproxy.config.schema.listeners import ListenerTls
 from egressproxy.poller import create_poller
 from egressproxy.stream import TlsStream
 from egressproxy.tls import TlsSettingsError, handshake_problem, listener_context

@@ -31,7 +31,7 @@ from egressproxy.config.adapters.nginx import nginx
 from egressproxy.config.adapters.squid import squid
 from egressproxy.config.faults import MAX_FAULTS, Fault, path_text, shown
 from egressproxy.config.native import REFUSED, Places, compose, kind_of, mark, unmark
-from egressproxy.config.schema import Config, built_in
+from egressproxy.config.schema.config import Config, built_in
 from egressproxy.config.snapshot import Snapshot, is_whole_line_end, printable
 from egressproxy.config.translate import faults_of, place_of
 from egressproxy.errors import ConfigError

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from egressproxy.config.faults import Way
-    from egressproxy.config.schema import Config
+    from egressproxy.config.schema.config import Config
 
 MAX_WIDTH = 120
 """Characters of a line that a list or mapping of plain values may take; a longer one takes a line for each."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from egressproxy.config import slips
 from egressproxy.config.faults import Fault, Misplaced, shown
 from egressproxy.config.native import REFUSED, Places
-from egressproxy.config.schema import Config, Rule
+from egressproxy.config.schema.config import Config
+from egressproxy.config.schema.rules import Rule
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

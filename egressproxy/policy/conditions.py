@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
     from time import struct_time
 
-    from egressproxy.config.schema import Condition, Listener, TimeSpan
+    from egressproxy.config.schema.listeners import Listener
+    from egressproxy.config.schema.rules import Condition, TimeSpan
     from egressproxy.hostport import HostPattern, PortRange
     from egressproxy.model import Intent
 

@@ -16,7 +16,8 @@ from egressproxy.policy.paths import cut
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from egressproxy.config.schema import Listener, Parent, UpstreamTls
+    from egressproxy.config.schema.listeners import Listener
+    from egressproxy.config.schema.services import Parent, UpstreamTls
     from egressproxy.model import Verdict
     from egressproxy.policy.addresses import AddressClass
     from egressproxy.registry import Route, RouteEndpoint

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from egressproxy.config.faults import Finding, Way
-    from egressproxy.config.schema import Config, Rule
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.rules import Rule
     from egressproxy.policy.hostnames import HostIndex
     from egressproxy.policy.rules import Clause
     from egressproxy.policy.table import ClauseTable

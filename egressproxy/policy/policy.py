@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from egressproxy.config.schema import BUILT_IN
+from egressproxy.config.schema.config import BUILT_IN
 from egressproxy.errors import AddressDenied, EgressError, LoopDetected
 from egressproxy.hostport import parse_allow_entry
 from egressproxy.model import Endpoint, Target, Verdict
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from time import struct_time
 
     from egressproxy.config.faults import Finding, Way
-    from egressproxy.config.schema import Config, Parent
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.services import Parent
     from egressproxy.model import Intent
     from egressproxy.registry import Route
 

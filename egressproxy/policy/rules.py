@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
-    from egressproxy.config.schema import Config, Route, Rule, Service
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.rules import Route, Rule
+    from egressproxy.config.schema.services import Service
     from egressproxy.policy.conditions import Surroundings, Test
 
 # Rule names of what decides without a rule.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from egressproxy.config.schema import Dns
+    from egressproxy.config.schema.stages import Dns
 
 STALE_RETRY_S = 30.0
 """RFC 8767 section 5: servers that failed are not asked for the same name again before this."""

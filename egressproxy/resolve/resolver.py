@@ -17,7 +17,7 @@ from egressproxy.resolve.servers import Servers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from egressproxy.config.schema import Dns
+    from egressproxy.config.schema.stages import Dns
     from egressproxy.errors import UpstreamError
     from egressproxy.resolve.answers import Answer
     from egressproxy.resolve.cache import Entry

@@ -20,7 +20,7 @@ from egressproxy.resolve.answers import Answer, read_answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from egressproxy.config.schema import Dns
+    from egressproxy.config.schema.stages import Dns
 
 TICK_S = 0.1
 """How often c-ares looks for queries that timed out, while any is out. Its shortest time-out is 250 ms."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
-    from egressproxy.config.schema import Config, Listener
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.listeners import Listener
     from egressproxy.model import Problem
     from egressproxy.registry import Registry
     from egressproxy.runtime.handed_sockets import HandedSockets

@@ -20,7 +20,7 @@ from egressproxy.relay.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from egressproxy.admission import Admission
-    from egressproxy.config.schema import Config
+    from egressproxy.config.schema.config import Config
     from egressproxy.model import Intent, Target, Verdict
     from egressproxy.policy.policy import Policy
     from egressproxy.tasks import Tasks

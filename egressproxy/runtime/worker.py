@@ -68,8 +68,9 @@ if TYPE_CHECKING:
 
     from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
-    from egressproxy.config.schema import Config, Limits
-    from egressproxy.config.schema import Listener as ListenerSettings
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.listeners import Listener as ListenerSettings
+    from egressproxy.config.schema.stages import Limits
     from egressproxy.frontends.frontend import Frontend
     from egressproxy.model import AskedFields
     from egressproxy.policy.policy import Policy

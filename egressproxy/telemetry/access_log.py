@@ -21,7 +21,7 @@ from egressproxy.telemetry.formats.squid import squid_form, squid_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from egressproxy.config.schema import AccessLog
+    from egressproxy.config.schema.stages import AccessLog
     from egressproxy.model import ConnectionRecord
     from egressproxy.telemetry.record import RecordDraft
 
@@ -74,7 +74,7 @@ _ENVOY_S_OWN_ADDRESSES = "_LOCAL_"
 
 
 def form_of(setting: AccessLog) -> Format:
-    """How this log is written. Raises ValueError for a template that `config.schema` has not seen."""
+    """How this log is written. Raises ValueError for a template that `config.schema.stages` has not seen."""
     word, template = setting.format, setting.template
     if template is not None and word in OWN_TEMPLATES:
         return Format(OWN_TEMPLATES[word](template), wants_addresses=_prints_addresses(word, template))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
     from egressproxy.config.faults import Way
-    from egressproxy.config.schema import Config
+    from egressproxy.config.schema.config import Config
     from egressproxy.model import Problem
     from egressproxy.policy.policy import Policy
     from egressproxy.telemetry.metrics import Metrics

@@ -32,7 +32,7 @@ from egressproxy.registry import PASSTHROUGH, cluster_name, endpoint_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from egressproxy.config.schema import Config
+    from egressproxy.config.schema.config import Config
     from egressproxy.model import Target
     from egressproxy.telemetry.record import RecordDraft
 

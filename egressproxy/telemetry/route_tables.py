@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from egressproxy.config.schema import CONDITIONS
+from egressproxy.config.schema.rules import CONDITIONS
 from egressproxy.errors import HostUnknown, NoEndpoint, NoRoute
 from egressproxy.registry import PASSTHROUGH, cluster_name
 from egressproxy.telemetry.clusters import BLACK_HOLE
@@ -21,7 +21,10 @@ from egressproxy.telemetry.clusters import BLACK_HOLE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from egressproxy.config.schema import Config, Listener, Route, Service
+    from egressproxy.config.schema.config import Config
+    from egressproxy.config.schema.listeners import Listener
+    from egressproxy.config.schema.rules import Route
+    from egressproxy.config.schema.services import Service
     from egressproxy.hostport import HostPattern, PortRange
 
 MAX_TABLES = 200

@@ -11,7 +11,7 @@ from egressproxy.telemetry.log_writer import LogWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from egressproxy.config.schema import AccessLog
+    from egressproxy.config.schema.stages import AccessLog
     from egressproxy.model import ConnectionRecord
     from egressproxy.telemetry.metrics import Metrics
     from egressproxy.telemetry.record import RecordDraft

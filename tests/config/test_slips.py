@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from egressproxy.config import slips
 from egressproxy.config.native import compose
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import parse_allow_entry
 
 # --- one for many -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from support.origin import TcpOrigin, echo
 from support.proxy import ROOT, Proxy
 from support.waiting import WAIT_S, eventually
 
-from egressproxy.config.schema import Limits
+from egressproxy.config.schema.stages import Limits
 
 UNITS = ROOT / "config/systemd"
 MOST_EXPOSURE = 1.5

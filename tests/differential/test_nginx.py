@@ -27,7 +27,7 @@ from support.proxy import ROOT, Proxy, free_port
 from support.waiting import WAIT_S, eventually
 
 from egressproxy.config.load import load
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent, Target
 from egressproxy.policy.policy import Policy

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.policy.policy import Policy

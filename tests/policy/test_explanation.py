@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.policy.explanation import intent_about, listener_for

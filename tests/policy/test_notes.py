@@ -1,4 +1,4 @@
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.policy.policy import Policy
 
 LISTENER = {"protocol": "http-proxy", "port": 3128}

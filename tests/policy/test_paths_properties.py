@@ -3,7 +3,7 @@
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.model import Intent, Target
 from egressproxy.policy.paths import PathSet, readings_of
 from egressproxy.policy.policy import Policy

@@ -1,6 +1,6 @@
 import pytest
 
-from egressproxy.config.schema import Config, built_in
+from egressproxy.config.schema.config import Config, built_in
 from egressproxy.errors import (
     AddressDenied,
     EchDenied,

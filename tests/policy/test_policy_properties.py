@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egressproxy.config.schema import Config, Rule
+from egressproxy.config.schema.config import Config
+from egressproxy.config.schema.rules import Rule
 from egressproxy.hostport import HostPattern, parse_allow_entry, parse_authority
 from egressproxy.model import Intent
 from egressproxy.policy.policy import Policy

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import PortRange
 from egressproxy.policy.conditions import Surroundings
 from egressproxy.policy.rules import bounds_of, clauses_of, in_bounds, ranges_text

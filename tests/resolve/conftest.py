@@ -10,7 +10,7 @@ import pytest
 from support.dns import DnsServer
 from support.resolving import Clock, Files
 
-from egressproxy.config.schema import Dns
+from egressproxy.config.schema.stages import Dns
 from egressproxy.resolve.resolver import Resolver
 
 

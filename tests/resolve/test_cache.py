@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.resolving import NAME, Clock
 
-from egressproxy.config.schema import Dns
+from egressproxy.config.schema.stages import Dns
 from egressproxy.resolve.cache import STALE_RETRY_S, Cache
 
 ADDRESSES = ("192.0.2.1",)

@@ -11,7 +11,7 @@ from support.dns import DnsServer, Reply
 from support.loops import until
 from support.resolving import NAME, Clock, Files
 
-from egressproxy.config.schema import Dns
+from egressproxy.config.schema.stages import Dns
 from egressproxy.errors import NameNotFound, ResolverFailed, ResolverTimeout
 from egressproxy.resolve.answers import AAAA, TIMEOUT, A, Answer
 from egressproxy.resolve.lookup import Lookup

@@ -12,7 +12,7 @@ from support.dns import DnsServer, Reply
 from support.loops import until
 from support.resolving import NAME, Clock, Files, counts, open_sockets
 
-from egressproxy.config.schema import Dns
+from egressproxy.config.schema.stages import Dns
 from egressproxy.errors import NameNotFound, ResolverFailed, ResolverTimeout
 from egressproxy.resolve import resolver as resolver_module
 from egressproxy.resolve.addresses import has_route

@@ -10,7 +10,7 @@ import pytest
 from support.dns import DnsServer, Reply, after_wrong_id, after_wrong_question, only
 from support.resolving import NAME, Clock, Files, open_sockets
 
-from egressproxy.config.schema import Dns
+from egressproxy.config.schema.stages import Dns
 from egressproxy.errors import NameNotFound, ResolverFailed
 from egressproxy.resolve.answers import MAX_ADDRESSES
 from egressproxy.resolve.resolver import Resolver

@@ -11,7 +11,7 @@ import pytest
 from support.peers import socket_pair, tcp_stream
 
 from egressproxy.admission import Admission
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Endpoint, Intent
 from egressproxy.policy.policy import Policy

@@ -13,7 +13,7 @@ from support.adapting import MemoryFiles, told
 
 from egressproxy.config.adapters.adapter import Source
 from egressproxy.config.adapters.istio import istio
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.hostport import parse_authority
 from egressproxy.model import Intent
 from egressproxy.policy.policy import Policy

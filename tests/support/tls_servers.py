@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.certificates import authority
 from support.peers import listening
 
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.identities import Identities
 from egressproxy.model import Endpoint
 

@@ -17,7 +17,7 @@ from support.records import (
     TUNNEL,
 )
 
-from egressproxy.config.schema import AccessLog
+from egressproxy.config.schema.stages import AccessLog
 from egressproxy.config.templates import LANGUAGES, NGINX_VARIABLES, SQUID_CODES, SQUID_FIELDS
 from egressproxy.config.words import LOG_FORMATS
 from egressproxy.telemetry.access_log import FORMATS, OWN_TEMPLATES, TEMPLATES, form_of

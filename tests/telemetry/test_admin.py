@@ -12,7 +12,7 @@ import pytest_asyncio
 from support.records import MISMATCH, TUNNEL
 
 from egressproxy.config.faults import Way
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.model import Endpoint, Intent, Problem, Target, Verdict
 from egressproxy.policy.policy import Policy
 from egressproxy.telemetry.admin import (

@@ -15,7 +15,7 @@ from support.records import (
     UNREAD,
 )
 
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.model import Endpoint, Intent, Target, Verdict
 from egressproxy.telemetry import clusters as clusters_module
 from egressproxy.telemetry.clusters import (

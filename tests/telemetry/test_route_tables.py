@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from egressproxy.config.load import load
-from egressproxy.config.schema import Config
+from egressproxy.config.schema.config import Config
 from egressproxy.telemetry import route_tables as module
 from egressproxy.telemetry.route_tables import config_dump, listener_statuses, route_tables
 

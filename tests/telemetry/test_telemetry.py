@@ -3,7 +3,7 @@ import json
 import pytest
 from support.records import ANSWERED, DENIED, TUNNEL
 
-from egressproxy.config.schema import AccessLog
+from egressproxy.config.schema.stages import AccessLog
 from egressproxy.model import Intent, Target, Verdict
 from egressproxy.telemetry.log_writer import LogUnusable
 from egressproxy.telemetry.metrics import Metrics

@@ -8,7 +8,7 @@ import pytest
 from support.squid_conf import faults, native, notes
 
 from egressproxy.config.adapters.squid.logs import DEFAULT_PATH
-from egressproxy.config.schema import AccessLog
+from egressproxy.config.schema.stages import AccessLog
 
 END = "http_access deny all\n"
 
