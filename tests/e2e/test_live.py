@@ -115,7 +115,7 @@ def test_an_edited_file_is_in_force_within_two_seconds(
         put(file, {"allow": ["a.example.test"]})
         took_s.append(soon(lambda: answers(proxy, echo_origin.target) == 403, "it is refused again"))
         assert generation(proxy) == 3 + 2 * number
-    assert sorted(took_s)[1] < IN_FORCE_S, took_s
+    assert sorted(took_s)[2] < IN_FORCE_S, took_s
 
 
 def test_a_document_added_or_deleted_in_a_folder_changes_exactly_that(
@@ -206,7 +206,7 @@ def test_the_swap_of_a_configmap_is_in_force_within_two_seconds(
         mount(mounted, number + 1, a={"allow": ["a.example.test"]})
         took_s.append(soon(lambda: answers(proxy, echo_origin.target) == 403, "it is refused again"))
     assert generation(proxy) == 5
-    assert sorted(took_s)[1] < IN_FORCE_S, took_s
+    assert sorted(took_s)[2] < IN_FORCE_S, took_s
 
 
 def test_nothing_new_in_a_file_makes_no_new_configuration(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from scenarios import lines
 from scenarios.deployment import Captured, Deployment
@@ -39,6 +40,24 @@ def test_the_gateway_itself_with_these_files_alone(world: World, alone: Callable
     assert world.status("-H", "Host: other.example.com", f"http://{PROXY}:8080/") == "404"
     line = deployment.envoy_line()
     assert (line.code, line.flags, line.details, line.upstream) == ("404", "NR", "route_not_found", "-")
+
+
+def test_what_has_no_resolution_does_not_go_round_at_the_gateway(
+    world: World, alone: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    """There the address that the client dialled is the gateway's own."""
+    entry, *others = files(SCENARIO)
+    text = entry.read_text()
+    assert "resolution: DNS" in text
+    unresolved = tmp_path / entry.name
+    unresolved.write_text(text.replace("resolution: DNS", "resolution: NONE"))
+    deployment = alone(mesh("registry-only"), unresolved, *others)
+    for _ in range(3):
+        assert world.status(*told_by_address(), f"http://{NAMES.news}/politics") == "503"
+        line = deployment.envoy_line()
+        assert (line.code, line.flags, line.upstream) == ("503", "UH", "-")
+    deployment.says_nothing()
+    assert deployment.metric("connections_total") == 3
 
 
 def test_what_the_gateway_adds_is_who_asked(world: World, in_mesh: Captured) -> None:
