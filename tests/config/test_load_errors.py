@@ -71,7 +71,7 @@ TABLE = [
     (L + "allow: [@corp]\n", [":2: allow[0]: a value that begins with '@' needs quotes"]),
     (
         L + "outbound: a: b\n",
-        [":2: a second colon, or a line that is indented too far; quote a value that has a colon in it"],
+        [":2: a second colon; quote a value that has a colon in it"],
     ),
     (L + "? [a]\n: b\n", [":2: expected a key, got a list"]),
     (

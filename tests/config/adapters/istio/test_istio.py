@@ -166,7 +166,7 @@ CANNOT: dict[str, str] = {
     "external-https-proxy/serviceentry-proxy.template.yaml": "9: ServiceEntry.proxy.spec.addresses[0]: expected an address",
     "external-https-proxy/variants/1.1-serviceentry-proxy.template.yaml": "9: ServiceEntry.proxy.spec.addresses[0]: expected",
     "wildcard-arbitrary-sni-proxy/deployment-patch-sni-proxy.yaml": "1: expected Kubernetes objects with apiVersion and kind",
-    "wildcard-direct/variants/1.1-malformed.yaml": "23: spec.tls[0]: not YAML while parsing a block mapping",
+    "wildcard-direct/variants/1.1-malformed.yaml": "23: spec.tls[0]: the indentation does not fit the lines above",
 }
 
 
