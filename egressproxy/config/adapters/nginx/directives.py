@@ -11,6 +11,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from egressproxy.config.adapters.nginx.syntax import missing_end
 from egressproxy.config.faults import shown_directive
 
 if TYPE_CHECKING:
@@ -241,7 +242,10 @@ def sort_out(block: Iterable[Directive], context: Context, findings: Findings) -
     found = Block()
     for directive in block:
         fate = table.get(directive.name)
-        if fate is None:
+        swallowed = _swallowed(directive, context)
+        if swallowed:
+            findings.fault(directive, swallowed)
+        elif fate is None:
             _tell_unknown(directive, context, findings)
         elif len(directive.words) == 1 and directive.words[0] in fate.harmless:
             pass
@@ -261,6 +265,15 @@ def sort_out(block: Iterable[Directive], context: Context, findings: Findings) -
     return found
 
 
+def _swallowed(directive: Directive, context: Context) -> str:
+    """What is wrong where a line within a directive begins as the next one would, whatever becomes of the directive."""
+    for at in directive.breaks:
+        if directive.words[at] in TABLES[context]:
+            advice = missing_end((directive.name, *directive.words[:at]))
+            return f"goes on with {shown_directive(directive.words[at])} on another line{advice}"
+    return ""
+
+
 def _has_its_form(directive: Directive, fate: Fate, context: Context, findings: Findings) -> bool:
     name, count = directive.name, len(directive.words)
     at_least, at_most = fate.words
@@ -269,8 +282,12 @@ def _has_its_form(directive: Directive, fate: Fate, context: Context, findings: 
         findings.fault(directive, f"expected {wanted}")
         return False
     if not at_least <= count <= at_most:
+        at = directive.breaks[0] if directive.breaks and count > at_most else 0
+        advice = missing_end((name, *directive.words[:at])) if at else ""
         wanted = str(at_least) if at_least == at_most else f"{at_least} to {at_most if at_most < _MANY else 'more'}"
-        findings.fault(directive, f"expected {wanted} word{'' if wanted == '1' else 's'} behind it, got {count}")
+        findings.fault(
+            directive, f"expected {wanted} word{'' if wanted == '1' else 's'} behind it, got {count}{advice}"
+        )
         return False
     return True
 
