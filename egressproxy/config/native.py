@@ -161,6 +161,8 @@ def not_text(content: bytes, source: int) -> Fault | None:
             return Fault(_mark_at(content, error.start, source), (), f"expected text in UTF-8, got {got}")
     if zero >= 0:
         return Fault(_mark_at(content, zero, source), (), "expected text, got a NUL byte")
+    if b"\r" in content and b"\n" not in content:
+        return Fault(mark(source, 1), (), "lines end with a carriage return (CR) alone; save the file with LF or CRLF")
     return None
 
 
