@@ -11,13 +11,13 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from egressproxy.config.adapters.nginx.syntax import missing_end
+from egressproxy.config.adapters.nginx.syntax import Directive, missing_end
 from egressproxy.config.faults import shown_directive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from egressproxy.config.adapters.nginx.syntax import Directive, Findings
+    from egressproxy.config.adapters.nginx.syntax import Findings
 
 Context = Literal["main", "events", "stream", "server", "upstream"]
 
@@ -240,12 +240,9 @@ def sort_out(block: Iterable[Directive], context: Context, findings: Findings) -
     """Those of a block that are to be translated; what becomes of all others is told."""
     table = TABLES[context]
     found = Block()
-    for directive in block:
+    for directive in (part for whole in block for part in _parted(whole, context, findings)):
         fate = table.get(directive.name)
-        swallowed = _swallowed(directive, context)
-        if swallowed:
-            findings.fault(directive, swallowed)
-        elif fate is None:
+        if fate is None:
             _tell_unknown(directive, context, findings)
         elif len(directive.words) == 1 and directive.words[0] in fate.harmless:
             pass
@@ -265,13 +262,19 @@ def sort_out(block: Iterable[Directive], context: Context, findings: Findings) -
     return found
 
 
-def _swallowed(directive: Directive, context: Context) -> str:
-    """What is wrong where a line within a directive begins as the next one would, whatever becomes of the directive."""
-    for at in directive.breaks:
-        if directive.words[at] in TABLES[context]:
-            advice = missing_end((directive.name, *directive.words[:at]))
-            return f"goes on with {shown_directive(directive.words[at])} on another line{advice}"
-    return ""
+def _parted(directive: Directive, context: Context, findings: Findings) -> Iterator[Directive]:
+    """The directive; where a line within it begins as another one would, which is a fault, those that were meant."""
+    cuts = [at for at in directive.breaks if directive.words[at] in TABLES[context]]
+    if not cuts:
+        yield directive
+        return
+    advice = missing_end((directive.name, *directive.words[: cuts[0]]))
+    findings.fault(directive, f"goes on with {shown_directive(directive.words[cuts[0]])} on another line{advice}")
+    words = (directive.name, *directive.words)
+    starts, ends = (0, *(at + 1 for at in cuts)), (*(at + 1 for at in cuts), len(words))
+    for start, end in zip(starts, ends, strict=True):
+        block = directive.block if end == len(words) else None
+        yield Directive(words[start], words[start + 1 : end], directive.mark, block)
 
 
 def _has_its_form(directive: Directive, fate: Fate, context: Context, findings: Findings) -> bool:

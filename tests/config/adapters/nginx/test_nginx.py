@@ -376,6 +376,10 @@ def test_a_short_proxy_timeout_bounds_the_wait_behind_one_end():
             "3 resolver: expected the address of a name server, got 'resolve'; is a \";\" missing behind "
             "'10.0.0.2 valid=30s'?",
         ),
+        (  # which takes the server, too, and that it was there is known
+            "}\nresolver 10.0.0.2\nserver { listen 3; proxy_pass 127.0.0.1:1;",
+            "4 resolver: goes on with 'server' on another line; is a \";\" missing behind 'resolver 10.0.0.2'?",
+        ),
         ("resolver 10.0.0.2 ns.example;", "3 resolver: expected the address of a name server, got 'ns.example'"),
     ],
 )
@@ -424,3 +428,8 @@ def test_the_words_of_a_resolver_are_checked_where_they_stand(words, fault):
 def test_any_words_are_translated_or_refused(words):
     found = adapted(nginx.translate, "stream { " + " ".join(words))
     assert found.data is not None or found.faults
+
+
+def test_a_file_of_nothing_but_missing_ends_is_read_in_no_time():
+    _, faults, _ = shared("allow 10.0.0.1\n" * 50_000 + ";")
+    assert faults[0].startswith("2 allow: goes on with 'allow' on another line")
