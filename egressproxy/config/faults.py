@@ -23,6 +23,8 @@ MAX_FAULTS = 1000
 _DIRECTIVE = re.compile(r"[a-z][a-z0-9_]{1,60}|[A-Za-z]{1,40}")  # or a kind of object
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/\s]|\\\\")  # a blank: what an escape like \n in it comes to
+
 Way = tuple[str | int, ...]
 """Keys and list positions from the top of the configuration down to a setting."""
 
@@ -46,6 +48,11 @@ class Misplaced(ValueError):
     def __init__(self, *found: Finding) -> None:
         super().__init__("; ".join(message for _, message in found))
         self.found = found
+
+
+def is_windows_path(name: str) -> bool:
+    r"""Whether the name of a file begins as in Windows, `C:\` or `\\`: here it would be one in the configuration's folder."""
+    return _WINDOWS.match(name) is not None
 
 
 def shown(value: object, longest: int = _SHOWN_CHARACTERS) -> str:

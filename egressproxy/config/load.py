@@ -29,7 +29,7 @@ from egressproxy.config.adapters.adapter import Adapted, FileUnreadable, Source
 from egressproxy.config.adapters.istio import istio
 from egressproxy.config.adapters.nginx import nginx
 from egressproxy.config.adapters.squid import squid
-from egressproxy.config.faults import MAX_FAULTS, Fault, path_text, shown
+from egressproxy.config.faults import MAX_FAULTS, Fault, is_windows_path, path_text, shown
 from egressproxy.config.native import REFUSED, Places, compose, kind_of, mark, unmark
 from egressproxy.config.schema.config import Config, built_in
 from egressproxy.config.snapshot import Snapshot, is_whole_line_end, printable
@@ -418,7 +418,8 @@ def _holders(value: Any, steps: Sequence[str]) -> Iterator[tuple[Way, Any]]:
 
 def _make_absolute(data: dict[str, Any], folder: str) -> None:
     for _, _, holder, key in _file_settings(data):
-        holder[key] = os.path.join(folder, holder[key])
+        if not is_windows_path(holder[key]):
+            holder[key] = os.path.join(folder, holder[key])
 
 
 def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str, str]]:
@@ -428,6 +429,12 @@ def _missing_files(data: dict[str, Any]) -> Iterator[tuple[Way, str, str]]:
         folder = os.path.dirname(name)
         if "\0" in name:
             yield way, name, f"expected the name of a file, got {shown(name, _SHOWN_NAME)}"
+        elif is_windows_path(name):
+            yield (
+                way,
+                name,
+                f"expected a name like /var/log/access.log, got the Windows path {shown(name, _SHOWN_NAME)}",
+            )
         elif kind == "log":
             if not os.path.isdir(folder):
                 what = "does not exist: create it" if not os.path.lexists(folder) else "is not a folder: make it one"

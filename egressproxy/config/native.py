@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import yaml
 
 from egressproxy.config.faults import MAX_FAULTS, Fault, shown
+from egressproxy.config.yaml_errors import TEMPLATE, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,6 +161,8 @@ def not_text(content: bytes, source: int) -> Fault | None:
             return Fault(_mark_at(content, error.start, source), (), f"expected text in UTF-8, got {got}")
     if zero >= 0:
         return Fault(_mark_at(content, zero, source), (), "expected text, got a NUL byte")
+    if b"\r" in content and b"\n" not in content:
+        return Fault(mark(source, 1), (), "lines end with a carriage return (CR) alone; save the file with LF or CRLF")
     return None
 
 
@@ -231,6 +234,7 @@ class _Composer:
         self._anchors: dict[str, tuple[Any, Any, int]] = {}  # value, place, how many values it holds
         self._size = 0
         self._aliased = 0
+        self._opened = -1  # where the newest list or mapping begins, if it is a mapping
 
     def fault(self, place: int, message: str) -> None:
         """Note a fault at the place the composer has come to."""
@@ -300,9 +304,12 @@ class _Composer:
             raise _Stop
         frame.key = key
         if key in frame.keys:
-            self.fault(place, f"is written twice; the first is on line {unmark(frame.keys[key])[1]}")
+            self._tell_twice(frame, key, place)
         else:
             frame.keys[key] = place
+
+    def _tell_twice(self, frame: _Frame, key: str, place: int) -> None:
+        self.fault(place, f"is written twice; the first is on line {unmark(frame.keys[key])[1]}")
 
     def _plain(self, text: str, place: int) -> Any:
         """The meaning of an unquoted scalar that may be more than text."""
@@ -322,7 +329,10 @@ class _Composer:
         place = event.start_mark.line + self._first
         frame = self._stack[-1] if self._stack else None
         if frame is not None and frame.key is None and type(frame.data) is dict:
-            self.fault(place, f"expected a key, got {'a list' if type(data) is list else 'a mapping'}")
+            if event.start_mark.index == self._opened + 1 and not frame.keys:
+                self.fault(place, TEMPLATE)
+            else:
+                self.fault(place, f"expected a key, got {'a list' if type(data) is list else 'a mapping'}")
             raise _Stop
         if event.tag is not None and event.tag not in ("!", tag):
             self.fault(place, f"expected a plain value, got the tag {shown(event.tag)}; leave the tag out")
@@ -330,6 +340,7 @@ class _Composer:
             self.fault(place, f"expected at most {self._max_depth} lists and mappings inside each other")
             raise _Stop
         self._stack.append(_Frame(data, place, event.anchor, self._size))
+        self._opened = event.start_mark.index if type(data) is dict else -1
 
     def _close(self) -> None:
         frame = self._stack.pop()
@@ -395,13 +406,43 @@ class _DocumentsComposer(_Composer):
     def __init__(self, source: int, first_line: int) -> None:
         super().__init__(source, first_line)
         self.documents: list[Document] = []
+        self._twice: list[tuple[str, int, int]] = []  # keys of one object: the mark, and the line of the first
+
+    def read(self, loader: Any) -> None:
+        """Compose the documents. Raises _Stop and PyYAML's own errors."""
+        try:
+            super().read(loader)
+        finally:
+            self._tell_parting()
 
     def _begin(self, number: int, place: int) -> None:
         self.data = self.places = None
         self._anchors = {}
 
     def _end(self) -> None:
+        self._tell_parting()
         self.documents.append(Document(self.data, self.places))
+
+    def _tell_twice(self, frame: _Frame, key: str, place: int) -> None:
+        if len(self._stack) > 1:
+            super()._tell_twice(frame, key, place)
+        elif len(self._twice) < MAX_FAULTS:
+            self._twice.append((key, place, unmark(frame.keys[key])[1]))
+
+    def _tell_parting(self) -> None:
+        """What is written twice in one object. Where its kind and apiVersion are, the first such key begins another one."""
+        twice, self._twice = self._twice, []
+        words = {key for key, _, _ in twice}
+        parted = {"kind", "apiVersion"} <= words
+        for key, place, first in twice:
+            if not parted:
+                message = f"is written twice; the first is on line {first}"
+            elif key == twice[0][0]:
+                message = f"begins another object, the first is on line {first}; put --- on a line before it"
+            else:
+                continue
+            if len(self.faults) < MAX_FAULTS:
+                self.faults.append(Fault(place, (key,), message))
 
     def _plain(self, text: str, place: int) -> Any:
         if text in _WORDS:
@@ -484,31 +525,6 @@ def _unreadable(error: yaml.reader.ReaderError, content: bytes, source: int) -> 
 
 
 def _syntax(error: yaml.MarkedYAMLError, content: bytes, source: int) -> tuple[int, str]:
-    """Mark and words for what keeps a file from being YAML, with a guess at the cause."""
-    at = error.problem_mark or error.context_mark
-    start = error.context_mark or at
-    if at is None or start is None:
-        return mark(source, 1), f"not YAML: {error.problem}"
-    here, opened = mark(source, at.line + 1), mark(source, start.line + 1)
-    problem, context = str(error.problem), str(error.context)
-    lines = content.decode().splitlines() or [""]
-    text = lines[at.line] if at.line < len(lines) else ""
-    character = text[at.column : at.column + 1]
-    if "scanning an alias" in context:
-        return opened, 'a value that begins with * needs quotes, like "*.example.com"'
-    if "cannot start any token" in problem:
-        if character == "\t":
-            return here, "a tab cannot indent; use spaces"
-        return here, f"a value that begins with {shown(character)} needs quotes"
-    if "end of stream" in problem and "quoted scalar" in context:
-        return opened, "a quote is opened here and never closed"
-    if "'}'" in problem or "']'" in problem:
-        bracket = "[" if "']'" in problem else "{"
-        if at.line >= len(lines) or (at.line == len(lines) - 1 and at.column >= len(text)):
-            return opened, f"{bracket} is opened here and never closed"
-    if "::" in text:
-        return here, 'a value that begins or ends with :: needs quotes, like "::"'
-    if "mapping values are not allowed" in problem:
-        return here, "a second colon, or a line that is indented too far; quote a value that has a colon in it"
-    where = f" {context}" if error.context else ""
-    return here, f"not YAML{where}: {problem}"
+    """Mark and words for what keeps a file from being YAML."""
+    line, words = explain(error, content)
+    return mark(source, line), words

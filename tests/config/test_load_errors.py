@@ -71,7 +71,7 @@ TABLE = [
     (L + "allow: [@corp]\n", [":2: allow[0]: a value that begins with '@' needs quotes"]),
     (
         L + "outbound: a: b\n",
-        [":2: a second colon, or a line that is indented too far; quote a value that has a colon in it"],
+        [":2: a second colon; quote a value that has a colon in it"],
     ),
     (L + "? [a]\n: b\n", [":2: expected a key, got a list"]),
     (
@@ -632,6 +632,37 @@ def test_a_bad_file_is_refused_in_exactly_these_words(tmp_path: Path, content: s
     with pytest.raises(ConfigError) as caught:
         load([str(file)])
     assert [str(problem).removeprefix(str(file)) for problem in caught.value.problems] == said
+
+
+@pytest.mark.parametrize("name", [r"C:\logs\a.log", "d:/logs/a.log", r"\\host\share\a.log"])
+def test_a_windows_path_is_no_name_in_the_folder_of_the_configuration(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{L}access_log:\n- path: '{name}'\n")
+    with pytest.raises(ConfigError) as caught:
+        load([str(file)])
+    assert str(caught.value) == (
+        f"{file}:3: access_log[0].path: expected a name like /var/log/access.log, got the Windows path {name!a}"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# comment\rlisteners: [{protocol: http-proxy, port: 3128}]\r",
+        "http_port 3128\rhttp_access deny all\r",
+        "stream {\r# comment\rserver { listen 1; proxy_pass 127.0.0.1:1; }\r}\r",
+        "apiVersion: v1\rkind: Service\r",
+    ],
+)
+@pytest.mark.parametrize("forced", ["", "squid:", "nginx:", "istio:"])
+def test_lines_that_end_with_a_carriage_return_alone_are_told_as_such(
+    tmp_path: Path, content: str, forced: str
+) -> None:
+    file = tmp_path / "c.conf"
+    file.write_bytes(content.encode())
+    with pytest.raises(ConfigError) as caught:
+        load([f"{forced}{file}"])
+    assert f"{file}:1: lines end with a carriage return (CR) alone; save the file with LF or CRLF" in str(caught.value)
 
 
 def test_all_problems_of_all_files_are_told_at_once_in_file_order(tmp_path: Path) -> None:

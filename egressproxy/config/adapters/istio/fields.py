@@ -7,6 +7,7 @@ with nothing behind it is a fault: a match without its condition must not come t
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.faults import Fault, shown
@@ -24,6 +25,9 @@ _SNAKE = re.compile(r"(?<=[a-z0-9])_([a-z0-9])")
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s))+")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|s)")
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+_UNKNOWN = "no such field, or one that is not known here; it is refused rather than ignored"
+_LIKENESS = 0.75
 
 
 class Report:
@@ -111,7 +115,12 @@ class Fields:
             elif self.report.lenient and not secure:
                 self.note(name, "not known here, left out")
             else:
-                self.fault(name, "no such field, or one that is not known here; it is refused rather than ignored")
+                self.fault(name, f"{_UNKNOWN}{self._meant(field)}")
+
+    def _meant(self, field: str) -> str:
+        """What an unknown field may be a slip for, among those that were asked for and are not written."""
+        close = get_close_matches(field[:60], sorted(self._read - self._names.keys()), n=1, cutoff=_LIKENESS)
+        return f"; did you mean {close[0]}?" if close else ""
 
     def unread(self) -> list[str]:
         """The fields that nobody has asked for."""

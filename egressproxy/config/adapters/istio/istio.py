@@ -15,6 +15,7 @@ from egressproxy.config.adapters.istio import (
     destination_rule,
     emit,
     gateway,
+    kinds,
     kubernetes,
     objects,
     service_entry,
@@ -23,9 +24,11 @@ from egressproxy.config.adapters.istio import (
 )
 from egressproxy.config.adapters.istio.documents import things
 from egressproxy.config.adapters.istio.fields import Report
+from egressproxy.config.adapters.istio.kinds import ISTIO
 from egressproxy.config.adapters.istio.mesh import Mesh, Refusal, Secrets, exported
 from egressproxy.config.adapters.istio.objects import DEFAULT_NAMESPACE, VERSIONS, is_loopback
 from egressproxy.config.adapters.istio.routes import Routes
+from egressproxy.config.faults import shown
 from egressproxy.config.native import mark, unmark
 from egressproxy.hostport import parse_host_pattern
 
@@ -36,8 +39,6 @@ if TYPE_CHECKING:
     from egressproxy.config.adapters.istio.documents import Thing
     from egressproxy.config.adapters.istio.objects import Sidecar
     from egressproxy.config.faults import Fault, Way
-
-ISTIO = "networking.istio.io"
 
 _NO_MEANING = "has no meaning for a proxy outside the mesh"
 _KUSTOMIZE = "kustomize.config.k8s.io"
@@ -129,6 +130,8 @@ class _Objects:
             settings.operator(thing, self.settings)
         elif thing.kind == "Values":
             settings.values(thing.fields, self.settings)
+        elif not kinds.is_in_place(thing.group, thing.kind):
+            self._refuse_kind(thing)
         elif not self._is_core(thing):
             self.report.note(thing.fields.mark("kind"), thing.fields.way, _NO_MEANING)
 
@@ -155,7 +158,16 @@ class _Objects:
             case "WorkloadEntry" | "WorkloadGroup" | "ProxyConfig":
                 self.report.note(fields.mark("kind"), fields.way, _NO_MEANING)
             case _:
-                fields.fault("kind", "no such kind, or one that is not known here; it is refused rather than ignored")
+                self._refuse_kind(thing)
+
+    def _refuse_kind(self, thing: Thing) -> None:
+        """A kind that its API group does not have, as far as is known. Kubernetes would refuse it, too."""
+        advice = f"it is refused rather than ignored{kinds.meant(thing.group, thing.kind)}"
+        if kinds.is_istios(thing.kind):
+            api = thing.fields.text("apiVersion")
+            thing.fields.fault("apiVersion", f"{shown(api)} is not known to have a {thing.kind}; {advice}")
+        else:
+            thing.fields.fault("kind", f"no such kind, or one that is not known here; {advice}")
 
     def _is_core(self, thing: Thing) -> bool:
         """Take one of Kubernetes' own objects that has a meaning here."""

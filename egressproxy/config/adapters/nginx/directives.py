@@ -11,12 +11,13 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from egressproxy.config.adapters.nginx.syntax import Directive, missing_end
 from egressproxy.config.faults import shown_directive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from egressproxy.config.adapters.nginx.syntax import Directive, Findings
+    from egressproxy.config.adapters.nginx.syntax import Findings
 
 Context = Literal["main", "events", "stream", "server", "upstream"]
 
@@ -239,7 +240,7 @@ def sort_out(block: Iterable[Directive], context: Context, findings: Findings) -
     """Those of a block that are to be translated; what becomes of all others is told."""
     table = TABLES[context]
     found = Block()
-    for directive in block:
+    for directive in (part for whole in block for part in _parted(whole, context, findings)):
         fate = table.get(directive.name)
         if fate is None:
             _tell_unknown(directive, context, findings)
@@ -261,6 +262,21 @@ def sort_out(block: Iterable[Directive], context: Context, findings: Findings) -
     return found
 
 
+def _parted(directive: Directive, context: Context, findings: Findings) -> Iterator[Directive]:
+    """The directive; where a line within it begins as another one would, which is a fault, those that were meant."""
+    cuts = [at for at in directive.breaks if directive.words[at] in TABLES[context]]
+    if not cuts:
+        yield directive
+        return
+    advice = missing_end((directive.name, *directive.words[: cuts[0]]))
+    findings.fault(directive, f"goes on with {shown_directive(directive.words[cuts[0]])} on another line{advice}")
+    words = (directive.name, *directive.words)
+    starts, ends = (0, *(at + 1 for at in cuts)), (*(at + 1 for at in cuts), len(words))
+    for start, end in zip(starts, ends, strict=True):
+        block = directive.block if end == len(words) else None
+        yield Directive(words[start], words[start + 1 : end], directive.mark, block)
+
+
 def _has_its_form(directive: Directive, fate: Fate, context: Context, findings: Findings) -> bool:
     name, count = directive.name, len(directive.words)
     at_least, at_most = fate.words
@@ -269,8 +285,12 @@ def _has_its_form(directive: Directive, fate: Fate, context: Context, findings: 
         findings.fault(directive, f"expected {wanted}")
         return False
     if not at_least <= count <= at_most:
+        at = directive.breaks[0] if directive.breaks and count > at_most else 0
+        advice = missing_end((name, *directive.words[:at])) if at else ""
         wanted = str(at_least) if at_least == at_most else f"{at_least} to {at_most if at_most < _MANY else 'more'}"
-        findings.fault(directive, f"expected {wanted} word{'' if wanted == '1' else 's'} behind it, got {count}")
+        findings.fault(
+            directive, f"expected {wanted} word{'' if wanted == '1' else 's'} behind it, got {count}{advice}"
+        )
         return False
     return True
 

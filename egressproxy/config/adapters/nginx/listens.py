@@ -120,3 +120,10 @@ def _with_both_families(listens: list[Listen], findings: Findings) -> list[Liste
         else:
             kept[kept.index(twin)] = twin._replace(address=_ANY_IPV6, only_ipv6=False)
     return kept
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two sockets on one port and these addresses collide here: `::` takes IPv4 as well, `0.0.0.0` only that."""
+    if one == other or _ANY_IPV6 in (one, other):
+        return True
+    return _ANY_IPV4 in (one, other) and ":" not in one + other

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import is_windows_path, shown
 from egressproxy.config.templates import nginx_template
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ class LogFormats:
                     findings.fault(directive, f"expected escape=default, json or none, got {shown(escape)}")
                 elif escape != _ESCAPES[0]:
                     findings.note(directive, f"{escape} changes nothing here: what is absent is - and not empty")
-            self._templates[name] = At(directive.mark, "".join(words))
+            text = "".join(words)
             try:
-                nginx_template(self._templates[name].value)
+                nginx_template(text)
             except ValueError as error:
                 findings.fault(directive, str(error))
+                text = LOG_STREAM  # told here, and not for every log again
+            self._templates[name] = At(directive.mark, text)
 
     def native(self, logs: Sequence[Directive]) -> list[At]:
         """The native access logs for the `access_log` directives of one server."""
@@ -64,6 +66,8 @@ class LogFormats:
         path, *words = log.words
         if path.startswith("syslog:"):
             raise ValueError("lines are written to files and standard output, not to syslog")
+        if is_windows_path(path):
+            raise ValueError(f"expected a name like /var/log/nginx/access.log, got the Windows path {shown(path)}")
         if "$" in path:
             raise ValueError("expected the name of one file, got a name with variables")
         if not words or "=" in words[0]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.nginx.expressions import read_expression
+from egressproxy.config.adapters.nginx.syntax import missing_end
 from egressproxy.config.faults import shown
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def read_map(statement: Directive, findings: Findings) -> NameMap:
 
 def _take(line: Directive, reading: _Reading, findings: Findings) -> None:
     if len(line.words) != 1 or line.block is not None:
-        raise ValueError(f"expected a name and one value, got {len(line.words) + 1} words")
+        end = missing_end((line.name, *line.words[: line.breaks[0]])) if line.breaks and line.breaks[0] else ""
+        raise ValueError(f"expected a name and one value, got {len(line.words) + 1} words{end}")
     key, value = line.name, line.words[0]
     if key == "default":
         if reading.default is not None:

@@ -6,14 +6,21 @@ servers differ in one of them, both are named and the file is refused.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import Adapted, At, settle
 from egressproxy.config.adapters.nginx.destinations import Services
 from egressproxy.config.adapters.nginx.directives import sort_out
 from egressproxy.config.adapters.nginx.logs import LogFormats
-from egressproxy.config.adapters.nginx.servers import Native, Server, add_server, name_listeners
-from egressproxy.config.adapters.nginx.syntax import Directive, Findings, read
+from egressproxy.config.adapters.nginx.servers import (
+    Native,
+    Server,
+    add_server,
+    name_listeners,
+    refuse_shared_ports,
+)
+from egressproxy.config.adapters.nginx.syntax import Directive, Findings, missing_end, read
 from egressproxy.config.adapters.nginx.times import Setting, Value, share_times
 from egressproxy.config.adapters.nginx.values import seconds, size_bytes, switch
 from egressproxy.config.faults import Fault, shown
@@ -27,6 +34,9 @@ if TYPE_CHECKING:
 
 DNS_TRIES = 3
 """How often name servers are asked within `resolver_timeout`."""
+
+_NAME_SERVER = re.compile(r"[0-9.]+(?::[0-9]{1,5})?|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:\](?::[0-9]{1,5})?)?")
+"""What may be an address, rather than a name or a word that belongs elsewhere; the schema looks at it more closely."""
 
 _CONSTANT_KEYS = ("$server_addr", "$server_port")
 """Variables that are the same for all clients of a listener."""
@@ -63,6 +73,7 @@ def _whole(statements: Sequence[Directive], source: Source, findings: Findings) 
     ]
     if not servers:
         findings.fault(stream, "expected a server in it")
+    refuse_shared_ports(servers, findings)
     name_listeners(servers)
     timeouts = share_times([server for server in servers if server.listens], findings)
     native = Native()
@@ -218,9 +229,12 @@ def _resolver(server: Server) -> Value | None:
     if written is None:
         return None
     dns: dict[str, Any] = {"servers": []}
-    for word in written.words:
+    for at, word in enumerate(written.words):
         key, equals, value = word.partition("=")
         if not equals:
+            if not _NAME_SERVER.fullmatch(word):
+                end = missing_end(written.words[:at]) if at in written.breaks else ""
+                raise ValueError(f"expected the address of a name server, got {shown(word)}{end}")
             dns["servers"].append(word)
         elif key == "valid":
             dns |= {"min_ttl_s": seconds(value), "max_ttl_s": seconds(value)}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.nginx.destinations import Into, Nowhere, Through
-from egressproxy.config.adapters.nginx.listens import read_listens
+from egressproxy.config.adapters.nginx.listens import overlap, read_listens
 from egressproxy.config.adapters.nginx.maps import (
     SERVER_NAME,
     Entry,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from egressproxy.config.adapters.nginx.destinations import Destination, Services
     from egressproxy.config.adapters.nginx.directives import Block
+    from egressproxy.config.adapters.nginx.listens import Listen
     from egressproxy.config.adapters.nginx.syntax import Directive, Findings
 
     Leads = list[tuple[Entry, Destination]]
@@ -255,6 +256,31 @@ def name_listeners(servers: Sequence[Server]) -> None:
             for listen in server.listens
             for name in [default_name(server.protocol, listen.port)]
         ]
+
+
+def refuse_shared_ports(servers: Sequence[Server], findings: Findings) -> None:
+    """Tell of each `listen` whose port another one has, in the words of the file, and leave it out."""
+    taken: dict[int, list[Listen]] = {}
+    for server in servers:
+        kept = []
+        for listen in server.listens:
+            others = taken.setdefault(listen.port, [])
+            earlier = next((other for other in others if overlap(listen.address, other.address)), None)
+            if earlier is None:
+                others.append(listen)
+                kept.append(listen)
+                continue
+            where = findings.place(earlier.written, listen.written)
+            mine, its = _socket(listen), _socket(earlier)
+            if mine == its:
+                findings.fault(listen.written, f'duplicate "{mine}" address and port pair; the first is {where}')
+            else:
+                findings.fault(listen.written, f'"{mine}" overlaps with "{its}" {where}; no two may here')
+        server.listens = kept
+
+
+def _socket(listen: Listen) -> str:
+    return f"[{listen.address}]:{listen.port}" if ":" in listen.address else f"{listen.address}:{listen.port}"
 
 
 def _announcers(server: Server, findings: Findings) -> list[At]:

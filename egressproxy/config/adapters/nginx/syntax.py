@@ -16,7 +16,7 @@ from egressproxy.config.faults import MAX_FAULTS, STRANGE_CHARACTERS, Fault, sho
 from egressproxy.config.native import byte_order_mark, mark, not_text, unmark
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from egressproxy.config.adapters.adapter import Files, Source
 
@@ -39,15 +39,17 @@ MAX_BYTES = 64 * 1024 * 1024
 class Directive(NamedTuple):
     """One statement.
 
-    words  behind its name
-    mark   where its name stands
-    block  the statements in its braces; None: it ends with `;`
+    words   behind its name
+    mark    where its name stands
+    block   the statements in its braces; None: it ends with `;`
+    breaks  the positions of those words that begin a line
     """
 
     name: str
     words: tuple[str, ...]
     mark: int
     block: tuple[Directive, ...] | None
+    breaks: tuple[int, ...] = ()
 
 
 class Findings:
@@ -131,24 +133,27 @@ class _Reader:
         found: list[Directive] = []
         open_blocks: list[tuple[Directive, list[Directive]]] = []
         words: list[str] = []
-        first = line = 0
+        breaks: list[int] = []
+        first = line = last = 0
         for line, word, sign in _words(source):
             if word is not None:
-                first = first or line
+                if first and line > last:
+                    breaks.append(len(words) - 1)
+                first, last = first or line, line
                 words.append(word)
                 continue
             place = mark(source.number, line)
             if sign == "}":
                 if words or not open_blocks:
-                    raise _Broken(place, f'unexpected "}}"{_missing_end(words)}')
+                    raise _Broken(place, f'unexpected "}}"{missing_end(words)}')
                 opener, outer = open_blocks.pop()
                 outer.append(opener._replace(block=tuple(found)))
                 found = outer
                 continue
             if not words:
                 raise _Broken(place, f'unexpected "{sign}": no directive stands before it')
-            statement = Directive(words[0], tuple(words[1:]), mark(source.number, first), None)
-            words, first = [], 0
+            statement = Directive(words[0], tuple(words[1:]), mark(source.number, first), None, tuple(breaks))
+            words, breaks, first = [], [], 0
             if sign == "{":
                 if len(open_blocks) == MAX_DEPTH:
                     raise _Broken(place, f"expected at most {MAX_DEPTH} blocks in each other")
@@ -159,7 +164,7 @@ class _Reader:
             else:
                 found.append(statement)
         if words:
-            raise _Broken(mark(source.number, first), f"the file ends within this directive{_missing_end(words)}")
+            raise _Broken(mark(source.number, first), f"the file ends within this directive{missing_end(words)}")
         if open_blocks:
             opener = open_blocks[-1][0]
             raise _Broken(opener.mark, f'the block of {shown(opener.name)} is opened here and never closed with "}}"')
@@ -189,7 +194,8 @@ class _Reader:
         return found
 
 
-def _missing_end(words: list[str]) -> str:
+def missing_end(words: Sequence[str]) -> str:
+    """The end of a message about what goes on behind these words."""
     return f'; is a ";" missing behind {shown(" ".join(words[-2:]), STRANGE_CHARACTERS)}?' if words else ""
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HALF_CLOSED_S = 1
 """Seconds that a tunnel of which one side has ended may be quiet, where NGINX (`proxy_half_close off`) would end it at once and
-lose what the other side still has to say."""
+lose what the other side still has to say. Where `proxy_timeout` is less, that."""
 
 
 class Value(NamedTuple):
@@ -101,5 +101,6 @@ def _times(server: Server, findings: Findings) -> dict[str, At]:
     else:
         if "idle_s" in found:
             mark = (half_close or server.statement).mark
-            found["half_close_s"] = found["idle_s"] if goes_on else At(mark, HALF_CLOSED_S)
+            idle = found["idle_s"]
+            found["half_close_s"] = idle if goes_on or 0 < idle.value < HALF_CLOSED_S else At(mark, HALF_CLOSED_S)
     return found

@@ -88,3 +88,21 @@ def test_a_value_that_was_refused_in_reading_is_not_told_again() -> None:
     found = fields("field: !!binary x\n")
     assert found.text("field") is None
     assert told(found) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("host: [a]\n", "; did you mean hosts?"),
+        ("hots: [a]\n", "; did you mean hosts?"),
+        ("host: [a]\nhosts: [b]\n", ""),  # it is written, so that another one is meant
+        ("novelty: [a]\n", ""),
+    ],
+)
+def test_an_unknown_field_is_told_with_what_was_meant(text: str, advice: str) -> None:
+    found = fields(text)
+    found.words("hosts")
+    found.done()
+    ((_, name, message),) = told(found)
+    assert name == text.partition(":")[0]
+    assert message == f"no such field, or one that is not known here; it is refused rather than ignored{advice}"

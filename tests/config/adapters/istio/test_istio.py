@@ -63,11 +63,52 @@ def test_kinds_that_decide_who_may_go_where_are_refused(api: str, kind: str) -> 
         ("telemetry.istio.io/v1", "Telemetry"),
         ("networking.istio.io/v1", "WorkloadEntry"),
         ("serving.knative.dev/v1", "Service"),
+        ("networking.internal.knative.dev/v1alpha1", "Gateway"),
+        ("appmesh.k8s.aws/v1beta2", "VirtualService"),
+        ("policy.linkerd.io/v1alpha1", "AuthorizationPolicy"),
     ],
 )
 def test_kinds_without_meaning_here_are_noted_once(api: str, kind: str) -> None:
     found = meets(REGISTRY_ONLY, f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{a: [b]}}\n")
     assert (found.faults, found.notes) == ([], [f"9 {kind}.x: has no meaning for a proxy outside the mesh"])
+
+
+NET = "networking.istio.io/v1"
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "meant"),
+    [
+        ("networking.istio/v1", "Sidecar", NET),
+        ("networking.istio/v1", "ServiceEntry", NET),
+        ("network.istio.io/v1", "Gateway", NET),
+        ("v1", "VirtualService", NET),
+        ("security.istio.io/v1", "EnvoyFilter", "networking.istio.io/v1alpha3"),
+        ("security.istio/v1", "AuthorizationPolicy", "security.istio.io/v1"),
+        ("networking.istio.io/v1", "AuthorizationPolicy", "security.istio.io/v1"),
+        ("policy.linkerd.io/v1", "Sidecar", NET),
+    ],
+)
+def test_a_kind_of_istios_in_a_group_that_has_none_is_refused(api: str, kind: str, meant: str) -> None:
+    found = meets(f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n", lenient=True)
+    advice = f"it is refused rather than ignored; did you mean {meant}?"
+    assert found.faults == [f"1 {kind}.x.apiVersion: '{api}' is not known to have a {kind}; {advice}"]
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "meant"),
+    [
+        ("networking.istio.io/v1", "serviceEntry", "ServiceEntry"),
+        ("networking.istio.io/v1", "VirtualServices", "VirtualService"),
+        ("security.istio.io/v1", "AuthorisationPolicy", "AuthorizationPolicy"),
+        ("security.istio.io/v1", "sidecar", f"Sidecar of {NET}"),
+        ("networking.istio/v1", "sidecar", f"Sidecar of {NET}"),
+    ],
+)
+def test_a_kind_that_is_nearly_one_of_istios_is_refused_with_what_was_meant(api: str, kind: str, meant: str) -> None:
+    (fault,) = meets(f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n", lenient=True).faults
+    assert fault.startswith(f"2 {kind}.x.kind: no such kind, or one that is not known here; ")
+    assert fault.endswith(f"; did you mean {meant}?")
 
 
 # --- through load -------------------------------------------------------------------------------------------------
@@ -125,7 +166,7 @@ CANNOT: dict[str, str] = {
     "external-https-proxy/serviceentry-proxy.template.yaml": "9: ServiceEntry.proxy.spec.addresses[0]: expected an address",
     "external-https-proxy/variants/1.1-serviceentry-proxy.template.yaml": "9: ServiceEntry.proxy.spec.addresses[0]: expected",
     "wildcard-arbitrary-sni-proxy/deployment-patch-sni-proxy.yaml": "1: expected Kubernetes objects with apiVersion and kind",
-    "wildcard-direct/variants/1.1-malformed.yaml": "23: spec.tls[0]: not YAML while parsing a block mapping",
+    "wildcard-direct/variants/1.1-malformed.yaml": "23: spec.tls[0]: the indentation does not fit the lines above",
 }
 
 

@@ -26,6 +26,41 @@ def test_what_is_translated_is_found_by_name_in_file_order():
 
 
 @pytest.mark.parametrize(
+    ("context", "text", "fault"),
+    [
+        (
+            "server",
+            "proxy_timeout 5s\nproxy_pass a:1;",
+            "1 proxy_timeout: goes on with 'proxy_pass' on another line; is a \";\" missing behind 'proxy_timeout 5s'?",
+        ),
+        (  # which would be noted otherwise, and the refusal lost
+            "server",
+            "error_log /a.log\ndeny all;",
+            "1 error_log: goes on with 'deny' on another line; is a \";\" missing behind 'error_log /a.log'?",
+        ),
+        (
+            "stream",
+            "log_format l '$status'\nserver { listen 1; }",
+            "1 log_format: goes on with 'server' on another line; is a \";\" missing behind 'l $status'?",
+        ),
+        (
+            "server",
+            "proxy_timeout 5s\nproxy_timeuot 5s;",
+            "1 proxy_timeout: expected 1 word behind it, got 3; is a \";\" missing behind 'proxy_timeout 5s'?",
+        ),
+        ("server", "proxy_timeout 5s 6s;", "1 proxy_timeout: expected 1 word behind it, got 2"),
+    ],
+)
+def test_a_directive_without_its_end_is_told_where_it_stands(context, text, fault):
+    assert sorted_out(text, context)[1] == [fault]
+
+
+def test_a_directive_may_take_several_lines():
+    block, faults, _ = sorted_out("resolver 10.0.0.1\n  10.0.0.2\n  valid=30s;\nproxy_pass\n  a:1;")
+    assert (faults, block.one("resolver").words) == ([], ("10.0.0.1", "10.0.0.2", "valid=30s"))
+
+
+@pytest.mark.parametrize(
     ("context", "text"),
     [
         ("main", "user www-data;"),

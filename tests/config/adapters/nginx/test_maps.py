@@ -107,6 +107,10 @@ def test_without_hostnames_a_wildcard_is_a_name_that_nobody_has():
         ("hostnames; a one;\n.A two;", "3 .A: 'a' is written twice; the first is on line 2"),
         ("default a;\ndefault b;", "3 default: is written twice; the first is on line 2"),
         ("a b c;", "2 a: expected a name and one value, got 3 words"),
+        (
+            "a b\nc d;",
+            "2 a: expected a name and one value, got 4 words; is a \";\" missing behind 'a b'?",
+        ),
         ("a;", "2 a: expected a name and one value, got 1 words"),
         ("a {}", "2 a: expected a name and one value, got 1 words"),
         ("hostnames; * a;", "2 '*': expected a name, *.name, .name or name.*, got '*'"),

@@ -152,7 +152,7 @@ def test_the_end_of_the_workers_is_the_end_of_the_drain():
     ("stream", "fault"),
     [
         (
-            f"server {{ {SNI}\npreread_buffer_size 8k; }}\nserver {{ {SNI} }}",
+            f"server {{ {SNI}\npreread_buffer_size 8k; }}\nserver {{ listen 3; {SNI[10:]} }}",
             "4 server: preread_buffer_size is '16k' here and '8k' on line 3; this proxy has one for all servers",
         ),
         (
@@ -335,7 +335,56 @@ def test_two_servers_on_one_port_are_refused(tmp_path):
     path = write(
         tmp_path, f"stream {{\nserver {{ {TCP} }}\nserver {{ listen 127.0.0.1:1; proxy_pass 127.0.0.1:2; }} }}"
     )
-    assert problems(path) == [f"{path}:3: listeners[1].port: 127.0.0.1 port 1 is taken by listeners[0].port"]
+    assert problems(path) == [f'{path}:3: listen: "127.0.0.1:1" overlaps with "0.0.0.0:1" on line 2; no two may here']
+    path = write(tmp_path, f"stream {{\nserver {{ {TCP} }}\nserver {{ listen *:1; proxy_pass 127.0.0.1:2; }} }}")
+    assert problems(path) == [f'{path}:3: listen: duplicate "0.0.0.0:1" address and port pair; the first is on line 2']
+
+
+def test_one_server_that_listens_twice_is_refused(tmp_path):
+    path = write(tmp_path, f"stream {{\nserver {{ {TCP}\nlisten 1-2; listen [::1]:1; }} }}")
+    assert problems(path) == [f'{path}:3: listen: duplicate "0.0.0.0:1" address and port pair; the first is on line 2']
+
+
+def test_an_unknown_variable_in_a_log_is_told_once_at_its_line(tmp_path):
+    path = write(tmp_path, f"stream {{\nlog_format l $statsu;\naccess_log {tmp_path}/a l;\nserver {{ {TCP} }} }}")
+    assert problems(path) == [f"{path}:2: log_format: the variable '$statsu' is not known here; did you mean $status?"]
+
+
+def test_a_windows_path_of_a_log_is_refused(tmp_path):
+    for name in (r"C:\nginx\logs\access.log", "C:/nginx/logs/access.log", r"'\\\\host\share\a.log'"):
+        text = f"stream {{\nlog_format l $status;\naccess_log {name} l;\nserver {{ {TCP} }} }}"
+        (problem,) = problems(write(tmp_path, text))
+        assert problem.startswith(
+            f"{tmp_path}/nginx.conf:3: access_log: expected a name like /var/log/nginx/access.log"
+        )
+
+
+def test_a_short_proxy_timeout_bounds_the_wait_behind_one_end():
+    data, faults, _ = shared(f"server {{ {TCP} proxy_timeout 200ms; proxy_half_close off; }}")
+    assert (data["timeouts"]["half_close_s"], faults) == (0.2, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (
+            "resolver 10.0.0.2 valid=30s\nproxy_timeout 5s;",
+            "3 resolver: goes on with 'proxy_timeout' on another line; is a \";\" missing behind '10.0.0.2 valid=30s'?",
+        ),
+        (
+            "resolver 10.0.0.2\nvalid=30s\nresolve\n;",
+            "3 resolver: expected the address of a name server, got 'resolve'; is a \";\" missing behind "
+            "'10.0.0.2 valid=30s'?",
+        ),
+        (  # which takes the server, too, and that it was there is known
+            "}\nresolver 10.0.0.2\nserver { listen 3; proxy_pass 127.0.0.1:1;",
+            "4 resolver: goes on with 'server' on another line; is a \";\" missing behind 'resolver 10.0.0.2'?",
+        ),
+        ("resolver 10.0.0.2 ns.example;", "3 resolver: expected the address of a name server, got 'ns.example'"),
+    ],
+)
+def test_the_words_of_a_resolver_are_checked_where_they_stand(words, fault):
+    assert shared(f"server {{ {TCP}\n{words} }}")[1] == [fault]
 
 
 @given(
@@ -379,3 +428,8 @@ def test_two_servers_on_one_port_are_refused(tmp_path):
 def test_any_words_are_translated_or_refused(words):
     found = adapted(nginx.translate, "stream { " + " ".join(words))
     assert found.data is not None or found.faults
+
+
+def test_a_file_of_nothing_but_missing_ends_is_read_in_no_time():
+    _, faults, _ = shared("allow 10.0.0.1\n" * 50_000 + ";")
+    assert faults[0].startswith("2 allow: goes on with 'allow' on another line")
