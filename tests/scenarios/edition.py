@@ -4,6 +4,7 @@ The documents' own files, where they lie next to the repository; else ours in co
 other names. `EGRESSPROXY_SCENARIOS=own` asks for ours in any case.
 
 A file is known by its folder and by what its name begins with, which both editions share: `files("egress-control", "01")`.
+Variants are called by the documents' versions there and by what they say here: `variant` takes the documents' beginning.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Names(NamedTuple):
     proxy_address: str
 
 
-_PUBLISHED = Names(
+PUBLISHED_NAMES = Names(
     news="edition.cnn.com",
     echo="httpbin.org",
     search="www.google.com",
@@ -68,7 +69,7 @@ _PUBLISHED = Names(
     endpoints=("91.198.174.192", "198.35.26.96"),
     proxy_address="172.30.109.95",
 )
-_OWN = Names(
+OWN_NAMES = Names(
     news="news.example.com",
     echo="echo.example.com",
     search="search.example.com",
@@ -83,7 +84,7 @@ _OWN = Names(
     endpoints=("198.41.30.10", "198.41.30.11"),
     proxy_address="172.30.109.95",
 )
-NAMES = _PUBLISHED if IS_PUBLISHED else _OWN
+NAMES = PUBLISHED_NAMES if IS_PUBLISHED else OWN_NAMES
 
 
 def folder(scenario: str) -> Path:
@@ -108,20 +109,55 @@ def file(scenario: str, beginning: str) -> Path:
     return found[0]
 
 
-_OWN_BEGINNINGS = {"seed-003-": "http-on-443-", "seed-004-": "echo-"}
-"""Of variants that our edition calls otherwise."""
+OWN_VARIANTS = {
+    "egress-control": {"1.0": "with-route-02-"},
+    "egress-gateway-http": {
+        "seed-004-01": "echo-01-",
+        "seed-004-02": "echo-02-",
+        "seed-004-03": "echo-03-",
+    },
+    "egress-gateway-https": {
+        "1.1-02-mtls-enabled-tcp-route": "mesh-tls-02-",
+        "1.1-02-passthrough-snake-case": "old-spelling-02-",
+    },
+    "egress-gateway-tls-origination-mutual-file-mount": {"1.1-serviceentry": "named-endpoint-"},
+    "egress-gateway-tls-origination-simple": {
+        "1.1-02": "mesh-files-whole-host-02-",
+        "1.2-02": "mesh-files-02-",
+        "1.5-02": "plain-http-02-",
+        "seed-003-01": "http-on-443-01-",
+        "seed-003-02-gateway-destinationrule": "http-on-443-02-gateway-",
+        "seed-003-02-mtls": "http-on-443-02-mtls-",
+        "seed-003-03": "http-on-443-03-",
+    },
+    "egress-tls-origination": {
+        "1.1-01": "old-spelling-01-",
+        "1.1-02": "http-on-443-02-",
+        "1.3-02": "no-subset-02-",
+        "1.4-02": "whole-02-",
+        "1.8-01": "target-port-01-",
+        "1.8-02": "target-port-02-",
+    },
+    "wildcard-arbitrary-sni-proxy": {
+        "1.1-03-mtls-enabled": "old-filters-whole-host-03-",
+        "1.1-03-passthrough": "passthrough-old-spelling-03-",
+        "1.2-03-mtls-enabled": "old-filters-old-spelling-03-",
+        "1.5-03-mtls-enabled": "old-filters-03-",
+        "1.5-03-passthrough": "passthrough-03-",
+    },
+    "wildcard-direct": {"1.1-malformed": "malformed-", "1.2": "old-spelling-", "1.5": "with-route-"},
+    "wildcard-gateway-single-host": {
+        "1.1-01": "old-spelling-01-",
+        "1.1-02": "old-spelling-02-",
+        "1.5-01": "declared-tls-01-",
+    },
+}
+"""What the names of our variants begin with, by scenario and by what the documents' begin with."""
 
 
 def variant(scenario: str, beginning: str) -> Path:
-    """A file below `variants`; the test is skipped where this edition has none."""
-    if not IS_PUBLISHED:
-        for published, own in _OWN_BEGINNINGS.items():
-            beginning = beginning.replace(published, own)
-    found = sorted((folder(scenario) / "variants").glob(f"{beginning}*"))
-    if not found:
-        pytest.skip(f"no variant {beginning} of {scenario} among {FILES.name}")
-    assert len(found) == 1, [each.name for each in found]
-    return found[0]
+    """The one file below `variants` that the documents' edition knows by this beginning."""
+    return file(scenario, f"variants/{beginning if IS_PUBLISHED else OWN_VARIANTS[scenario][beginning]}")
 
 
 def mesh(mode: str) -> Path:
