@@ -565,7 +565,7 @@ def test_what_two_formats_say_otherwise_is_a_conflict_that_names_both_places(tmp
 def test_a_port_that_two_formats_take_is_told_with_the_place_of_the_second(tmp_path: Path) -> None:
     files = put(tmp_path, native=L.replace("3128", "3129"), squid=SQUID)
     (problem,) = [each for each in problems(files["native"], files["squid"]) if " is taken by " in each]
-    assert problem == f"{files['squid']}:1: listeners[1].port: 0.0.0.0 port 3129 is taken by listeners[0].port"
+    assert problem == f"{files['squid']}:1: listeners[1].port: :: port 3129 is taken by listeners[0].port"
 
 
 def test_a_prefix_forces_a_format_upon_each_file_of_a_folder(tmp_path: Path) -> None:

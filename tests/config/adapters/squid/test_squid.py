@@ -39,7 +39,7 @@ MANAGER = "^http://[^/]+/squid-internal-mgr/"
 def test_the_usual_file() -> None:
     bound = {"listeners": ["http-proxy:3128"]}
     assert native(SMALL) == {
-        "listeners": [{"protocol": "http-proxy", "port": 3128, "manager": True}],
+        "listeners": [{"protocol": "http-proxy", "address": "::", "port": 3128, "manager": True}],
         "rules": [
             {"name": "http_access-6", "action": "deny", **bound, "methods": ["CONNECT"], "none": [{"ports": [443]}]},
             {
