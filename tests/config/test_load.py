@@ -568,6 +568,15 @@ def test_a_port_that_two_formats_take_is_told_with_the_place_of_the_second(tmp_p
     assert problem == f"{files['squid']}:1: listeners[1].port: :: port 3129 is taken by listeners[0].port"
 
 
+def test_a_squid_conf_without_a_port_hears_what_to_write_in_it(tmp_path: Path) -> None:
+    files = put(tmp_path, squid=SQUID.replace("http_port 3129\n", ""), native="allow: [a.example]\n")
+    for given in ([files["squid"]], [files["native"], files["squid"]]):
+        assert problems(*given) == [
+            f"{given[0]}: listeners: is missing; expected a list of at least 1; for example "
+            "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}], or http_port 3128 in the squid.conf"
+        ]
+
+
 def test_a_prefix_forces_a_format_upon_each_file_of_a_folder(tmp_path: Path) -> None:
     put(
         tmp_path,
