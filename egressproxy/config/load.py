@@ -261,6 +261,10 @@ class _Reading:
         """Names of the files that match a shell pattern, in order."""
         return self._snapshot.matching(pattern)
 
+    def real_name(self, name: str) -> str:
+        """The one name of a file that may have several."""
+        return os.path.realpath(name)
+
     def may_write(self, name: str) -> bool:
         """Whether this user could append to a file of that name."""
         return os.access(name if os.path.lexists(name) else os.path.dirname(name), os.W_OK)

@@ -577,6 +577,18 @@ def test_a_squid_conf_without_a_port_hears_what_to_write_in_it(tmp_path: Path) -
         ]
 
 
+def test_a_squid_conf_that_includes_itself_hears_that_alone_whatever_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.conf").symlink_to("squid.conf")
+    for name in (f"{tmp_path}/squid.conf", "link.conf", f"../{tmp_path.name}/squid.conf"):
+        put(tmp_path, squid=f"{SQUID}include {name}\n")
+        (problem,) = problems("squid.conf")
+        assert problem.startswith("squid.conf:7: include: '")
+        assert problem.endswith("' is this very file, so it would have no end; leave it out")
+
+
 def test_a_prefix_forces_a_format_upon_each_file_of_a_folder(tmp_path: Path) -> None:
     put(
         tmp_path,

@@ -112,8 +112,12 @@ class Lexer:
         self.is_whole = True
         """False once a file could not be read, so that what seems to be missing may stand there."""
 
-    def statements(self, source: Source, depth: int = 0) -> Iterator[Statement]:
-        """All statements in order, those of included files in their place."""
+    def statements(self, source: Source, around: tuple[str, ...] = ()) -> Iterator[Statement]:
+        """All statements in order, those of included files in their place.
+
+        around  the files that include this one, from the outermost on
+        """
+        files = (*around, self._files.real_name(source.name))
         conditions: list[tuple[int, bool]] = []
         for statement in self._own_statements(source):
             if statement.name in ("if", "else", "endif"):
@@ -121,8 +125,8 @@ class Lexer:
             elif not all(holds for _, holds in conditions):
                 continue
             elif statement.name == "include":
-                for included in self._included_by(statement, depth):
-                    yield from self.statements(included, depth + 1)
+                for included in self._included_by(statement, files):
+                    yield from self.statements(included, files)
             else:
                 yield statement
         self._faults += [Fault(place, ("if",), "has no endif in this file") for place, _ in conditions]
@@ -186,11 +190,11 @@ class Lexer:
         self._faults.append(statement.fault(f"expected true, false or N = M, got {shown(text)}"))
         return False
 
-    def _included_by(self, statement: Statement, depth: int) -> Iterator[Source]:
+    def _included_by(self, statement: Statement, files: tuple[str, ...]) -> Iterator[Source]:
         patterns = [word.strip("\"'") for word in re.findall(r'"[^"]*"|[^ \t]+', statement.rest)]
         if not patterns:
             self._faults.append(statement.fault("expected the name of a file"))
-        if depth == MAX_DEPTH:
+        if len(files) > MAX_DEPTH:
             self._faults.append(statement.fault(f"expected files at most {MAX_DEPTH} deep in each other"))
             return
         for pattern in patterns:
@@ -202,6 +206,11 @@ class Lexer:
                 self.is_whole = False
                 self._faults.append(statement.fault(f"no file matches {shown(pattern)}"))
             for name in names:
+                real_name = self._files.real_name(name)
+                if real_name in files:
+                    what = "is this very file" if real_name == files[-1] else "includes this file in turn"
+                    self._faults.append(statement.fault(f"{shown(name)} {what}, so it would have no end; leave it out"))
+                    continue
                 self._included += 1
                 if self._included > MAX_INCLUDED:
                     self._faults.append(statement.fault(f"expected at most {MAX_INCLUDED} files in all"))

@@ -129,15 +129,29 @@ def test_what_is_malformed_is_told_with_its_place(
     assert [fault for fault in faults(text, files) if "there is none" not in fault] == expected
 
 
-def test_a_file_that_includes_itself_ends() -> None:
-    found = faults("include squid.conf\n")
-    assert found == [f"1: include: expected files at most {MAX_DEPTH} deep in each other"]
+@pytest.mark.parametrize("name", ["squid.conf", "/etc/squid/*.conf"])
+def test_a_file_that_includes_itself_hears_that_alone(name: str) -> None:
+    found = faults(f"http_port 3128\ninclude {name}\nhttp_access deny all\n")
+    (told,) = found
+    assert told.startswith("2: include: '/etc/squid/")
+    assert told.endswith("squid.conf' is this very file, so it would have no end; leave it out")
 
 
-def test_two_files_that_include_each_other_twice_end() -> None:
+def test_files_that_include_each_other_hear_where() -> None:
     text = "include a.conf b.conf\n"
-    found = faults(text, {"/etc/squid/a.conf": text, "/etc/squid/b.conf": text})
-    assert found[-1].endswith("expected at most 1000 files in all") or any("1000 files" in each for each in found)
+    found = faults(text, {"/etc/squid/a.conf": "include squid.conf\n", "/etc/squid/b.conf": text})
+    end = "so it would have no end; leave it out"
+    in_turn = f"/etc/squid/a.conf:1: include: '/etc/squid/squid.conf' includes this file in turn, {end}"
+    assert found == [in_turn, f"/etc/squid/b.conf:1: include: '/etc/squid/b.conf' is this very file, {end}", in_turn]
+
+
+def test_files_in_each_other_have_an_end_all_the_same() -> None:
+    files: dict[str, str | bytes] = {f"/etc/squid/{n}": f"include {n + 1}\n" for n in range(MAX_DEPTH + 5)}
+    last = f"/etc/squid/{MAX_DEPTH - 1}"
+    assert faults("include 0\n", files) == [f"{last}:1: include: expected files at most {MAX_DEPTH} deep in each other"]
+    pairs: dict[str, str | bytes] = {f"/etc/squid/{n}": f"include {n + 1} {n + 1}\n" for n in range(MAX_DEPTH)}
+    found = faults("include 0\n", {**pairs, f"/etc/squid/{MAX_DEPTH}": ""})
+    assert any(each.endswith("expected at most 1000 files in all") for each in found)
 
 
 def test_values_in_a_file_stand_one_on_a_line_with_comments() -> None:
