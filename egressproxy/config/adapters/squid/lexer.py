@@ -3,7 +3,7 @@
 Squid's own reader is the measure (`src/cache_cf.cc` and `src/ConfigParser.cc` of Squid 5): a line that begins with `#` is no
 line, even between a line and its continuation; `#` at the front of a word ends the statement; a backslash ends a line that
 goes on in the next; quotes mean something only around the name of a file. What two versions of Squid read in two ways is
-refused.
+refused. Comments may be in any encoding, and nothing else in another than UTF-8.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ _BLANK = re.compile(r"[ \t]+")
 _WORD = re.compile(
     r"[^ \t]+"
 )  # what else Unicode calls a blank, and a form feed, is a character like any other to Squid
+
+
+_STRANGE = re.compile("[\udc80-\udcff]")
+"""A byte that is no UTF-8, as `surrogateescape` keeps it."""
+_COMMENT = re.compile(r"(?:^|(?<!\\)[ \t])#")
+_WITHOUT_COMMENTS = frozenset({"if", "include", "logformat"})
+"""Directives to which a `#` is a character like any other."""
 
 
 class Statement(NamedTuple):
@@ -131,9 +138,26 @@ class Lexer:
                 yield statement
         self._faults += [Fault(place, ("if",), "has no endif in this file") for place, _ in conditions]
 
-    def _own_statements(self, source: Source) -> Iterator[Statement]:
+    def _own_statements(self, source: Source) -> list[Statement]:
+        """Those of one file. None where it is no text."""
+        lines = self._lines(source, MAX_LINE)
+        found = []
+        for statement in self._joined(source, lines):
+            kept = statement if statement.rest.isascii() else _without_strange_comment(statement)
+            if _STRANGE.search(f"{kept.name} {kept.rest}"):
+                strange = (
+                    number
+                    for number, line in enumerate(lines, 1)
+                    if number >= kept.line and _STRANGE.search(line) and line.lstrip(_BLANKS)[0] != "#"
+                )
+                self._refuse_as_no_text(mark(source.number, next(strange)), f"{kept.name} {kept.rest}")
+                return []
+            found.append(kept)
+        return found
+
+    def _joined(self, source: Source, lines: list[str]) -> Iterator[Statement]:
         text, first = "", 0
-        for number, raw in enumerate(self._lines(source, MAX_LINE), 1):
+        for number, raw in enumerate(lines, 1):
             line = raw.lstrip(_BLANKS)
             if line == "" or line[0] == "#":
                 continue
@@ -152,13 +176,16 @@ class Lexer:
             )
 
     def _lines(self, source: Source, longest: int) -> list[str]:
-        """Lines without their ends. None where the file is not text."""
-        fault = not_text(source.content, source.number) or byte_order_mark(source.content, source.number)
+        """Lines without their ends; bytes that are no UTF-8 are `_STRANGE`. None where the file cannot be text."""
+        has_zero = b"\0" in source.content
+        fault = byte_order_mark(source.content, source.number)
+        fault = not_text(source.content, source.number) if has_zero else fault
         if fault is not None:
             self._faults.append(fault)
             self.is_whole = False
             return []
-        lines = [line.partition("\r")[0] for line in source.content.decode().split("\n")]
+        text = source.content.decode(errors="surrogateescape")
+        lines = [line.partition("\r")[0] for line in text.split("\n")]
         for number, text in enumerate(lines, 1):
             if len(text) > longest:
                 message = f"expected at most {longest} characters in a line, got {len(text)}; Squid reads it as two"
@@ -166,6 +193,16 @@ class Lexer:
                 self.is_whole = False
                 return []
         return lines
+
+    def _refuse_as_no_text(self, place: int, text: str) -> None:
+        found = _STRANGE.search(text)
+        assert found is not None
+        message = (
+            f"expected text in UTF-8, got the byte 0x{found[0].encode(errors='surrogateescape').hex()}; where the file is in "
+            "Latin-1, convert it: iconv -f latin1 -t utf-8"
+        )
+        self._faults.append(Fault(place, (), message))
+        self.is_whole = False
 
     # --- if and include
 
@@ -251,11 +288,24 @@ class Lexer:
             break
         return found
 
-    def _values_in(self, source: Source) -> Iterator[Value]:
+    def _values_in(self, source: Source) -> list[Value]:
+        found = []
         for number, line in enumerate(self._lines(source, MAX_VALUE_LINE), 1):
             text = re.split(r"(?:^|[ \t]+)#", line.strip(_BLANKS), maxsplit=1)[0]
+            if not text.isascii() and _STRANGE.search(text):
+                self._refuse_as_no_text(mark(source.number, number), text)
+                return []
             if text:
-                yield Value(mark(source.number, number), text)
+                found.append(Value(mark(source.number, number), text))
+        return found
+
+
+def _without_strange_comment(statement: Statement) -> Statement:
+    """Without its comment where that is not all UTF-8."""
+    comment = None if statement.name in _WITHOUT_COMMENTS else _COMMENT.search(statement.rest)
+    if comment is None or not _STRANGE.search(statement.rest, comment.start()):
+        return statement
+    return statement._replace(rest=statement.rest[: comment.start()])
 
 
 def _statement(source: Source, line: int, text: str) -> Statement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.squid_conf import MAIN, Folder, conditions, faults, native
+from support.squid_conf import MAIN, Folder, adapted, conditions, faults, native
 
 from egressproxy.config.adapters.squid.lexer import MAX_DEPTH, MAX_LINE, Lexer, patterns_of, words_of
 
@@ -79,6 +79,9 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
     assert [rest for _, _, rest in found] == ["1", "2", "3", "4", "5"]
 
 
+LATIN = "expected text in UTF-8, got the byte 0xe9; where the file is in Latin-1, convert it: iconv -f latin1 -t utf-8"
+
+
 @pytest.mark.parametrize(
     ("text", "files", "expected"),
     [
@@ -89,7 +92,14 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
         ("else\n", {}, ["1: else: has no if before it in this file"]),
         ("via on\nif true\n", {}, ["2: if: has no endif in this file"]),
         ("if ${process_number}=1\nendif\n", {}, ["1: if: expected true, false or N = M, got '${process_number}=1'"]),
-        (b"via on\n# caf\xe9\n", {}, ["2: expected text in UTF-8, got the byte 0xe9"]),
+        (b"via on\n\nvia \\\n# \xe9\non\\\ncaf\xe9 # \xe8\n", {}, [f"6: {LATIN}"]),
+        (b"via\xe9 on\n", {}, [f"1: {LATIN}"]),
+        (b"http_port 3128 name=caf\xe9 # \xe8\nvia x\n", {}, [f"1: {LATIN}"]),
+        (b"acl a url_regex x\\ #\xe9\n", {}, [f"1: {LATIN}"]),
+        (b"logformat a %>a # \xe9\n", {}, [f"1: {LATIN}"]),
+        (b"include # \xe9\n", {}, [f"1: {LATIN}"]),
+        ('acl a dstdomain "f"\n', {"/etc/squid/f": b"a.example\ncaf\xe9.example\n"}, [f"/etc/squid/f:2: {LATIN}"]),
+        (b"via caf\xe9\n\0\n", {}, ["1: expected text in UTF-8, got the byte 0xe9"]),
         (
             b"\xef\xbb\xbfvia on\n",
             {},
@@ -158,6 +168,18 @@ def test_values_in_a_file_stand_one_on_a_line_with_comments() -> None:
     files: dict[str, str | bytes] = {"/etc/squid/sites": "# all of them\n a.example  # first\n\nb.example\r\n"}
     data = native('acl s dstdomain "sites"\nhttp_access allow s\n', files)
     assert data["rules"][0]["hosts"] == ["a.example", "b.example"]
+
+
+def test_comments_may_be_in_another_encoding() -> None:
+    text = (
+        b"# \xe9\n \t#\xe9\nhttp_port 3128 # \xe9\nvia on #\xe9 # \xe8\nacl s \\\n# \xe9\n dstdomain \\\n a.example # \xe9\n"
+        b'acl u url_regex b #\xe9\nacl t dstdomain "sites" # \xe9\nhttp_access allow t #\xe9\nhttp_access deny all\n'
+    )
+    files: dict[str, str | bytes] = {"/etc/squid/sites": b"# \xe9\nb.example # \xe9\n"}
+    assert faults(text, files) == []
+    data, _ = adapted(text, files)
+    assert data.data is not None
+    assert data.data["rules"][0]["hosts"] == ["b.example"]
 
 
 def test_an_expression_in_a_file_may_have_blanks() -> None:
