@@ -16,7 +16,7 @@ from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Is, Not,
 from egressproxy.config.adapters.squid.expressions import native_expression
 from egressproxy.config.adapters.squid.lexer import cut, patterns_of, words_of
 from egressproxy.config.adapters.squid.networks import networks
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import shown, shown_expression
 from egressproxy.hostport import parse_host_pattern, parse_port_range
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _domain(value: Value, _any_case: bool) -> Term:
 def _host_expression(value: Value, any_case: bool) -> Term:
     if re.search(r"\\[\[\]]|\[\^?\[(?![:.=])", value.text):
         raise ValueError(
-            f"{shown(value.text)} asks for a bracket, and IPv6 addresses have none here; write the address alone"
+            f"{shown_expression(value.text)} asks for a bracket, and IPv6 addresses have none here; write the address alone"
         )
     return _expression("hosts_matching", value, any_case)
 

@@ -177,7 +177,7 @@ def test_manager_by_its_old_type_is_noted() -> None:
         ("x dstdomain -i a.example", "the option '-i' is not known for this type here"),
         (
             "x dstdom_regex ^\\[",
-            "'^\\\\[' asks for a bracket, and IPv6 addresses have none here; write the address alone",
+            "'^\\[' asks for a bracket, and IPv6 addresses have none here; write the address alone",
         ),
         (
             "x url_regex -i (",
