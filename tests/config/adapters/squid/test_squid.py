@@ -150,6 +150,7 @@ def test_settings(line: str, expected: dict[str, Any]) -> None:
         ("http_access", "expected allow or deny and at least one ACL, got ''"),
         ("http_access allow", "expected allow or deny and at least one ACL, got 'allow'"),
         ("http_access permit all", "expected allow or deny and at least one ACL, got 'permit all'"),
+        ("http_access allow conect", "no ACL before this line is called 'conect'; did you mean 'CONNECT'?"),
         ("http_access allow nobody", "no ACL before this line is called 'nobody'"),
     ],
 )
