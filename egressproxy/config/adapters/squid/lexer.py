@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
-from egressproxy.config.faults import Fault, shown
+from egressproxy.config.faults import MAX_FAULTS, Fault, shown
 from egressproxy.config.native import byte_order_mark, mark, not_text
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _WORD = re.compile(
 _STRANGE = re.compile("[\udc80-\udcff]")
 """A byte that is no UTF-8, as `surrogateescape` keeps it."""
 _COMMENT = re.compile(r"(?:^|(?<!\\)[ \t])#")
+_BACKSLASH_AND_BLANK = re.compile(r"\\[ \t]+$")
+_BLANK_BEHIND = "has a blank behind the backslash at the end of the line, so the line ends there; leave the blank out"
 _WITHOUT_COMMENTS = frozenset({"if", "include", "logformat"})
 """Directives to which a `#` is a character like any other."""
 
@@ -138,42 +140,23 @@ class Lexer:
                 yield statement
         self._faults += [Fault(place, ("if",), "has no endif in this file") for place, _ in conditions]
 
-    def _own_statements(self, source: Source) -> list[Statement]:
-        """Those of one file. None where it is no text."""
+    def _own_statements(self, source: Source) -> Iterator[Statement]:
+        """Those of one file, less comments that are no UTF-8. None where anything else is none."""
         lines = self._lines(source, MAX_LINE)
-        found = []
-        for statement in self._joined(source, lines):
-            kept = statement if statement.rest.isascii() else _without_strange_comment(statement)
-            if _STRANGE.search(f"{kept.name} {kept.rest}"):
-                strange = (
+        if source.content.isascii() or not any(map(_STRANGE.search, lines)):
+            yield from _joined(source, lines, self._faults)
+            return
+        for statement in map(_without_strange_comment, _joined(source, lines, [])):
+            text = f"{statement.name} {statement.rest}"
+            if _STRANGE.search(text):
+                numbers = (
                     number
                     for number, line in enumerate(lines, 1)
-                    if number >= kept.line and _STRANGE.search(line) and line.lstrip(_BLANKS)[0] != "#"
+                    if number >= statement.line and _STRANGE.search(line) and line.lstrip(_BLANKS)[0] != "#"
                 )
-                self._refuse_as_no_text(mark(source.number, next(strange)), f"{kept.name} {kept.rest}")
-                return []
-            found.append(kept)
-        return found
-
-    def _joined(self, source: Source, lines: list[str]) -> Iterator[Statement]:
-        text, first = "", 0
-        for number, raw in enumerate(lines, 1):
-            line = raw.lstrip(_BLANKS)
-            if line == "" or line[0] == "#":
-                continue
-            first = first if text else number
-            text += line
-            if text[-1] == "\\":
-                text = text[:-1]
-                continue
-            yield _statement(source, first, text)
-            text = ""
-        if text:
-            self._faults.append(
-                Fault(
-                    mark(source.number, first), (), "goes on in a next line that never comes; leave out the backslash"
-                )
-            )
+                self._refuse_as_no_text(mark(source.number, next(numbers)), text)
+                return
+        yield from map(_without_strange_comment, _joined(source, lines, self._faults))
 
     def _lines(self, source: Source, longest: int) -> list[str]:
         """Lines without their ends; bytes that are no UTF-8 are `_STRANGE`. None where the file cannot be text."""
@@ -258,11 +241,11 @@ class Lexer:
                 else:
                     self.is_whole = False
 
-    def _read(self, name: str, statement: Statement) -> Source | None:
+    def _read(self, name: str, statement: Statement, advice: str = "") -> Source | None:
         try:
             return self._files.read(name)
         except FileUnreadable as error:
-            self._faults.append(statement.fault(f"{shown(name)} {error}"))
+            self._faults.append(statement.fault(f"{shown(name)} {error}{advice}"))
             return None
 
     # --- values
@@ -274,7 +257,13 @@ class Lexer:
             if word[0] not in "\"'":
                 found.append(Value(statement.mark, word))
                 continue
-            name = re.split("[\"']", word[1:], maxsplit=1)[0]
+            name, *closed = re.split("[\"']", word[1:], maxsplit=1)
+            if name == "":
+                what = (
+                    "has two quotes with nothing in them" if closed else "has a quote that is opened and never closed"
+                )
+                self._faults.append(statement.fault(f"{what}; expected the name of a file in quotes"))
+                break
             if index + 1 < len(words):
                 self._faults.append(
                     statement.fault(
@@ -282,7 +271,8 @@ class Lexer:
                         "before; give them a line of their own"
                     )
                 )
-            source = self._read(_beside(statement.source, name), statement)
+            advice = "" if closed else "; the quote before it is never closed"
+            source = self._read(_beside(statement.source, name), statement, advice)
             if source is not None:
                 found += self._values_in(source)
             break
@@ -298,6 +288,32 @@ class Lexer:
             if text:
                 found.append(Value(mark(source.number, number), text))
         return found
+
+
+def _joined(source: Source, lines: list[str], faults: list[Fault]) -> Iterator[Statement]:
+    """Statements, each made of the lines that it goes on in."""
+    text, first = "", 0
+    for number, raw in enumerate(lines, 1):
+        line = raw.lstrip(_BLANKS)
+        if line == "" or line[0] == "#":
+            continue
+        first = first if text else number
+        text += line
+        if _BACKSLASH_AND_BLANK.search(line) and not _COMMENT.search(line) and len(faults) < MAX_FAULTS:
+            faults.append(Fault(mark(source.number, number), (cut(text, 2)[0],), _BLANK_BEHIND))
+            goes_on = lines[number : number + 1] and lines[number][:1] in (" ", "\t")  # as it was meant
+            text = text.rstrip(_BLANKS)
+            text = text if goes_on else f"{text[:-1]} "
+        if text[-1] == "\\":
+            text = text[:-1]
+            continue
+        if text != " ":
+            yield _statement(source, first, text)
+        text = ""
+    if text:
+        faults.append(
+            Fault(mark(source.number, first), (), "goes on in a next line that never comes; leave out the backslash")
+        )
 
 
 def _without_strange_comment(statement: Statement) -> Statement:

@@ -79,6 +79,8 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
     assert [rest for _, _, rest in found] == ["1", "2", "3", "4", "5"]
 
 
+EXPECTED = "expected the name of a file in quotes"
+BLANK = "has a blank behind the backslash at the end of the line, so the line ends there; leave the blank out"
 LATIN = "expected text in UTF-8, got the byte 0xe9; where the file is in Latin-1, convert it: iconv -f latin1 -t utf-8"
 
 
@@ -111,6 +113,26 @@ LATIN = "expected text in UTF-8, got the byte 0xe9; where the file is in Latin-1
             "via on\n#" + "x" * MAX_LINE + "\n",
             {},
             [f"2: expected at most {MAX_LINE} characters in a line, got {MAX_LINE + 1}; Squid reads it as two"],
+        ),
+        (
+            "acl a dstdomain .example.com \\ \n .example.org\nvia x\n",
+            {},
+            [f"1: acl: {BLANK}", "3: via: expected on or off, got 'x'"],
+        ),
+        ("acl a dstdomain .example.com \\\n .example.org\\\t \nhttp_access allow a\n", {}, [f"2: acl: {BLANK}"]),
+        ("acl a dstdomain .example.com # \\ \nvia x\n", {}, ["2: via: expected on or off, got 'x'"]),
+        ("acl a url_regex a \\ \n b\n", {}, [f"1: acl: {BLANK}"]),
+        ("acl a url_regex a\\ \nvia x\n", {}, [f"1: acl: {BLANK}", "2: via: expected on or off, got 'x'"]),
+        ("\\ \nvia on\n", {}, [f"1: \\: {BLANK}"]),
+        ("via on \\ ", {}, [f"1: via: {BLANK}"]),
+        ('acl a dstdomain "\n', {}, [f"1: acl: has a quote that is opened and never closed; {EXPECTED}"]),
+        ('acl a dstdomain ""\n', {}, [f"1: acl: has two quotes with nothing in them; {EXPECTED}"]),
+        (
+            'acl a dstdomain "no\n',
+            {},
+            [
+                "1: acl: '/etc/squid/no' cannot be read: No such file or directory; the quote before it is never closed",
+            ],
         ),
         (
             "include a.conf\n",
@@ -180,6 +202,11 @@ def test_comments_may_be_in_another_encoding() -> None:
     data, _ = adapted(text, files)
     assert data.data is not None
     assert data.data["rules"][0]["hosts"] == ["b.example"]
+
+
+def test_a_quote_that_is_never_closed_is_enough_as_in_squid() -> None:
+    data = native('acl s dstdomain "sites\nhttp_access allow s\n', {"/etc/squid/sites": "a.example\n"})
+    assert data["rules"][0]["hosts"] == ["a.example"]
 
 
 def test_an_expression_in_a_file_may_have_blanks() -> None:
