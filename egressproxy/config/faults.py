@@ -70,6 +70,11 @@ def shown(value: object, longest: int = _SHOWN_CHARACTERS) -> str:
     return ascii(value)
 
 
+def shown_expression(text: str) -> str:
+    """A regular expression, or a piece of one, as `shown` has it, but each backslash once, as it stands in the file."""
+    return shown(text).replace("\\\\", "\\")
+
+
 def shown_directive(word: str) -> str:
     """What stands in the place of a directive, quoted and escaped; where it looks like none, little of it."""
     return shown(word, _SHOWN_CHARACTERS if _DIRECTIVE.fullmatch(word) else STRANGE_CHARACTERS)

@@ -144,6 +144,7 @@ class _Reading:
         self._snapshot = snapshot
         self._lenient = lenient
         self._istio: list[Source] = []
+        self._has_squid = False
         self.faults: list[Fault] = []
         self.notes: list[Fault] = []
         self.opened: list[str] = []
@@ -209,6 +210,7 @@ class _Reading:
             case "istio":
                 self._istio.append(source)
             case "squid":
+                self._has_squid = True
                 self._take_adapted(squid.translate(source, self, lenient=self._lenient, taken=self._rule_names()), path)
             case "nginx":
                 self._take_adapted(nginx.translate(source, self, lenient=self._lenient), path)
@@ -259,6 +261,10 @@ class _Reading:
         """Names of the files that match a shell pattern, in order."""
         return self._snapshot.matching(pattern)
 
+    def real_name(self, name: str) -> str:
+        """The one name of a file that may have several."""
+        return os.path.realpath(name)
+
     def may_write(self, name: str) -> bool:
         """Whether this user could append to a file of that name."""
         return os.access(name if os.path.lexists(name) else os.path.dirname(name), os.W_OK)
@@ -302,6 +308,8 @@ class _Reading:
             config = Config.model_validate(self._data)
         except ValidationError as error:
             for fault in faults_of(error, self._places):
+                if fault.path == ("listeners",) and "listeners" not in self._data and self._has_squid:
+                    fault = fault._replace(message=f"{fault.message}, or http_port 3128 in the squid.conf")
                 # What is missing may stand in the file that could not be read.
                 if self._whole or len(fault.path) != 1 or fault.path[0] in self._data:
                     self.faults.append(fault)

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from egressproxy.config.faults import MAX_FAULTS, Misplaced, shown
+from egressproxy.config.faults import MAX_FAULTS, Misplaced, shown, shown_expression
 from egressproxy.config.templates import LANGUAGES
 from egressproxy.errors import MalformedTarget
 from egressproxy.hostport import (
@@ -147,7 +147,7 @@ def _parse_regex(value: object) -> str:
     try:
         compile_expression(value)
     except ValueError as error:
-        raise ValueError(f"expected a regular expression of RE2, got {shown(value)}: {error}") from None
+        raise ValueError(f"expected a regular expression of RE2, got {shown_expression(value)}: {error}") from None
     return value
 
 

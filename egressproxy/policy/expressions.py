@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import re2
 
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import shown_expression
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -48,4 +48,4 @@ def compile_expression(text: str) -> Expression:
     except re2.error as error:
         what = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
         problem, colon, piece = what.partition(": ")  # RE2 repeats the piece as it is, and all of it
-        raise ValueError(f"{problem}{colon}{shown(piece) if colon else ''}") from None
+        raise ValueError(f"{problem}{colon}{shown_expression(piece) if colon else ''}") from None

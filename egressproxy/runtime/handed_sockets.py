@@ -15,7 +15,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Literal
 
-from egressproxy.runtime.sockets import BindError, prepare, takes_any_address
+from egressproxy.runtime.sockets import BindError, bound_address, prepare, takes_any_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection, MutableMapping
@@ -68,6 +68,7 @@ class HandedSockets:
 
         Raises BindError where the manager made it in another way than the listener needs. Then it is not taken.
         """
+        place = _bound(place)
         sock = self._waiting.get(place)
         if sock is None:
             return None
@@ -83,7 +84,7 @@ class HandedSockets:
 
     def require_all_in(self, wanted: Collection[tuple[str, int]]) -> None:
         """Raise BindError if one was handed over for none of these places."""
-        for place in sorted(self.places.difference(wanted)):
+        for place in sorted(self.places.difference(map(_bound, wanted))):
             raise BindError(
                 f"{_handed(place)} has no listener: its clients would wait in vain; expected one of "
                 f"{', '.join(_shown(each) for each in sorted(wanted))}: change the socket unit, or the configuration"
@@ -111,6 +112,11 @@ def _adopted(number: int) -> socket.socket:
     raise BindError(
         f"descriptor {number} was handed over and does not listen for TCP: expected ListenStream=ADDRESS:PORT"
     )
+
+
+def _bound(place: tuple[str, int]) -> tuple[str, int]:
+    """Where the manager's socket for a listener is: for `::` it makes one of IPv4 where the kernel has nothing else."""
+    return bound_address(place[0]), place[1]
 
 
 def _handed(place: tuple[str, int]) -> str:

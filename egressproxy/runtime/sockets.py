@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import resource
 import socket
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from egressproxy.runtime.routes import ends_on_this_host
+
+logger = logging.getLogger("egressproxy")
 
 BACKLOG = 4096
 """Clients that may wait in the kernel's queue; net.core.somaxconn caps it (4096 on today's kernels)."""
@@ -30,13 +33,25 @@ _IPV6_TRANSPARENT = 75  # linux/in6.h
 def listen(
     address: str, port: int, *, client_speaks_first: bool, transparent: Literal["redirect", "tproxy"] | None = None
 ) -> socket.socket:
-    """A listening, non-blocking socket; the caller closes it. `::` takes IPv4 clients too. Raises BindError.
+    """A listening, non-blocking socket; the caller closes it. `::` takes IPv4 clients too, and where the kernel has no IPv6
+    only those. Raises BindError.
 
     With `tproxy` it takes connections to any address that the kernel hands it, which needs CAP_NET_ADMIN. `redirect` needs
     nothing. Accepted sockets inherit TCP_NODELAY on Linux, which saves a system call for each client.
     """
+    written, address = address, bound_address(address)
+    if address != written:
+        logger.warning(
+            "this kernel has no IPv6: port %d is listened on at %s instead of %s, for IPv4 clients",
+            port,
+            address,
+            written,
+        )
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise BindError(f"cannot listen on {address} port {port}: {_advice(error, transparent)}") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -50,6 +65,18 @@ def listen(
         sock.close()
         raise BindError(f"cannot listen on {address} port {port}: {_advice(error, transparent)}") from error
     return sock
+
+
+def bound_address(address: str) -> str:
+    """Where a listener with this address is bound: `0.0.0.0` for `::` where the kernel has no IPv6, as Squid and systemd do."""
+    if address != "::":
+        return address
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return "0.0.0.0"  # noqa: S104 - `::` is as wide
+    return address
 
 
 def prepare(sock: socket.socket, *, client_speaks_first: bool) -> None:
@@ -89,6 +116,8 @@ def _advice(error: OSError, transparent: str | None) -> str:
             return f"{cause}; transparent: tproxy needs root or the capability CAP_NET_ADMIN"
         case errno.ENOTSUP if transparent == "tproxy":
             return f"{cause}; transparent: tproxy works on Linux only"
+        case errno.EAFNOSUPPORT:
+            return f"{cause}; this kernel has no IPv6: choose an address of IPv4"
         case errno.EADDRNOTAVAIL:
             return f"{cause}; no interface of this host has that address"
         case _:

@@ -225,8 +225,8 @@ class Worker:
         self._tasks.start(coroutine, name)
 
     def _announce(self) -> None:
-        for (address, port), listener in self._listeners.items():
-            logger.info("%s listens on %s port %d", listener.entrance.label, address, port)
+        for listener in self._listeners.values():
+            logger.info("%s listens on %s port %d", listener.entrance.label, *listener.sock.getsockname()[:2])
         if self._admin is not None:
             logger.info("admin pages on http://%s/", Endpoint(*self._admin[0]))
 

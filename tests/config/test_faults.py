@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressproxy.config.faults import path_text, shown
+from egressproxy.config.faults import path_text, shown, shown_expression
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,12 @@ from egressproxy.config.faults import path_text, shown
 )
 def test_a_value_is_shown_in_the_words_of_the_file(value: object, expected: str) -> None:
     assert shown(value) == expected
+
+
+def test_an_expression_is_shown_as_it_stands_in_the_file() -> None:
+    assert shown_expression(r"^\\.gif\\") == r"'^\\.gif\\'"
+    assert shown_expression("a\n\x1b\\d'") == '"' + r"a\n\x1b\d'" + '"'
+    assert len(shown_expression("\\" * 50)) == 42
 
 
 def test_a_way_reads_as_it_would_be_typed() -> None:

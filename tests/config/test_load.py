@@ -565,7 +565,28 @@ def test_what_two_formats_say_otherwise_is_a_conflict_that_names_both_places(tmp
 def test_a_port_that_two_formats_take_is_told_with_the_place_of_the_second(tmp_path: Path) -> None:
     files = put(tmp_path, native=L.replace("3128", "3129"), squid=SQUID)
     (problem,) = [each for each in problems(files["native"], files["squid"]) if " is taken by " in each]
-    assert problem == f"{files['squid']}:1: listeners[1].port: 0.0.0.0 port 3129 is taken by listeners[0].port"
+    assert problem == f"{files['squid']}:1: listeners[1].port: :: port 3129 is taken by listeners[0].port"
+
+
+def test_a_squid_conf_without_a_port_hears_what_to_write_in_it(tmp_path: Path) -> None:
+    files = put(tmp_path, squid=SQUID.replace("http_port 3129\n", ""), native="allow: [a.example]\n")
+    for given in ([files["squid"]], [files["native"], files["squid"]]):
+        assert problems(*given) == [
+            f"{given[0]}: listeners: is missing; expected a list of at least 1; for example "
+            "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: 3128}], or http_port 3128 in the squid.conf"
+        ]
+
+
+def test_a_squid_conf_that_includes_itself_hears_that_alone_whatever_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.conf").symlink_to("squid.conf")
+    for name in (f"{tmp_path}/squid.conf", "link.conf", f"../{tmp_path.name}/squid.conf"):
+        put(tmp_path, squid=f"{SQUID}include {name}\n")
+        (problem,) = problems("squid.conf")
+        assert problem.startswith("squid.conf:7: include: '")
+        assert problem.endswith("' is this very file, so it would have no end; leave it out")
 
 
 def test_a_prefix_forces_a_format_upon_each_file_of_a_folder(tmp_path: Path) -> None:

@@ -307,3 +307,40 @@ def test_curl_has_the_same_with_both(site: Site, tmp_path: Path) -> None:
     assert squid == own
     assert [code for code, _ in own] == [0, 0, 56, 56]
     assert TITLE in own[0][1]
+
+
+BARE_PORT = """\
+http_port 3128
+http_port 3129 ipv4
+acl four src 127.0.0.1
+acl six src ::1
+http_access deny CONNECT six
+http_access deny !CONNECT four
+http_access allow localhost
+http_access deny all
+"""
+
+
+def test_a_port_without_an_address_takes_both_families_as_with_squid(site: Site, tmp_path: Path) -> None:
+    installed("curl")
+
+    def curl(proxy: str, *words: str) -> str:
+        options = ("-sS", "-k", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code} %{http_connect}")
+        done = site.host.run("curl", *options, "-x", proxy, "--noproxy", "", *words, folder=tmp_path, code=None)
+        return f"{done.code}: {done.out}"
+
+    seen = []
+    for kind in (RealSquid, Ours):
+        with kind(site, BARE_PORT, (3128, 3129)) as proxy:
+            got = [
+                curl(f"http://{address}:{port}", url)
+                for port in (3128, 3129)
+                for address in ("127.0.0.1", "[::1]")
+                for url in (f"https://{NAME}/", "http://www.site.test/page")
+            ]
+            proxy.line(6)
+            seen.append((got, proxy.clients))
+    squid, own = seen
+    assert squid == own
+    assert own[1] == ["127.0.0.1", "127.0.0.1", "::1", "::1", "127.0.0.1", "127.0.0.1"]
+    assert own[0][:4] == ["0: 200 200", "0: 403 000", "56: 000 403", "0: 200 000"]

@@ -149,12 +149,15 @@ def test_a_reload_cannot_leave_a_socket_behind(handed: Handed, manager: Manager,
     assert child.wait(WAIT_S) == 0
 
 
-def test_systemd_itself_can_start_it(tmp_path: Path, open_config: dict[str, Any], echo_origin: TcpOrigin) -> None:
+@pytest.mark.parametrize(("address", "listen"), [("127.0.0.1", "127.0.0.1:{}"), ("::", "{}")])
+def test_systemd_itself_can_start_it(
+    tmp_path: Path, open_config: dict[str, Any], echo_origin: TcpOrigin, address: str, listen: str
+) -> None:
     if shutil.which("systemd-socket-activate") is None:
         pytest.skip("systemd-socket-activate is not installed")
-    proxy = Proxy(tmp_path, open_config)
+    proxy = Proxy(tmp_path, {**open_config, "listeners": [{"protocol": "http-proxy", "address": address}]})
     command = [
-        *("systemd-socket-activate", "--listen", f"127.0.0.1:{proxy.port}"),
+        *("systemd-socket-activate", "--listen", listen.format(proxy.port)),
         *(sys.executable, "-m", "egressproxy", "run", "--no-watch", str(proxy.config_file)),
     ]
     with (tmp_path / "stderr").open("w") as words:

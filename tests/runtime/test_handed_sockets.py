@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.handing import Manager
+from support.no_ipv6 import PRELUDE, need_filters
 from support.peers import listening
 from support.waiting import WAIT_S
 
@@ -130,6 +131,26 @@ def test_a_socket_of_a_server_that_speaks_first_does_not_wait_for_its_client() -
         handed = HandedSockets([sock])
         assert handed.take(place_of(sock), client_speaks_first=False, transparent=None) is sock
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
+
+
+WITHOUT_IPV6 = f"""
+{PRELUDE}
+from egressproxy.runtime.handed_sockets import HandedSockets
+sock = socket.create_server(("0.0.0.0", 0))
+place = "::", sock.getsockname()[1]
+handed = HandedSockets([sock])
+handed.require_all_in([place])
+assert handed.take(place, client_speaks_first=True, transparent=None) is sock
+"""
+
+
+def test_where_the_kernel_has_no_ipv6_a_socket_of_all_ipv4_is_that_of_a_port_without_an_address() -> None:
+    need_filters()
+    subprocess.run([sys.executable, "-c", WITHOUT_IPV6], check=True, timeout=WAIT_S)
+    with listening(host="0.0.0.0") as sock:
+        port = place_of(sock)[1]
+        with pytest.raises(BindError, match=f"0.0.0.0 port {port} has no listener.*expected one of :: port {port}"):
+            HandedSockets([sock]).require_all_in([("::", port)])
 
 
 def test_what_nobody_took_is_closed() -> None:

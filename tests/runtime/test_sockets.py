@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.loops import until
+from support.namespaces import Namespace, need_namespaces
+from support.no_ipv6 import PRELUDE, need_filters
 from support.peers import listening
 
 from egressproxy.runtime.sockets import BindError, OwnPorts, is_local_address, listen, raise_descriptor_limit
@@ -60,6 +62,46 @@ def test_the_ipv6_wildcard_takes_both_families(free_port):
             with socket.create_connection((reach, free_port)):
                 accepted, _ = sock.accept()
                 accepted.close()
+
+
+def test_where_ipv6_is_switched_off_the_ipv6_wildcard_takes_ipv4(free_port):
+    need_namespaces()
+    with Namespace("host") as host:
+        host.set("ipv6/conf/all/disable_ipv6", 1)
+        with host.call(lambda: listen("::", free_port, client_speaks_first=False)) as sock:
+            assert sock.getsockname()[0] == "::"
+            with host.call(lambda: socket.create_connection(("127.0.0.1", free_port))):
+                accepted, _ = sock.accept()
+                accepted.close()
+
+
+WITHOUT_IPV6 = f"""
+{PRELUDE}
+import logging
+from egressproxy.runtime.sockets import BindError, bound_address, listen
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+for address in ("::", "0.0.0.0", "::1"):
+    try:
+        sock = listen(address, int(sys.argv[1]), client_speaks_first=False)
+    except BindError as error:
+        print(error)
+        continue
+    print(bound_address(address), sock.getsockname()[0])
+    socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    sock.accept()[0].close()
+    sock.close()
+"""
+
+
+def test_where_the_kernel_has_no_ipv6_the_ipv6_wildcard_is_that_of_ipv4_and_that_is_said_once(free_port):
+    need_filters()
+    assert in_child(WITHOUT_IPV6, str(free_port)) == [
+        f"this kernel has no IPv6: port {free_port} is listened on at 0.0.0.0 instead of ::, for IPv4 clients",
+        "0.0.0.0 0.0.0.0",
+        "0.0.0.0 0.0.0.0",
+        f"cannot listen on ::1 port {free_port}: Address family not supported by protocol; this kernel has no IPv6: choose "
+        "an address of IPv4",
+    ]
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux inherits socket options from the listener")

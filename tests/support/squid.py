@@ -207,11 +207,21 @@ class Running:
         shutil.rmtree(self._folder)
 
     @property
-    def lines(self) -> list[Line]:
+    def _logged(self) -> list[str]:
         """The log so far, without those of clients that asked nothing: that is how it is seen whether it listens."""
         file = self._folder / "access.log"
         text = file.read_text() if file.exists() else ""
-        return [_parsed(line) for line in text.splitlines() if "error:transaction-end-before-headers" not in line]
+        return [line for line in text.splitlines() if "error:transaction-end-before-headers" not in line]
+
+    @property
+    def lines(self) -> list[Line]:
+        """The log so far."""
+        return [_parsed(line) for line in self._logged]
+
+    @property
+    def clients(self) -> list[str]:
+        """Of each line."""
+        return [line.split()[2] for line in self._logged]
 
     def line(self, count: int) -> Line:
         """The last line, when there are that many."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import posixpath
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import FileUnreadable, Source
@@ -37,6 +38,10 @@ class Folder:
     def matching(self, pattern: str) -> list[str]:
         """As `Files` has it."""
         return sorted(fnmatch.filter(self._content, pattern))
+
+    def real_name(self, name: str) -> str:
+        """As `Files` has it."""
+        return posixpath.normpath(name)
 
     def may_write(self, name: str) -> bool:
         """As `Files` has it."""

@@ -53,6 +53,9 @@ class Files(Protocol):
     def matching(self, pattern: str) -> Sequence[str]:
         """Names of the files that match a shell pattern, in order."""
 
+    def real_name(self, name: str) -> str:
+        """The one name of a file that may have several, links and ways through folders followed."""
+
     def may_write(self, name: str) -> bool:
         """Whether this user could append to a file of that name; False where its folder does not exist."""
 

@@ -58,7 +58,7 @@ class Listener(Settings):
     name: Name | None = None
     """Word for logs and metrics. Default: the protocol and the port, as `http-proxy:3128`."""
     address: Address = "0.0.0.0"  # noqa: S104 - a proxy with written rules serves its network; the default without any configuration is loopback
-    """Address to listen on. `::` takes IPv4 as well."""
+    """Address to listen on. `::` takes IPv4 as well; where the kernel has no IPv6, IPv4 alone."""
     port: Port
     """TCP port."""
     tls: ListenerTls | None = None

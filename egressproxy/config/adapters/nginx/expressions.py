@@ -12,7 +12,7 @@ import re
 import string
 from typing import NamedTuple
 
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import shown_expression
 from egressproxy.policy.expressions import compile_expression
 
 _ESCAPE = r"\\(?:[dDwWsStnrf]|x[0-9A-Fa-f]{2}|[^A-Za-z0-9])"
@@ -58,7 +58,9 @@ def read_expression(key: str) -> Expression:
     written = key[1:].removeprefix("*")
     any_case = key.startswith("~*")
     if not written.isascii():
-        raise ValueError(f"expected ASCII characters in the expression {shown(written)}; names have no others")
+        raise ValueError(
+            f"expected ASCII characters in the expression {shown_expression(written)}; names have no others"
+        )
     flags = _FLAGS.match(written)
     at = 0 if flags is None else flags.end()
     if flags is not None:
@@ -69,8 +71,8 @@ def read_expression(key: str) -> Expression:
         piece = _PIECE.match(written, at)
         if piece is None:
             raise ValueError(
-                f"{shown(written[at : at + 12])} in the expression {shown(written)} may mean something else here; "
-                "write it with sets like [0-9a-f], groups and simple repetitions, and without looking ahead or back"
+                f"{shown_expression(written[at : at + 12])} in the expression {shown_expression(written)} may mean something "
+                "else here; write it with sets like [0-9a-f], groups and simple repetitions, and without looking ahead or back"
             )
         name = piece["name"] or piece["quoted"]
         pieces.append(f"(?P<{name}>" if name else piece[0])
@@ -82,7 +84,7 @@ def read_expression(key: str) -> Expression:
     try:
         compile_expression(found.native)
     except ValueError as error:
-        raise ValueError(f"expected a regular expression, got {shown(key)}: {error}") from None
+        raise ValueError(f"expected a regular expression, got {shown_expression(key)}: {error}") from None
     return found
 
 

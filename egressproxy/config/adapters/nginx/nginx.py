@@ -72,7 +72,7 @@ def _whole(statements: Sequence[Directive], source: Source, findings: Findings) 
         for statement in outer.all("server")
     ]
     if not servers:
-        findings.fault(stream, "expected a server in it")
+        findings.fault(stream, "expected a server in it, like server { listen 8443; ... }")
     refuse_shared_ports(servers, findings)
     name_listeners(servers)
     timeouts = share_times([server for server in servers if server.listens], findings)

@@ -63,7 +63,7 @@ class Server:
         self._own = own
         self._outer = outer
         self._findings = findings
-        for name, what in (("listen", "where clients come in"), ("proxy_pass", "where they go")):
+        for name, what in (("listen", "where clients come in, like listen 8443;"), ("proxy_pass", "where they go")):
             if own.one(name) is None:
                 findings.fault(statement, f"expected {name}, which says {what}")
         self.reads_name = self.is_on("ssl_preread")

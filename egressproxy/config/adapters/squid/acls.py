@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
@@ -16,7 +17,7 @@ from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Is, Not,
 from egressproxy.config.adapters.squid.expressions import native_expression
 from egressproxy.config.adapters.squid.lexer import cut, patterns_of, words_of
 from egressproxy.config.adapters.squid.networks import networks
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import shown, shown_expression
 from egressproxy.hostport import parse_host_pattern, parse_port_range
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ IS_ADDRESS = r"^[0-9.]+$|:"
 MAX_IN_GROUPS = 100_000
 """ACLs that are asked for in groups (`any-of`, `all-of`), over all lines of one configuration. Squid asks them when a request
 comes; here each is written out where it is used, and twenty groups that each name the one before twice are a million."""
+
+_MAX_COMPARED = 1000
+"""Words among which the one that was meant is looked for."""
+_MAX_ADVISED = 50
+"""Faults behind which nobody looks for more."""
 
 _DAYS = dict(
     zip("SMTWHFA", ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"), strict=True)
@@ -109,15 +115,25 @@ class Acls:
         elif kind in _TYPES:
             self._values(statement, acl, rest)
         elif kind not in _UNUSABLE:
-            self._faults.append(statement.fault(f"{shown(kind)} is no type of ACL in Squid"))
+            advice = self._advice(kind, [*_TYPES, *_OTHER_TYPES, *_UNUSABLE, *_RENAMED])
+            self._faults.append(statement.fault(f"{shown(kind)} is no type of ACL in Squid{advice}"))
 
     def references(self, statement: Statement, words: Sequence[str]) -> list[tuple[str, bool]] | None:
         """Names with whether they are asked for (`!` asks for the opposite). None where one is not known yet."""
         found = [(word.removeprefix("!"), not word.startswith("!")) for word in words]
         unknown = [name for name, _ in found if name.lower() not in self._acls]
         for name in unknown:
-            self._faults.append(statement.fault(f"no ACL before this line is called {shown(name)}"))
+            advice = self._advice(name, [acl.name for acl in self._acls.values()])
+            self._faults.append(statement.fault(f"no ACL before this line is called {shown(name)}{advice}"))
         return None if unknown else found
+
+    def _advice(self, word: str, known: Sequence[str]) -> str:
+        """The end of a message about a word that is not known: which one it is like. Looking for that takes its time."""
+        if len(known) > _MAX_COMPARED or len(self._faults) > _MAX_ADVISED:
+            return ""
+        names = {each.lower(): each for each in known}
+        close = get_close_matches(word[:60].lower(), names, n=1, cutoff=0.75)
+        return f"; did you mean {shown(names[close[0]])}?" if close else ""
 
     def term(self, references: Iterable[tuple[str, bool]], *, refuses: bool | None = None) -> Term:
         """What holds if all of these do. Raises Unusable.
@@ -259,7 +275,7 @@ def _domain(value: Value, _any_case: bool) -> Term:
 def _host_expression(value: Value, any_case: bool) -> Term:
     if re.search(r"\\[\[\]]|\[\^?\[(?![:.=])", value.text):
         raise ValueError(
-            f"{shown(value.text)} asks for a bracket, and IPv6 addresses have none here; write the address alone"
+            f"{shown_expression(value.text)} asks for a bracket, and IPv6 addresses have none here; write the address alone"
         )
     return _expression("hosts_matching", value, any_case)
 
@@ -372,6 +388,8 @@ _TYPES = {
     "url_regex": _Type(_url_expression, is_pattern=True),
     "urlpath_regex": _Type(_path_expression, is_pattern=True),
 }
+
+_OTHER_TYPES = ("any-of", "all-of", "time", "myportname")
 
 _RENAMED = {"myip": "localip", "myport": "localport", "clientside_mark": "client_connection_mark"}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import shown_expression
 from egressproxy.policy.expressions import compile_expression
 
 _CLASSES = {
@@ -61,7 +61,7 @@ def native_expression(text: str, *, any_case: bool) -> str:
     try:
         compile_expression(found)
     except ValueError as error:
-        raise ValueError(f"expected a regular expression, got {shown(text)}: {error}") from None
+        raise ValueError(f"expected a regular expression, got {shown_expression(text)}: {error}") from None
     return found
 
 
@@ -69,10 +69,11 @@ def _repetition(text: str, at: int, may_repeat: bool) -> tuple[str, int]:
     match = _INTERVAL.match(text, at)
     piece = match[0] if match is not None else text[at]
     if piece == "{":
-        raise ValueError(rf"expected an interval like {{2,5}} in {shown(text)}; the character itself is \{{")
+        raise ValueError(rf"expected an interval like {{2,5}} in {shown_expression(text)}; the character itself is \{{")
     if not may_repeat:
         raise ValueError(
-            f"{shown(piece)} in {shown(text)} repeats nothing, or what is repeated already; write it plainly"
+            f"{shown_expression(piece)} in {shown_expression(text)} repeats nothing, or what is repeated already; write it "
+            "plainly"
         )
     written = f"{{0{piece[1:]}" if piece.startswith("{,") else piece
     return written, at + len(piece)
@@ -84,7 +85,9 @@ def _escape(text: str, at: int) -> str:
         return _GNU[char]
     if char == "" or char.isalnum() or char in "<>":
         digits = "; a digit is [0-9]" if char == "d" else ""
-        raise ValueError(f"{shown(text[at : at + 2])} in {shown(text)} is not what it seems to Squid{digits}")
+        raise ValueError(
+            f"{shown_expression(text[at : at + 2])} in {shown_expression(text)} is not what it seems to Squid{digits}"
+        )
     return re.escape(char)
 
 
@@ -99,14 +102,16 @@ def _bracket(text: str, begin: int) -> tuple[str, int]:
         match = _CLASS.match(text, at)
         if match is not None:
             if match[1] != ":" or match[2] not in _CLASSES:
-                raise ValueError(f"expected a class like [:digit:] in {shown(text)}, got {shown(match[0])}")
+                raise ValueError(
+                    f"expected a class like [:digit:] in {shown_expression(text)}, got {shown_expression(match[0])}"
+                )
             found, at = found + _CLASSES[match[2]], match.end()
         else:
             is_range = text[at] == "-" and at > first and text[at + 1 : at + 2] not in ("", "]")
             found += "-" if is_range else _plain(text[at])
             at += 1
     if at >= len(text):
-        raise ValueError(f"expected ] behind [ in {shown(text)}")
+        raise ValueError(f"expected ] behind [ in {shown_expression(text)}")
     return found + "]", at + 1
 
 

@@ -3,7 +3,7 @@
 Squid's own reader is the measure (`src/cache_cf.cc` and `src/ConfigParser.cc` of Squid 5): a line that begins with `#` is no
 line, even between a line and its continuation; `#` at the front of a word ends the statement; a backslash ends a line that
 goes on in the next; quotes mean something only around the name of a file. What two versions of Squid read in two ways is
-refused.
+refused. Comments may be in any encoding, and nothing else in another than UTF-8.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
-from egressproxy.config.faults import Fault, shown
+from egressproxy.config.faults import MAX_FAULTS, Fault, shown
 from egressproxy.config.native import byte_order_mark, mark, not_text
 
 if TYPE_CHECKING:
@@ -38,6 +38,15 @@ _BLANK = re.compile(r"[ \t]+")
 _WORD = re.compile(
     r"[^ \t]+"
 )  # what else Unicode calls a blank, and a form feed, is a character like any other to Squid
+
+
+_STRANGE = re.compile("[\udc80-\udcff]")
+"""A byte that is no UTF-8, as `surrogateescape` keeps it."""
+_COMMENT = re.compile(r"(?:^|(?<!\\)[ \t])#")
+_BACKSLASH_AND_BLANK = re.compile(r"\\[ \t]+$")
+_BLANK_BEHIND = "has a blank behind the backslash at the end of the line, so the line ends there; leave the blank out"
+_WITHOUT_COMMENTS = frozenset({"if", "include", "logformat"})
+"""Directives to which a `#` is a character like any other."""
 
 
 class Statement(NamedTuple):
@@ -112,8 +121,12 @@ class Lexer:
         self.is_whole = True
         """False once a file could not be read, so that what seems to be missing may stand there."""
 
-    def statements(self, source: Source, depth: int = 0) -> Iterator[Statement]:
-        """All statements in order, those of included files in their place."""
+    def statements(self, source: Source, around: tuple[str, ...] = ()) -> Iterator[Statement]:
+        """All statements in order, those of included files in their place.
+
+        around  the files that include this one, from the outermost on
+        """
+        files = (*around, self._files.real_name(source.name))
         conditions: list[tuple[int, bool]] = []
         for statement in self._own_statements(source):
             if statement.name in ("if", "else", "endif"):
@@ -121,40 +134,41 @@ class Lexer:
             elif not all(holds for _, holds in conditions):
                 continue
             elif statement.name == "include":
-                for included in self._included_by(statement, depth):
-                    yield from self.statements(included, depth + 1)
+                for included in self._included_by(statement, files):
+                    yield from self.statements(included, files)
             else:
                 yield statement
         self._faults += [Fault(place, ("if",), "has no endif in this file") for place, _ in conditions]
 
     def _own_statements(self, source: Source) -> Iterator[Statement]:
-        text, first = "", 0
-        for number, raw in enumerate(self._lines(source, MAX_LINE), 1):
-            line = raw.lstrip(_BLANKS)
-            if line == "" or line[0] == "#":
-                continue
-            first = first if text else number
-            text += line
-            if text[-1] == "\\":
-                text = text[:-1]
-                continue
-            yield _statement(source, first, text)
-            text = ""
-        if text:
-            self._faults.append(
-                Fault(
-                    mark(source.number, first), (), "goes on in a next line that never comes; leave out the backslash"
+        """Those of one file, less comments that are no UTF-8. None where anything else is none."""
+        lines = self._lines(source, MAX_LINE)
+        if source.content.isascii() or not any(map(_STRANGE.search, lines)):
+            yield from _joined(source, lines, self._faults)
+            return
+        for statement in map(_without_strange_comment, _joined(source, lines, [])):
+            text = f"{statement.name} {statement.rest}"
+            if _STRANGE.search(text):
+                numbers = (
+                    number
+                    for number, line in enumerate(lines, 1)
+                    if number >= statement.line and _STRANGE.search(line) and line.lstrip(_BLANKS)[0] != "#"
                 )
-            )
+                self._refuse_as_no_text(mark(source.number, next(numbers)), text)
+                return
+        yield from map(_without_strange_comment, _joined(source, lines, self._faults))
 
     def _lines(self, source: Source, longest: int) -> list[str]:
-        """Lines without their ends. None where the file is not text."""
-        fault = not_text(source.content, source.number) or byte_order_mark(source.content, source.number)
+        """Lines without their ends; bytes that are no UTF-8 are `_STRANGE`. None where the file cannot be text."""
+        has_zero = b"\0" in source.content
+        fault = byte_order_mark(source.content, source.number)
+        fault = not_text(source.content, source.number) if has_zero else fault
         if fault is not None:
             self._faults.append(fault)
             self.is_whole = False
             return []
-        lines = [line.partition("\r")[0] for line in source.content.decode().split("\n")]
+        text = source.content.decode(errors="surrogateescape")
+        lines = [line.partition("\r")[0] for line in text.split("\n")]
         for number, text in enumerate(lines, 1):
             if len(text) > longest:
                 message = f"expected at most {longest} characters in a line, got {len(text)}; Squid reads it as two"
@@ -162,6 +176,16 @@ class Lexer:
                 self.is_whole = False
                 return []
         return lines
+
+    def _refuse_as_no_text(self, place: int, text: str) -> None:
+        found = _STRANGE.search(text)
+        assert found is not None
+        message = (
+            f"expected text in UTF-8, got the byte 0x{found[0].encode(errors='surrogateescape').hex()}; where the file is in "
+            "Latin-1, convert it: iconv -f latin1 -t utf-8"
+        )
+        self._faults.append(Fault(place, (), message))
+        self.is_whole = False
 
     # --- if and include
 
@@ -186,11 +210,11 @@ class Lexer:
         self._faults.append(statement.fault(f"expected true, false or N = M, got {shown(text)}"))
         return False
 
-    def _included_by(self, statement: Statement, depth: int) -> Iterator[Source]:
+    def _included_by(self, statement: Statement, files: tuple[str, ...]) -> Iterator[Source]:
         patterns = [word.strip("\"'") for word in re.findall(r'"[^"]*"|[^ \t]+', statement.rest)]
         if not patterns:
             self._faults.append(statement.fault("expected the name of a file"))
-        if depth == MAX_DEPTH:
+        if len(files) > MAX_DEPTH:
             self._faults.append(statement.fault(f"expected files at most {MAX_DEPTH} deep in each other"))
             return
         for pattern in patterns:
@@ -202,6 +226,11 @@ class Lexer:
                 self.is_whole = False
                 self._faults.append(statement.fault(f"no file matches {shown(pattern)}"))
             for name in names:
+                real_name = self._files.real_name(name)
+                if real_name in files:
+                    what = "is this very file" if real_name == files[-1] else "includes this file in turn"
+                    self._faults.append(statement.fault(f"{shown(name)} {what}, so it would have no end; leave it out"))
+                    continue
                 self._included += 1
                 if self._included > MAX_INCLUDED:
                     self._faults.append(statement.fault(f"expected at most {MAX_INCLUDED} files in all"))
@@ -212,11 +241,11 @@ class Lexer:
                 else:
                     self.is_whole = False
 
-    def _read(self, name: str, statement: Statement) -> Source | None:
+    def _read(self, name: str, statement: Statement, advice: str = "") -> Source | None:
         try:
             return self._files.read(name)
         except FileUnreadable as error:
-            self._faults.append(statement.fault(f"{shown(name)} {error}"))
+            self._faults.append(statement.fault(f"{shown(name)} {error}{advice}"))
             return None
 
     # --- values
@@ -228,7 +257,13 @@ class Lexer:
             if word[0] not in "\"'":
                 found.append(Value(statement.mark, word))
                 continue
-            name = re.split("[\"']", word[1:], maxsplit=1)[0]
+            name, *closed = re.split("[\"']", word[1:], maxsplit=1)
+            if name == "":
+                what = (
+                    "has two quotes with nothing in them" if closed else "has a quote that is opened and never closed"
+                )
+                self._faults.append(statement.fault(f"{what}; expected the name of a file in quotes"))
+                break
             if index + 1 < len(words):
                 self._faults.append(
                     statement.fault(
@@ -236,17 +271,57 @@ class Lexer:
                         "before; give them a line of their own"
                     )
                 )
-            source = self._read(_beside(statement.source, name), statement)
+            advice = "" if closed else "; the quote before it is never closed"
+            source = self._read(_beside(statement.source, name), statement, advice)
             if source is not None:
                 found += self._values_in(source)
             break
         return found
 
-    def _values_in(self, source: Source) -> Iterator[Value]:
+    def _values_in(self, source: Source) -> list[Value]:
+        found = []
         for number, line in enumerate(self._lines(source, MAX_VALUE_LINE), 1):
             text = re.split(r"(?:^|[ \t]+)#", line.strip(_BLANKS), maxsplit=1)[0]
+            if not text.isascii() and _STRANGE.search(text):
+                self._refuse_as_no_text(mark(source.number, number), text)
+                return []
             if text:
-                yield Value(mark(source.number, number), text)
+                found.append(Value(mark(source.number, number), text))
+        return found
+
+
+def _joined(source: Source, lines: list[str], faults: list[Fault]) -> Iterator[Statement]:
+    """Statements, each made of the lines that it goes on in."""
+    text, first = "", 0
+    for number, raw in enumerate(lines, 1):
+        line = raw.lstrip(_BLANKS)
+        if line == "" or line[0] == "#":
+            continue
+        first = first if text else number
+        text += line
+        if _BACKSLASH_AND_BLANK.search(line) and not _COMMENT.search(line) and len(faults) < MAX_FAULTS:
+            faults.append(Fault(mark(source.number, number), (cut(text, 2)[0],), _BLANK_BEHIND))
+            goes_on = lines[number : number + 1] and lines[number][:1] in (" ", "\t")  # as it was meant
+            text = text.rstrip(_BLANKS)
+            text = text if goes_on else f"{text[:-1]} "
+        if text[-1] == "\\":
+            text = text[:-1]
+            continue
+        if text != " ":
+            yield _statement(source, first, text)
+        text = ""
+    if text:
+        faults.append(
+            Fault(mark(source.number, first), (), "goes on in a next line that never comes; leave out the backslash")
+        )
+
+
+def _without_strange_comment(statement: Statement) -> Statement:
+    """Without its comment where that is not all UTF-8."""
+    comment = None if statement.name in _WITHOUT_COMMENTS else _COMMENT.search(statement.rest)
+    if comment is None or not _STRANGE.search(statement.rest, comment.start()):
+        return statement
+    return statement._replace(rest=statement.rest[: comment.start()])
 
 
 def _statement(source: Source, line: int, text: str) -> Statement:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.squid.lexer import cut
-from egressproxy.config.faults import shown
+from egressproxy.config.faults import Fault, shown
+from egressproxy.config.templates import squid_template
 
 if TYPE_CHECKING:
     from egressproxy.config.adapters.adapter import Files
     from egressproxy.config.adapters.squid.lexer import Statement
-    from egressproxy.config.faults import Fault
 
 DEFAULT_PATH = "/var/log/squid/access.log"
 """Where Squid logs when its file says nothing."""
@@ -115,7 +115,15 @@ class Logs:
             self._notes.append(
                 statement.fault(f"{name}: the field Referer is not kept until the line is written; `-` stands for it")
             )
-        return {"template": At(self._places.get(name, statement.mark), plain)}
+        place = self._places.get(name, statement.mark)
+        try:
+            squid_template(plain)
+        except ValueError as error:
+            fault = Fault(place, ("logformat",), str(error))
+            if fault not in self._faults:  # another log has the same format
+                self._faults.append(fault)
+            return {}
+        return {"template": At(place, plain)}
 
 
 def _path(place: str) -> str:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"(?:\[(?P<six>[^\]]*)\]:|(?P<four>[^:\[\]]*):)?(?P<port>[0-9]{1,5})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")  # of a listener in the native form
 
+_EVERYWHERE = "::"
+"""Where a port without an address listens: all addresses of the host, of IPv6 and of IPv4."""
+
 _MODES = {"intercept": "redirect", "transparent": "redirect", "tproxy": "tproxy"}
 
 _REVERSE = "makes the port one of a server's own (a reverse proxy); this proxy is for what goes out"
@@ -31,7 +34,7 @@ _REFUSED = {
     ),
 }
 _WITHOUT_MEANING = (
-    "connection-auth no-connection-auth disable-pmtu-discovery tcpkeepalive ignore-cc ipv4 ftp-track-dirs worker-queues "
+    "connection-auth no-connection-auth disable-pmtu-discovery tcpkeepalive ignore-cc ftp-track-dirs worker-queues "
     "dynamic_cert_mem_cache_size tls-dh dhparams tls-no-npn tls-default-ca tls-context sslcontext"
 )
 _IGNORED = frozenset(_WITHOUT_MEANING.split())
@@ -78,6 +81,8 @@ def port(statement: Statement, *, tls: bool) -> tuple[Port, list[str]]:
             raise ValueError(f"the option {shown(option)} {_REFUSED[key]}")
         if key in _MODES:
             listener |= {"protocol": "http", "transparent": _MODES[key]}
+        elif option == "ipv4":
+            listener["address"] = _ipv4_only(listener["address"])
         elif key == "name":
             name = value
         elif key in _FILES and tls:
@@ -115,19 +120,26 @@ def _address_and_port(place: str) -> dict[str, Any]:
     match = _PLACE.fullmatch(place)
     if match is None:
         raise ValueError(f"expected a port, ADDRESS:PORT or [ADDRESS]:PORT, got {shown(place)}")
-    found: dict[str, Any] = {}
-    address = match["six"] or match["four"]
-    if address is not None:
-        try:
-            found["address"] = str(ip_address(address))
-        except ValueError:
-            raise ValueError(
-                f"expected an address before the port, got {shown(place)}; names are not looked up here"
-            ) from None
+    written = match["six"] or match["four"]
+    try:
+        address = _EVERYWHERE if written is None else str(ip_address(written))
+    except ValueError:
+        raise ValueError(
+            f"expected an address before the port, got {shown(place)}; names are not looked up here"
+        ) from None
     number = int(match["port"])
     if not 0 < number < 65536:
         raise ValueError(f"expected a port from 1 to 65535, got {shown(place)}")
-    return found | {"port": number}
+    return {"address": address, "port": number}
+
+
+def _ipv4_only(address: str) -> str:
+    """What the option `ipv4` makes of the address. Raises ValueError."""
+    if address == _EVERYWHERE:
+        return "0.0.0.0"  # noqa: S104 - what the file asks for
+    if ":" in address:
+        raise ValueError(f"the option 'ipv4' leaves nothing of the address {address}; leave it out")
+    return address
 
 
 def _tls(files: dict[str, str]) -> dict[str, str]:

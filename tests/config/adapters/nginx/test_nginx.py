@@ -194,7 +194,7 @@ def test_the_end_of_the_workers_is_the_end_of_the_drain():
             f"limit_conn_zone $server_addr 1m; server {{ {TCP} }}",
             "2 limit_conn_zone: expected zone=NAME:SIZE, got '1m'",
         ),
-        ("", "1 stream: expected a server in it"),
+        ("", "1 stream: expected a server in it, like server { listen 8443; ... }"),
         (
             f"map $a b {{}}\nserver {{ {TCP} }}",
             "2 map: expected a variable like $backend, got 'b'",

@@ -306,7 +306,10 @@ def test_what_is_worth_a_note(stream, notes):
     ("stream", "fault"),
     [
         ("server { listen 1; }", "2 server: expected proxy_pass, which says where they go"),
-        ("server { proxy_pass 127.0.0.1:1; }", "2 server: expected listen, which says where clients come in"),
+        (
+            "server { proxy_pass 127.0.0.1:1; }",
+            "2 server: expected listen, which says where clients come in, like listen 8443;",
+        ),
         (
             "server { listen 1; proxy_pass $ssl_preread_server_name:443; }",
             "2 proxy_pass: no server name is known without `ssl_preread on;`",

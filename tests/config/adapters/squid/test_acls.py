@@ -164,7 +164,11 @@ def test_manager_by_its_old_type_is_noted() -> None:
     ("acl", "reason"),
     [
         ("x", "expected a name and a type, as in acl SSL_ports port 443"),
-        ("x nope 1", "'nope' is no type of ACL in Squid"),
+        ("x dstdomian a.example", "'dstdomian' is no type of ACL in Squid; did you mean 'dstdomain'?"),
+        ("x dst_domain a.example", "'dst_domain' is no type of ACL in Squid; did you mean 'dstdomain'?"),
+        ("x All-Of all", "'All-Of' is no type of ACL in Squid; did you mean 'all-of'?"),
+        ("x proxy_auht REQUIRED", "'proxy_auht' is no type of ACL in Squid; did you mean 'proxy_auth'?"),
+        ("x unlike 1", "'unlike' is no type of ACL in Squid"),
         ("x port https", "expected a port like 443 or a range like 8000-8100, got 'https'"),
         ("x port 70000", "expected ports from 1 to 65535, got '70000'"),
         (
@@ -177,7 +181,7 @@ def test_manager_by_its_old_type_is_noted() -> None:
         ("x dstdomain -i a.example", "the option '-i' is not known for this type here"),
         (
             "x dstdom_regex ^\\[",
-            "'^\\\\[' asks for a bracket, and IPv6 addresses have none here; write the address alone",
+            "'^\\[' asks for a bracket, and IPv6 addresses have none here; write the address alone",
         ),
         (
             "x url_regex -i (",
@@ -189,6 +193,7 @@ def test_manager_by_its_old_type_is_noted() -> None:
         ("x time 18:00-08:00", "expected the earlier time first, got '18:00-08:00'; write two lines"),
         ("x time 8-17", "expected hours like 08:00-17:30, got '8-17'"),
         ("x any-of", "expected names of ACLs"),
+        ("x any-of localhst", "no ACL before this line is called 'localhst'; did you mean 'localhost'?"),
         ("x any-of y", "no ACL before this line is called 'y'"),
         ("all port 80", "'all' has the type src already"),
         (

@@ -40,6 +40,7 @@ def test_either_case_is_a_flag_in_front() -> None:
 @pytest.mark.parametrize(
     ("posix", "reason"),
     [
+        (r"\.a\d+", r"'\d' in '\.a\d+' is not what it seems to Squid"),
         (r"\d+", "is not what it seems to Squid; a digit is [0-9]"),
         (r"(a)\1", "is not what it seems to Squid"),
         (r"\<word", "is not what it seems to Squid"),

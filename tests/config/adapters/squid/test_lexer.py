@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.squid_conf import MAIN, Folder, conditions, faults, native
+from support.squid_conf import MAIN, Folder, adapted, conditions, faults, native
 
 from egressproxy.config.adapters.squid.lexer import MAX_DEPTH, MAX_LINE, Lexer, patterns_of, words_of
 
@@ -79,6 +79,11 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
     assert [rest for _, _, rest in found] == ["1", "2", "3", "4", "5"]
 
 
+EXPECTED = "expected the name of a file in quotes"
+BLANK = "has a blank behind the backslash at the end of the line, so the line ends there; leave the blank out"
+LATIN = "expected text in UTF-8, got the byte 0xe9; where the file is in Latin-1, convert it: iconv -f latin1 -t utf-8"
+
+
 @pytest.mark.parametrize(
     ("text", "files", "expected"),
     [
@@ -89,7 +94,14 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
         ("else\n", {}, ["1: else: has no if before it in this file"]),
         ("via on\nif true\n", {}, ["2: if: has no endif in this file"]),
         ("if ${process_number}=1\nendif\n", {}, ["1: if: expected true, false or N = M, got '${process_number}=1'"]),
-        (b"via on\n# caf\xe9\n", {}, ["2: expected text in UTF-8, got the byte 0xe9"]),
+        (b"via on\n\nvia \\\n# \xe9\non\\\ncaf\xe9 # \xe8\n", {}, [f"6: {LATIN}"]),
+        (b"via\xe9 on\n", {}, [f"1: {LATIN}"]),
+        (b"http_port 3128 name=caf\xe9 # \xe8\nvia x\n", {}, [f"1: {LATIN}"]),
+        (b"acl a url_regex x\\ #\xe9\n", {}, [f"1: {LATIN}"]),
+        (b"logformat a %>a # \xe9\n", {}, [f"1: {LATIN}"]),
+        (b"include # \xe9\n", {}, [f"1: {LATIN}"]),
+        ('acl a dstdomain "f"\n', {"/etc/squid/f": b"a.example\ncaf\xe9.example\n"}, [f"/etc/squid/f:2: {LATIN}"]),
+        (b"via caf\xe9\n\0\n", {}, ["1: expected text in UTF-8, got the byte 0xe9"]),
         (
             b"\xef\xbb\xbfvia on\n",
             {},
@@ -101,6 +113,26 @@ def test_included_files_stand_in_the_place_of_the_line() -> None:
             "via on\n#" + "x" * MAX_LINE + "\n",
             {},
             [f"2: expected at most {MAX_LINE} characters in a line, got {MAX_LINE + 1}; Squid reads it as two"],
+        ),
+        (
+            "acl a dstdomain .example.com \\ \n .example.org\nvia x\n",
+            {},
+            [f"1: acl: {BLANK}", "3: via: expected on or off, got 'x'"],
+        ),
+        ("acl a dstdomain .example.com \\\n .example.org\\\t \nhttp_access allow a\n", {}, [f"2: acl: {BLANK}"]),
+        ("acl a dstdomain .example.com # \\ \nvia x\n", {}, ["2: via: expected on or off, got 'x'"]),
+        ("acl a url_regex a \\ \n b\n", {}, [f"1: acl: {BLANK}"]),
+        ("acl a url_regex a\\ \nvia x\n", {}, [f"1: acl: {BLANK}", "2: via: expected on or off, got 'x'"]),
+        ("\\ \nvia on\n", {}, [f"1: \\: {BLANK}"]),
+        ("via on \\ ", {}, [f"1: via: {BLANK}"]),
+        ('acl a dstdomain "\n', {}, [f"1: acl: has a quote that is opened and never closed; {EXPECTED}"]),
+        ('acl a dstdomain ""\n', {}, [f"1: acl: has two quotes with nothing in them; {EXPECTED}"]),
+        (
+            'acl a dstdomain "no\n',
+            {},
+            [
+                "1: acl: '/etc/squid/no' cannot be read: No such file or directory; the quote before it is never closed",
+            ],
         ),
         (
             "include a.conf\n",
@@ -129,21 +161,52 @@ def test_what_is_malformed_is_told_with_its_place(
     assert [fault for fault in faults(text, files) if "there is none" not in fault] == expected
 
 
-def test_a_file_that_includes_itself_ends() -> None:
-    found = faults("include squid.conf\n")
-    assert found == [f"1: include: expected files at most {MAX_DEPTH} deep in each other"]
+@pytest.mark.parametrize("name", ["squid.conf", "/etc/squid/*.conf"])
+def test_a_file_that_includes_itself_hears_that_alone(name: str) -> None:
+    found = faults(f"http_port 3128\ninclude {name}\nhttp_access deny all\n")
+    (told,) = found
+    assert told.startswith("2: include: '/etc/squid/")
+    assert told.endswith("squid.conf' is this very file, so it would have no end; leave it out")
 
 
-def test_two_files_that_include_each_other_twice_end() -> None:
+def test_files_that_include_each_other_hear_where() -> None:
     text = "include a.conf b.conf\n"
-    found = faults(text, {"/etc/squid/a.conf": text, "/etc/squid/b.conf": text})
-    assert found[-1].endswith("expected at most 1000 files in all") or any("1000 files" in each for each in found)
+    found = faults(text, {"/etc/squid/a.conf": "include squid.conf\n", "/etc/squid/b.conf": text})
+    end = "so it would have no end; leave it out"
+    in_turn = f"/etc/squid/a.conf:1: include: '/etc/squid/squid.conf' includes this file in turn, {end}"
+    assert found == [in_turn, f"/etc/squid/b.conf:1: include: '/etc/squid/b.conf' is this very file, {end}", in_turn]
+
+
+def test_files_in_each_other_have_an_end_all_the_same() -> None:
+    files: dict[str, str | bytes] = {f"/etc/squid/{n}": f"include {n + 1}\n" for n in range(MAX_DEPTH + 5)}
+    last = f"/etc/squid/{MAX_DEPTH - 1}"
+    assert faults("include 0\n", files) == [f"{last}:1: include: expected files at most {MAX_DEPTH} deep in each other"]
+    pairs: dict[str, str | bytes] = {f"/etc/squid/{n}": f"include {n + 1} {n + 1}\n" for n in range(MAX_DEPTH)}
+    found = faults("include 0\n", {**pairs, f"/etc/squid/{MAX_DEPTH}": ""})
+    assert any(each.endswith("expected at most 1000 files in all") for each in found)
 
 
 def test_values_in_a_file_stand_one_on_a_line_with_comments() -> None:
     files: dict[str, str | bytes] = {"/etc/squid/sites": "# all of them\n a.example  # first\n\nb.example\r\n"}
     data = native('acl s dstdomain "sites"\nhttp_access allow s\n', files)
     assert data["rules"][0]["hosts"] == ["a.example", "b.example"]
+
+
+def test_comments_may_be_in_another_encoding() -> None:
+    text = (
+        b"# \xe9\n \t#\xe9\nhttp_port 3128 # \xe9\nvia on #\xe9 # \xe8\nacl s \\\n# \xe9\n dstdomain \\\n a.example # \xe9\n"
+        b'acl u url_regex b #\xe9\nacl t dstdomain "sites" # \xe9\nhttp_access allow t #\xe9\nhttp_access deny all\n'
+    )
+    files: dict[str, str | bytes] = {"/etc/squid/sites": b"# \xe9\nb.example # \xe9\n"}
+    assert faults(text, files) == []
+    data, _ = adapted(text, files)
+    assert data.data is not None
+    assert data.data["rules"][0]["hosts"] == ["b.example"]
+
+
+def test_a_quote_that_is_never_closed_is_enough_as_in_squid() -> None:
+    data = native('acl s dstdomain "sites\nhttp_access allow s\n', {"/etc/squid/sites": "a.example\n"})
+    assert data["rules"][0]["hosts"] == ["a.example"]
 
 
 def test_an_expression_in_a_file_may_have_blanks() -> None:

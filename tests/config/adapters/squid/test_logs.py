@@ -93,6 +93,13 @@ def test_what_cannot_be_expressed(line: str, reason: str) -> None:
     assert faults(f"{line}\n{END}") == [f"1: {line.split()[0]}: {reason}"]
 
 
+def test_a_code_that_is_not_known_is_told_where_the_format_is_written() -> None:
+    text = (
+        "logformat unused %>eui\nlogformat mine %>a %<sH\naccess_log stdio:/a.log mine\naccess_log stdio:/b.log mine\n"
+    )
+    assert faults(text + END) == ["2: logformat: the code '%<sH' is not known here"]
+
+
 def test_a_built_in_format_is_not_defined_anew() -> None:
     assert notes(f"logformat squid %>a\naccess_log none\n{END}")[0].startswith(
         "1: logformat: squid is what Squid knows it as"

@@ -13,18 +13,28 @@ PROXY = {"protocol": "http-proxy", "manager": True}
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("http_port 3128", PROXY | {"port": 3128}),
+        ("http_port 3128", PROXY | {"address": "::", "port": 3128}),
+        ("ascii_port 3128", PROXY | {"address": "::", "port": 3128}),
+        ("http_port [::]:3128", PROXY | {"address": "::", "port": 3128}),
+        ("http_port 0.0.0.0:3128", PROXY | {"address": "0.0.0.0", "port": 3128}),
+        ("http_port 3128 ipv4", PROXY | {"address": "0.0.0.0", "port": 3128}),
+        ("http_port 127.0.0.1:3128 ipv4", PROXY | {"address": "127.0.0.1", "port": 3128}),
         ("http_port 127.0.0.1:3128", PROXY | {"address": "127.0.0.1", "port": 3128}),
         ("http_port [::1]:3128 name=six", PROXY | {"address": "::1", "port": 3128, "name": "six"}),
-        ("http_port 3129 intercept", {"protocol": "http", "port": 3129, "transparent": "redirect"}),
-        ("http_port 3129 tproxy", {"protocol": "http", "port": 3129, "transparent": "tproxy"}),
+        ("http_port 3129 intercept", {"protocol": "http", "address": "::", "port": 3129, "transparent": "redirect"}),
+        ("http_port 3129 tproxy", {"protocol": "http", "address": "::", "port": 3129, "transparent": "tproxy"}),
         (
             "https_port 3130 tls-cert=/c.pem key=/k.pem clientca=/ca.pem options=NO_SSLv3,NO_TLSv1",
-            PROXY | {"port": 3130, "tls": {"certificate": "/c.pem", "key": "/k.pem", "client_ca": "/ca.pem"}},
+            PROXY
+            | {
+                "address": "::",
+                "port": 3130,
+                "tls": {"certificate": "/c.pem", "key": "/k.pem", "client_ca": "/ca.pem"},
+            },
         ),
         (
             "https_port 3130 cert=/both.pem",
-            PROXY | {"port": 3130, "tls": {"certificate": "/both.pem", "key": "/both.pem"}},
+            PROXY | {"address": "::", "port": 3130, "tls": {"certificate": "/both.pem", "key": "/both.pem"}},
         ),
     ],
 )
@@ -52,6 +62,7 @@ def test_listeners(line: str, expected: dict[str, Any]) -> None:
             "the option 'require-proxy-header' needs proxy_protocol on a native listener, with the addresses that may announce "
             "clients",
         ),
+        ("http_port [::1]:3128 ipv4", "the option 'ipv4' leaves nothing of the address ::1; leave it out"),
         ("http_port 3128 frobnicate", "the option 'frobnicate' is not known here; leave it out"),
         ("https_port 3130", "expected tls-cert=FILE with the certificate that clients are shown"),
         (

@@ -39,7 +39,7 @@ MANAGER = "^http://[^/]+/squid-internal-mgr/"
 def test_the_usual_file() -> None:
     bound = {"listeners": ["http-proxy:3128"]}
     assert native(SMALL) == {
-        "listeners": [{"protocol": "http-proxy", "port": 3128, "manager": True}],
+        "listeners": [{"protocol": "http-proxy", "address": "::", "port": 3128, "manager": True}],
         "rules": [
             {"name": "http_access-6", "action": "deny", **bound, "methods": ["CONNECT"], "none": [{"ports": [443]}]},
             {
@@ -153,6 +153,7 @@ def test_settings(line: str, expected: dict[str, Any]) -> None:
         ("http_access", "expected allow or deny and at least one ACL, got ''"),
         ("http_access allow", "expected allow or deny and at least one ACL, got 'allow'"),
         ("http_access permit all", "expected allow or deny and at least one ACL, got 'permit all'"),
+        ("http_access allow conect", "no ACL before this line is called 'conect'; did you mean 'CONNECT'?"),
         ("http_access allow nobody", "no ACL before this line is called 'nobody'"),
     ],
 )
