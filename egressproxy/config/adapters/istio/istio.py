@@ -6,6 +6,7 @@ The fate of every kind of object is written here: it is refused (`_REFUSED`), re
 from __future__ import annotations
 
 from bisect import bisect_right
+from difflib import get_close_matches
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,24 @@ _REFUSED = {
     ): "what Mixer checks is not checked here; write rules in native settings, or leave it out",
 }
 
+# Of the groups whose objects decide who may go where, the kinds that decide nothing here. Any other is one that Kubernetes does
+# not know, or a slip in the name of one that is refused.
+_HARMLESS = {
+    "security.istio.io": frozenset({"PeerAuthentication"}),
+    "extensions.istio.io": frozenset(),
+    "gateway.networking.k8s.io": frozenset({"GatewayClass", "ReferenceGrant"}),
+    "rbac.istio.io": frozenset(),
+}
+_GROUPS = (ISTIO, *_HARMLESS)
+_GROUP_LIKENESS = 0.85
+_SLIP = "no such kind, or one that is not known here; it is refused rather than ignored"
+
+
+def _like_guarded(group: str) -> str | None:
+    """The group that one seems to be meant for whose objects must not be left out; Istio's own others are less alike."""
+    close = get_close_matches(group.lower(), _GROUPS, n=1, cutoff=_GROUP_LIKENESS)
+    return close[0] if close and group != close[0] else None
+
 
 def translate(
     sources: Sequence[Source],
@@ -123,6 +142,10 @@ class _Objects:
             self._take_istio(thing)
         elif (reason := _REFUSED.get((thing.group, thing.kind))) is not None:
             self.report.fault(thing.fields.mark("kind"), thing.fields.way, f"is refused rather than ignored: {reason}")
+        elif thing.group in _HARMLESS and thing.kind not in _HARMLESS[thing.group]:
+            thing.fields.fault("kind", _SLIP)
+        elif (meant := _like_guarded(thing.group)) is not None:
+            thing.fields.fault("apiVersion", f"no such group; did you mean {meant}? It is refused rather than ignored")
         elif thing.group == _KUSTOMIZE:
             self.report.note(thing.fields.mark("kind"), thing.fields.way, _NOT_KUSTOMIZED)
         elif thing.kind == "IstioOperator":
@@ -155,7 +178,7 @@ class _Objects:
             case "WorkloadEntry" | "WorkloadGroup" | "ProxyConfig":
                 self.report.note(fields.mark("kind"), fields.way, _NO_MEANING)
             case _:
-                fields.fault("kind", "no such kind, or one that is not known here; it is refused rather than ignored")
+                fields.fault("kind", _SLIP)
 
     def _is_core(self, thing: Thing) -> bool:
         """Take one of Kubernetes' own objects that has a meaning here."""
@@ -187,7 +210,13 @@ class _Objects:
             (one for one in self.sidecars if one.namespace in order), key=lambda one: order.index(one.namespace)
         )
         for one in self.sidecars:
-            if one not in counting[:1]:
+            if one in counting[1:] and one.namespace == counting[0].namespace:
+                line = unmark(counting[0].mark)[1]
+                message = (
+                    f"two Sidecars are for clients in {one.namespace}: the other is {counting[0].name} on line {line}"
+                )
+                self.report.fault(one.mark, (), f"{message} of its file; leave one")
+            elif one not in counting[:1]:
                 self.report.note(
                     one.mark, (), f"counts for clients in {one.namespace}; here they are those of {order[0]}"
                 )
@@ -201,12 +230,22 @@ class _Objects:
         """The files of a Secret that gateways may use."""
         root = self.settings.root_namespace
         namespaces = {root, *(one.namespace for one in self.kubernetes if self._is_gateway(one))}
-        for thing in self.secrets:
-            if thing.name == name and kubernetes.is_for_gateways(thing, frozenset(namespaces)):
-                if name not in self._read_secrets:
-                    self._read_secrets[name] = kubernetes.secret(thing)
-                return self._read_secrets[name]
-        return None
+        found = [
+            thing
+            for thing in self.secrets
+            if thing.name == name and kubernetes.is_for_gateways(thing, frozenset(namespaces))
+        ]
+        if found and name not in self._read_secrets:
+            self._read_secrets[name] = kubernetes.secret(found[0])
+            for other in found[1:]:
+                if kubernetes.secret(other) != self._read_secrets[name]:
+                    line = unmark(found[0].fields.mark("metadata"))[1]
+                    other.fields.fault(
+                        "metadata",
+                        f"another Secret {name} of a gateway, on line {line} of its file, holds something else; all gateways are "
+                        "this process, so give them names of their own",
+                    )
+        return self._read_secrets.get(name)
 
     def _is_gateway(self, service: objects.Service) -> bool:
         return bool(service.selector) and any(
