@@ -242,8 +242,8 @@ class _Objects:
                     line = unmark(found[0].fields.mark("metadata"))[1]
                     other.fields.fault(
                         "metadata",
-                        f"another Secret {name} of a gateway, on line {line} of its file, holds something else; all gateways are "
-                        "this process, so give them names of their own",
+                        f"another Secret {name} of a gateway, on line {line} of its file, holds something else; all gateways "
+                        "are this process, so give them names of their own",
                     )
         return self._read_secrets.get(name)
 
