@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -28,6 +29,7 @@ from egressproxy.errors import (
     NoRoute,
 )
 from egressproxy.exchange import Exchange
+from egressproxy.hostport import plain_address
 from egressproxy.model import Endpoint
 from egressproxy.parents import go_through
 from egressproxy.policy.networks import parse_client
@@ -39,7 +41,6 @@ from egressproxy.wire.proxy_protocol import parse_proxy_header, proxy_header
 from egressproxy.wire.replies import page_reply
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Sequence
 
     from egressproxy.admission import Admission
@@ -221,7 +222,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             goes_on = not (door.closed or is_old) and await another_request(client, tcp, services)
             before, entrance, services = entrance, door.entrance, door.services
             if entrance is not before:  # the configuration is another one
-                goes_on = goes_on and leads_on(before, entrance)
+                goes_on = goes_on and leads_on(before, entrance, tcp)
                 frontend, draft.listener = entrance.frontend, entrance.label
             parts = not goes_on
         if parts:
@@ -299,14 +300,35 @@ async def carry_tunnel(
         upstream.close()
 
 
-def leads_on(before: Entrance, now: Entrance) -> bool:
-    """Whether who came in as it was before may go on as it is now: by the same protocol, and made known in the same way."""
+def leads_on(before: Entrance, now: Entrance, tcp: TcpStream) -> bool:
+    """Whether who came in as it was before may go on as it is now: by the same protocol, and made known in the same way.
+
+    Who announced the client must still be one who may, and the authorities of clients' certificates the same.
+    """
     return (
         now.frontend.name == before.frontend.name
         and (now.tls is None) == (before.tls is None)
+        and _asks_of_clients(now.tls) == _asks_of_clients(before.tls)
         and now.transparent == before.transparent
         and (now.announcers is None) == (before.announcers is None)
+        and (now.announcers is None or _peer_is_in(now.announcers, tcp))
     )
+
+
+def _asks_of_clients(tls: ssl.SSLContext | None) -> frozenset[bytes] | None:
+    """The authorities of which a client must have a certificate; None: of none."""
+    if tls is None or tls.verify_mode == ssl.CERT_NONE:
+        return None
+    return frozenset(tls.get_ca_certs(binary_form=True))
+
+
+def _peer_is_in(networks: NetworkSet, tcp: TcpStream) -> bool:
+    """Whether the connection itself comes from there, whoever was announced on it."""
+    try:
+        peer = tcp.sock.getpeername()[0]
+    except OSError:
+        return False  # gone
+    return parse_client(plain_address(peer)) in networks
 
 
 async def another_request(client: Stream, tcp: TcpStream, services: Services) -> bool:

@@ -161,6 +161,11 @@ def not_text(content: bytes, source: int) -> Fault | None:
             return Fault(_mark_at(content, error.start, source), (), f"expected text in UTF-8, got {got}")
     if zero >= 0:
         return Fault(_mark_at(content, zero, source), (), "expected text, got a NUL byte")
+    return old_line_ends(content, source)
+
+
+def old_line_ends(content: bytes, source: int) -> Fault | None:
+    """Lines of old Macintoshes, which would be one line, and behind a `#` nothing but a comment."""
     if b"\r" in content and b"\n" not in content:
         return Fault(mark(source, 1), (), "lines end with a carriage return (CR) alone; save the file with LF or CRLF")
     return None

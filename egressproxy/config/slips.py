@@ -19,6 +19,7 @@ LISTENERS = "; for example listeners: [{protocol: http-proxy, address: 127.0.0.1
 _LONGEST = 60
 _WORD = re.compile(r"[A-Za-z0-9_.:*/-]+")
 _PLAIN = re.compile(r"(?=.*[A-Za-z/])[A-Za-z0-9][A-Za-z0-9_./-]*(?::[0-9]{1,5}(?:-[0-9]{1,5})?)?")
+_NUMBER = re.compile(r"0[box][0-9a-f_]*|[0-9][0-9_.]*e[0-9]+", re.IGNORECASE)
 _PORT = re.compile(r"[0-9]+(?:-[0-9]+)?|\*")
 _NOT_PLAIN = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
 
@@ -64,7 +65,8 @@ def word_for_mapping(keys: Sequence[str | int], value: str) -> str:
 
 
 def _quoted_if_needed(word: str) -> str:
-    return word if _PLAIN.fullmatch(word) and word.lower() not in _NOT_PLAIN else f'"{word}"'
+    is_text = _PLAIN.fullmatch(word) and not _NUMBER.fullmatch(word) and word.lower() not in _NOT_PLAIN
+    return word if is_text else f'"{word}"'
 
 
 _SPAN = re.compile(

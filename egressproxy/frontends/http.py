@@ -10,6 +10,7 @@ request is answered by the upstream itself; every byte behind it belongs to the 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 from egressproxy.errors import (
@@ -82,7 +83,7 @@ class HttpFrontend:
         """
         head = await self._read_head(client)
         draft.method = head.method
-        draft.target_text = head.target
+        target = draft.target_text = without_user(head.target) if "@" in head.target else head.target
         draft.http_version = head.http_version
         if self._asked is not None:
             draft.kept = KeptFields(self._asked, head.raw_headers)
@@ -91,7 +92,7 @@ class HttpFrontend:
                 raise MethodNotImplemented(
                     "this listener serves requests by their Host field; CONNECT is for a listener with protocol http-proxy"
                 )
-            return Intent(client.address, self._listener, "CONNECT", parse_authority(head.target), head.http_version)
+            return Intent(client.address, self._listener, "CONNECT", parse_authority(target), head.http_version)
         return self._plain(client, head, draft.dialled)
 
     async def _read_head(self, client: Stream) -> RequestHead:
@@ -207,3 +208,15 @@ class HttpFrontend:
         except OSError:
             pass  # gone now
         return False
+
+
+def without_user(target: str) -> str:
+    """A request target, to be told of, with stars for user name and password: such a target is refused, and logged."""
+    if target.startswith("/"):
+        return target  # a path
+    scheme, separator, rest = target.partition("://")
+    if not separator:
+        return f"***@{target.rpartition('@')[2]}"
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = authority.rpartition("@")
+    return f"{scheme}://***{rest[len(user) :]}" if at else target

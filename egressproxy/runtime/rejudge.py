@@ -35,7 +35,9 @@ SLICE_S = 0.002
 LOOK_AGAIN_S = 0.1
 """Between two looks at those who have no tunnel yet."""
 SETUP_S = 120.0
-"""How long these are looked at: longer than a head, a look-up and a connection take by default, all together."""
+"""How long these are looked at so often: longer than a head, a look-up and a connection take by default, all together."""
+LOOK_SELDOM_S = 1.0
+"""Between two looks afterwards: limits of time may be set to days, and who is still there may open a tunnel yet."""
 
 
 class Rejudging:
@@ -56,15 +58,15 @@ class Rejudging:
 
     async def _judge_all(self, policy: Policy) -> None:
         """Judge everybody who is inside now, each once there is a tunnel."""
-        give_up_at = time.monotonic() + SETUP_S
+        seldom_from = time.monotonic() + SETUP_S
         waiting = list(self._admission.drafts)
         while waiting:
             cut, waiting = await self._judge(policy, waiting)
             if cut:
                 logger.info("%d tunnel%s ended that the new policy refuses", cut, "" if cut == 1 else "s")
-            if not waiting or time.monotonic() > give_up_at:
+            if not waiting:
                 return
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(LOOK_AGAIN_S if time.monotonic() < seldom_from else LOOK_SELDOM_S)
             still_open = {id(draft) for draft in self._admission.drafts}
             waiting = [draft for draft in waiting if id(draft) in still_open]
 

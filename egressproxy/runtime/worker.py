@@ -4,9 +4,10 @@
 beside what runs (`parts`). Only when all of that has worked is it put in place, in one step of the event loop; otherwise it
 is given back, the errors are logged and shown on /config, and the old configuration stays. A connection is served to its end
 by the configuration it was accepted under; open tunnels go on, and only their idle times follow the new one, unless
-`on_policy_change: cut` has those ended that it would refuse (`rejudge`). Who asks by SIGHUP gets a new configuration each time;
-a change makes one only where something else was read. Reading that does not come back, from a network file system that hangs,
-is a refused reload after a while, and the next SIGHUP reads anew beside it.
+`on_policy_change: cut` has those ended that it would refuse (`rejudge`). Who asks by SIGHUP gets a new configuration each time,
+but that those who ask before reading has begun get one together; a change makes one only where something else was read.
+Reading that does not come back, from a network file system that hangs, is a refused reload after a while, and the next SIGHUP
+reads anew beside it.
 
 **End.** SIGTERM or SIGINT: not ready any more, listeners closed, no new tunnels; open ones may go on for `drain_s` and are
 then cut. A second SIGINT stops at once. A configuration that is not in place by then is given back.
@@ -134,6 +135,7 @@ class Worker:
         self._stopping = False
         self._tunnels_cut = 0
         self._reloading = asyncio.Lock()
+        self._asked = False  # by SIGHUP, and nothing has been read for it yet
         self._hanging = 0  # threads that read the configuration and have not come back
         self._admission = Admission(0)
         self._own_connections = OwnConnections()
@@ -217,7 +219,7 @@ class Worker:
         return {
             signal.SIGTERM: self._drain_soon,
             signal.SIGINT: self._interrupt,
-            signal.SIGHUP: lambda: self._in_background(self._reload_and_tell(), "reload"),
+            signal.SIGHUP: self._reload_soon,
             signal.SIGUSR1: self._reopen_logs,
         }
 
@@ -416,6 +418,12 @@ class Worker:
             await self._replaced_admins[-1].close()
             self._replaced_admins.pop()
 
+    def _reload_soon(self) -> None:
+        """Who asks while another one who asked still waits means the same: what is read then is read for both."""
+        if not self._asked:
+            self._asked = True
+            self._in_background(self._reload_and_tell(), "reload")
+
     async def _reload_and_tell(self) -> None:
         self._manager.reloading()
         await self._reload()
@@ -425,6 +433,8 @@ class Worker:
     async def _reload(self, *, asked: bool = True) -> None:
         """`asked`: by somebody, so that what was read counts as news even where it is the same."""
         async with self._reloading:
+            if asked:
+                self._asked = False
             if self._stopping:
                 return
             if self._hanging == MAX_HANGING:

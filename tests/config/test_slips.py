@@ -27,6 +27,7 @@ from egressproxy.hostport import parse_allow_entry
         ("a.x, b.x c.x,", "; write it as a list: [a.x, b.x, c.x]"),
         ("8000-8100", '; write it as a list: ["8000-8100"]'),
         ("no", '; write it as a list: ["no"]'),
+        ("0x0 0b1 1e5 0o17", '; write it as a list: ["0x0", "0b1", "1e5", "0o17"]'),
         (443, "; write it as a list: [443]"),
         ("", "; write it as a list, like [one, other]"),
         ("a\x1b[31mb", "; write it as a list, like [one, other]"),

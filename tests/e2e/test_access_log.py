@@ -181,6 +181,20 @@ def test_json_has_the_slug_that_the_client_was_told(proxy: Proxy, target: str, s
     assert reply.reason.endswith(f": {slug}: {record['detail']}"[:200])
 
 
+@pytest.mark.parametrize(
+    "first",
+    ["GET http://user:s3cret@a.example/x@y", "GET ftp://user:s3@cret@a.example", "CONNECT user:s3cret/@a.example:443"],
+)
+def test_a_password_in_a_target_is_in_no_log(proxy: Proxy, first: str) -> None:
+    with dial(proxy) as client:
+        client.sendall(f"{first} HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+        assert receive(client, 12) == b"HTTP/1.1 400"
+    lines = proxy.settled()
+    assert "***@a.example" in lines.records[0]["target"]
+    told = f"{lines.squid} {lines.records}"
+    assert not any(word in told for word in ("user:", "s3", "cret"))
+
+
 def test_what_a_client_sends_cannot_break_out_of_its_line(proxy: Proxy) -> None:
     target = 'a"b\\c<d>%0d%0a{}:443'
     assert ask(proxy, connect_head(target, host="a")).status == 400

@@ -154,7 +154,10 @@ def test_a_new_policy_is_for_new_tunnels_and_leaves_the_open_ones(
 LISTENER = "listeners: [{protocol: http-proxy, address: 127.0.0.1, port: PORT}]\n"
 TLS_LISTENER = "listeners: [{protocol: http-proxy, port: PORT, tls: {certificate: CERTIFICATE, key: ITSELF}}]\n"
 BROKEN = {
-    "half a file": (LISTENER.replace("]", "") + "allow: [", r":2: "),
+    "half a file": (
+        LISTENER.replace("]", "") + "allow: [",
+        r":1: listeners\[1\]: \[ is opened here and not closed before line 2 ",
+    ),
     "an unknown key": (LISTENER + "outbount: allow_any\n", r":2: outbount: "),
     "a rule without an action": (LISTENER + "rules:\n- hosts: [a.example]\n", r":3: rules\[0\]\.action: "),
     "nothing": ("", r":1: expected settings"),

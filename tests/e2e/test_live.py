@@ -247,6 +247,23 @@ def test_who_wants_no_watching_has_sighup(
     soon(lambda: answers(proxy, echo_origin.target) == 200, "it is allowed")
 
 
+def test_a_hundred_sighups_do_not_make_a_hundred_reloads(start: Start, open_config: dict[str, Any]) -> None:
+    hosts = [f"a{number}.example:443" for number in range(20_000)]  # takes a moment to read
+    proxy = start({**open_config, "allow": hosts})
+    before = proxy.metric("config_generation")
+    for _ in range(100):
+        proxy.signal(signal.SIGHUP)
+        time.sleep(0.005)
+
+    def settled() -> bool:
+        seen = proxy.metric("config_generation")
+        time.sleep(QUIET_S)
+        return before < seen == proxy.metric("config_generation")
+
+    eventually(settled, "no more reloads")
+    assert proxy.metric("config_generation") - before < 20
+
+
 def test_sighup_makes_a_configuration_of_what_did_not_change(
     start: Start, tmp_path: Path, closed_config: dict[str, Any]
 ) -> None:

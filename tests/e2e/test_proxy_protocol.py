@@ -124,6 +124,21 @@ def test_an_announcement_from_elsewhere_is_not_believed(dns: DnsServer, start: C
     assert (record["outcome"], record["client"]) == ("announcer_denied", "127.0.0.1")
 
 
+def test_who_may_announce_no_more_does_not_go_on_for_the_announced_client(
+    dns: DnsServer, start: Callable[..., Proxy]
+) -> None:
+    proxy = start(settings(dns, "127.0.0.1/32"))
+    with socket.create_connection(("127.0.0.1", proxy.port), WAIT_S) as sock:
+        asks = b"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n"
+        sock.sendall(proxy_header(1, CLIENT, HERE) + asks)
+        answer = sock.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b"close" not in answer.lower().partition(b"\r\n\r\n")[0]
+        assert proxy.reload(settings(dns, "192.0.2.0/24"))
+        sock.sendall(asks)
+        assert b"HTTP/1.1 403 " not in receive_all(sock)
+
+
 def test_curl_announces_itself(dns: DnsServer, origin: TlsOrigin, tmp_path: Path, start: Callable[..., Proxy]) -> None:
     config = settings(dns, "127.0.0.1", protocol="sni", service_port=origin.port)
     config["rules"][0]["clients"] = ["127.0.0.1"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,3 +141,20 @@ def test_who_was_turned_away_and_does_not_close_is_waited_for_and_then_left(prox
         eventually(lambda: proxy.metric("connections_open") == 0, "it had its time")
         assert receive_all(client) == b""
     assert 900 < the_record(proxy)["duration_ms"] < 5000
+
+
+def test_who_came_before_certificates_were_asked_for_must_come_again(
+    tmp_path: Path, open_config: dict[str, Any], start: Callable[..., Proxy]
+) -> None:
+    files = certificates.write_files(tmp_path)
+    tls = {"certificate": str(files["certificate"]), "key": str(files["key"])}
+    config = {**open_config, "listeners": [{"protocol": "http-proxy", "tls": tls}]}
+    proxy = start(config)
+    with RawOrigin(lambda _: [response(b"whole")]) as origin, tls_client(proxy) as client:
+        client.send(request(origin.url()))
+        assert client.head() is not None
+        assert client.exactly(5) == b"whole"
+        config["listeners"][0]["tls"] = {**tls, "client_ca": str(files["authority"])}
+        assert proxy.reload(config)
+        client.send(request(origin.url()))
+        assert client.to_the_end() == b""

@@ -18,6 +18,7 @@ from egressproxy.policy.policy import Policy
 from egressproxy.poller import create_poller
 from egressproxy.relay.relay import Relay
 from egressproxy.relay.tunnel import Tunnel
+from egressproxy.runtime import rejudge
 from egressproxy.runtime.rejudge import Rejudging, refusal
 from egressproxy.tasks import Tasks
 from egressproxy.telemetry.record import RecordDraft
@@ -186,6 +187,19 @@ async def test_who_has_no_tunnel_yet_is_judged_when_there_is_one(tunnel: Any) ->
     opens.relay = late = tunnel()
     admission.end(leaves)
     assert await tasks.wait(5.0), "it ends when nobody is left to wait for"
+    assert late._result == ("proxy", "policy_changed")
+
+
+async def test_who_takes_very_long_is_judged_all_the_same(tunnel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejudge, "SETUP_S", 0.0)
+    monkeypatch.setattr(rejudge, "LOOK_SELDOM_S", 0.05)
+    admission, tasks = Admission(10), Tasks(asyncio.get_running_loop())
+    opens = enter(admission, "b.example:443", None)
+    config = config_of(allow=["a.example"], on_policy_change="cut")
+    Rejudging(admission, tasks).begin(config, Policy.from_config(config, lambda _address, _port: False))
+    await asyncio.sleep(0.2)
+    opens.relay = late = tunnel()
+    assert await tasks.wait(5.0)
     assert late._result == ("proxy", "policy_changed")
 
 

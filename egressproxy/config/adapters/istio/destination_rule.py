@@ -5,6 +5,7 @@ istio.io/docs/reference/config/networking/destination-rule
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 from egressproxy.config.adapters.istio.objects import (
@@ -20,6 +21,8 @@ from egressproxy.config.adapters.istio.objects import (
 from egressproxy.config.faults import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from egressproxy.config.adapters.istio.documents import Thing
     from egressproxy.config.adapters.istio.fields import Fields
 
@@ -97,12 +100,28 @@ def _traffic_policy(fields: Fields, *, of_port: bool = False) -> TrafficPolicy:
         refused={
             "tunnel": "a proxy on the way is a parent in the native form",
             "proxyProtocol": "is set on a rule in the native form",
+            **{name: f"no such field; did you mean {meant}?" for name, meant in _slips(fields.unread()).items()},
         },
         secure=False,
     )
     return TrafficPolicy(
         tls=None if tls is None else _client_tls(tls), connect_timeout_s=connect_timeout_s, ports=ports
     )
+
+
+def _slips(names: Sequence[str]) -> dict[str, str]:
+    """Fields that seem to be meant for those that decide about TLS. Left out, what they say would go in the clear."""
+    found = {}
+    for name in names:
+        plain = name.lower()
+        if name not in ("outlierDetection", "tunnel", "proxyProtocol"):
+            close = get_close_matches(plain, ("tls", "portlevelsettings"), n=1)
+            if "tls" in plain or "ssl" in plain or close == ["tls"]:
+                found[name] = "tls"
+            elif close or plain.startswith("port"):
+                found[name] = "portLevelSettings"
+    found.pop("port", None)
+    return found
 
 
 def _note_rest(fields: Fields, message: str) -> None:

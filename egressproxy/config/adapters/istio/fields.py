@@ -128,6 +128,10 @@ class Fields:
 
     # --- what it holds
 
+    def value_of(self, field: str) -> object:
+        """What is written, as it is, for who looks at it and does not take it."""
+        return self.data.get(self._names.get(field, field))
+
     def has(self, field: str) -> bool:
         """Whether a field is written."""
         return field in self._names

@@ -132,6 +132,8 @@ class _Objects:
             settings.values(thing.fields, self.settings)
         elif not kinds.is_in_place(thing.group, thing.kind):
             self._refuse_kind(thing)
+        elif (meant := kinds.group_meant(thing.group)) is not None:
+            thing.fields.fault("apiVersion", f"no such group; it is refused rather than ignored; did you mean {meant}?")
         elif not self._is_core(thing):
             self.report.note(thing.fields.mark("kind"), thing.fields.way, _NO_MEANING)
 
@@ -199,7 +201,13 @@ class _Objects:
             (one for one in self.sidecars if one.namespace in order), key=lambda one: order.index(one.namespace)
         )
         for one in self.sidecars:
-            if one not in counting[:1]:
+            if one in counting[1:] and one.namespace == counting[0].namespace:
+                line = unmark(counting[0].mark)[1]
+                message = (
+                    f"two Sidecars are for clients in {one.namespace}: the other is {counting[0].name} on line {line}"
+                )
+                self.report.fault(one.mark, (), f"{message} of its file; leave one")
+            elif one not in counting[:1]:
                 self.report.note(
                     one.mark, (), f"counts for clients in {one.namespace}; here they are those of {order[0]}"
                 )
@@ -213,12 +221,22 @@ class _Objects:
         """The files of a Secret that gateways may use."""
         root = self.settings.root_namespace
         namespaces = {root, *(one.namespace for one in self.kubernetes if self._is_gateway(one))}
-        for thing in self.secrets:
-            if thing.name == name and kubernetes.is_for_gateways(thing, frozenset(namespaces)):
-                if name not in self._read_secrets:
-                    self._read_secrets[name] = kubernetes.secret(thing)
-                return self._read_secrets[name]
-        return None
+        found = [
+            thing
+            for thing in self.secrets
+            if thing.name == name and kubernetes.is_for_gateways(thing, frozenset(namespaces))
+        ]
+        if found and name not in self._read_secrets:
+            self._read_secrets[name] = kubernetes.secret(found[0])
+            for other in found[1:]:
+                if kubernetes.secret(other) != self._read_secrets[name]:
+                    line = unmark(found[0].fields.mark("metadata"))[1]
+                    other.fields.fault(
+                        "metadata",
+                        f"another Secret {name} of a gateway, on line {line} of its file, holds something else; all gateways "
+                        "are this process, so give them names of their own",
+                    )
+        return self._read_secrets.get(name)
 
     def _is_gateway(self, service: objects.Service) -> bool:
         return bool(service.selector) and any(

@@ -32,7 +32,14 @@ _APIS: dict[str, str] = {
 }
 """Kinds, and the apiVersion to write for them."""
 
+_KNOWN = {
+    "rbac.istio.io": frozenset[str](),
+    "gateway.networking.k8s.io": frozenset({"GatewayClass", "ReferenceGrant"}),
+}
+"""Other groups whose objects decide who may go where, with their kinds that decide nothing here."""
+
 _GROUPS = {api.partition("/")[0] for api in _APIS.values()}
+_GROUP_LIKENESS = 0.85
 _BY_SMALL = {kind.lower(): kind for kind in _APIS}
 
 # A group stands for those below it, too.
@@ -62,11 +69,19 @@ def is_in_place(group: str, kind: str) -> bool:
 
     Groups that are not Istio's may have any, but one with a name of Istio's, in whatever capitals, only where they are listed.
     """
+    if group in _KNOWN:
+        return kind in _KNOWN[group]
     if group in _GROUPS:
         return _APIS.get(kind, "").partition("/")[0] == group
     if kind.lower() not in _BY_SMALL:
         return True
     return any(group == other or group.endswith(f".{other}") for other in _OF_OTHERS.get(kind, ()))
+
+
+def group_meant(group: str) -> str | None:
+    """The group that decides who may go where which this one, that is none of them, is nearly; None: there is none."""
+    close = get_close_matches(group[:60].lower(), (*_GROUPS, *_KNOWN), n=1, cutoff=_GROUP_LIKENESS)
+    return close[0] if close and close[0] != group else None
 
 
 def meant(group: str, kind: str) -> str:

@@ -301,8 +301,11 @@ def host_of(fields: Fields, name: str, namespace: str) -> HostPattern | None:
 
 
 def export_to_of(spec: Fields) -> tuple[str, ...]:
-    """Namespaces that see an object: `*`, `.` for its own, or names; empty: all do."""
-    return spec.words("exportTo")
+    """Namespaces that see an object: `*`, `.` for its own, or names; empty: all do; `~` alone: none does."""
+    found = spec.words("exportTo")
+    if len(found) > 1 and "~" in found:
+        spec.fault("exportTo", "'~' shows the object to nobody, and stands alone")
+    return found
 
 
 def namespace_of(thing: Thing) -> str:

@@ -135,6 +135,38 @@ def _slips(names: Sequence[str]) -> dict[str, str]:
     }
 
 
+# Fields of a MeshConfig, of any release, that have one of these words in their names and are about something else.
+_POLICY_WORDS = ("outbound", "trafficpolicy", "meshconfig")
+_OTHER_POLICIES = frozenset({"inboundTrafficPolicy", "outboundClusterStatName"})
+
+
+def _misplaced(fields: Fields) -> dict[str, str]:
+    """What is wrong with fields that are not followed and seem to say, or hold, the policy for what is not registered.
+
+    A mesh without a policy lets everything pass, so that one which is not read must not be noted in passing.
+    """
+    return {
+        name: "no such setting of a mesh, or not in this place; outboundTrafficPolicy stands at the top of these settings"
+        for name in fields.unread()
+        if name not in _OTHER_POLICIES
+        and (
+            any(word in name.lower().replace("_", "") for word in _POLICY_WORDS) or _holds_policy(fields.value_of(name))
+        )
+    }
+
+
+def _holds_policy(value: object) -> bool:
+    """Whether the policy is written somewhere in a value."""
+    if isinstance(value, list):
+        return any(map(_holds_policy, value))
+    if not isinstance(value, dict):
+        return False
+    return any(
+        str(key).lower().replace("_", "") == "outboundtrafficpolicy" or _holds_policy(inner)
+        for key, inner in value.items()
+    )
+
+
 def mesh_config(fields: Fields, settings: Settings) -> None:
     """Take what a MeshConfig says."""
     policy = fields.below("outboundTrafficPolicy")
@@ -157,7 +189,7 @@ def mesh_config(fields: Fields, settings: Settings) -> None:
     fields.done(
         silent=("trustDomain",),
         noted=dict.fromkeys(fields.unread(), "is about the mesh itself, and has no meaning here"),
-        refused=_MESH_REFUSED | _slips(fields.unread()),
+        refused=_misplaced(fields) | _MESH_REFUSED | _slips(fields.unread()),
     )
 
 

@@ -89,6 +89,7 @@ class Acls:
         self._acls = {acl.name.lower(): acl for acl in _predefined()}
         self._open: list[str] = []
         self._in_groups = 0
+        self._made: dict[tuple[str, bool], Term] = {}
 
     def define(self, statement: Statement) -> None:
         """Take one `acl` line."""
@@ -157,8 +158,7 @@ class Acls:
         if acl.type == "myportname":
             return one_of(self._port_name(value) for value in acl.port_names)
         if acl.type not in ("any-of", "all-of"):
-            addresses = [Is("hosts_matching", (IS_ADDRESS,))] if refuses and acl.looks_back else []
-            return one_of([*acl.alternatives, *addresses])
+            return self._plain_term(acl, with_addresses=bool(refuses and acl.looks_back))
         if acl.name in self._open:
             raise Unusable(f"the ACL {name} stands for itself")
         self._in_groups += sum(map(len, acl.groups))
@@ -174,6 +174,14 @@ class Acls:
             return one_of(self.term([one], refuses=refuses) for names in acl.groups for one in names)
         finally:
             self._open.pop()
+
+    def _plain_term(self, acl: Acl, *, with_addresses: bool) -> Term:
+        """Made once: a list of a hundred thousand names may be asked for on many lines."""
+        found = self._made.get((acl.name, with_addresses))
+        if found is None:
+            addresses = [Is("hosts_matching", (IS_ADDRESS,))] if with_addresses else []
+            found = self._made[acl.name, with_addresses] = one_of([*acl.alternatives, *addresses])
+        return found
 
     def _port_name(self, value: Value) -> Term:
         if value.text not in self.port_names:

@@ -64,15 +64,21 @@ def all_of(terms: Iterable[Term]) -> Term:
 def one_of(terms: Iterable[Term]) -> Term:
     """What holds if one of the terms does. Those about the same thing become one."""
     found: list[Term] = []
+    values: dict[str, list[At | str]] = {}  # of each key, and where in `found` it stands
+    places: dict[str, int] = {}
     for term in terms:
         if term == ALWAYS:
             return ALWAYS
         for part in term.either if isinstance(term, OneOf) else (term,):
-            like = next((each for each in found if isinstance(each, Is) and each.key == getattr(part, "key", "")), None)
-            if isinstance(part, Is) and isinstance(like, Is):
-                found[found.index(like)] = Is(part.key, like.values + part.values)
+            if isinstance(part, Is):
+                if part.key not in places:
+                    places[part.key] = len(found)
+                    found.append(part)
+                values.setdefault(part.key, []).extend(part.values)
             elif part not in found:
                 found.append(part)
+    for key, place in places.items():
+        found[place] = Is(key, tuple(values[key]))
     return found[0] if len(found) == 1 else OneOf(tuple(found))
 
 
@@ -120,3 +126,12 @@ def mentions(term: Term, key: str) -> bool:
     if isinstance(term, Not):
         return mentions(term.term, key)
     return any(mentions(part, key) for part in (term.terms if isinstance(term, AllOf) else term.either))
+
+
+def size(term: Term) -> int:
+    """How many values are asked for in a term, with one for each of its parts."""
+    if isinstance(term, Is):
+        return len(term.values)
+    if isinstance(term, Not):
+        return 1 + size(term.term)
+    return 1 + sum(map(size, term.terms if isinstance(term, AllOf) else term.either))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.adapters.adapter import FileUnreadable
 from egressproxy.config.faults import MAX_FAULTS, Fault, shown
-from egressproxy.config.native import byte_order_mark, mark, not_text
+from egressproxy.config.native import byte_order_mark, mark, not_text, old_line_ends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,9 +160,9 @@ class Lexer:
 
     def _lines(self, source: Source, longest: int) -> list[str]:
         """Lines without their ends; bytes that are no UTF-8 are `_STRANGE`. None where the file cannot be text."""
-        has_zero = b"\0" in source.content
-        fault = byte_order_mark(source.content, source.number)
-        fault = not_text(source.content, source.number) if has_zero else fault
+        content, number = source.content, source.number
+        ends = not_text(content, number) if b"\0" in content else old_line_ends(content, number)
+        fault = ends or byte_order_mark(content, number)
         if fault is not None:
             self._faults.append(fault)
             self.is_whole = False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from egressproxy.config.adapters.adapter import Adapted, At, settle
 from egressproxy.config.adapters.squid import peers, values
 from egressproxy.config.adapters.squid.acls import Acls, Unusable
-from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Term, all_of, condition, mentions
+from egressproxy.config.adapters.squid.conditions import ALWAYS, NEVER, Term, all_of, condition, mentions, size
 from egressproxy.config.adapters.squid.directives import FATES, Fate
 from egressproxy.config.adapters.squid.lexer import Lexer, Statement
 from egressproxy.config.adapters.squid.logs import Logs
@@ -48,6 +48,11 @@ _GUARDED = frozenset(
 """Directives that a slip of the pen must not make disappear."""
 _SOUNDS_LIKE_SECURITY = re.compile("access|acl|auth|allow|deny|ssl|tls|cert|secur|user|filter")
 _NO_FATE = Fate("noted", "")
+
+MAX_SPLIT = 10_000
+"""Rules that all lines of `http_access` together may become where they are split by the ways that requests go."""
+MAX_VALUES = 5_000_000
+"""Values of ACLs in all rules. Squid has each ACL once; here it is written out in each rule that asks for it."""
 
 _Access = tuple[Statement, bool, list[tuple[str, bool]]]
 """One line of an access list: whether it says allow, and the ACLs that must all hold."""
@@ -88,6 +93,8 @@ class _Reading:
         self._access: dict[str, list[_Access]] = {}
         self._settings: dict[str, dict[str, Any]] = {"http": {"forwarded_for": "append"}}
         self._has_own_name = False  # by unique_hostname
+        self._split = 0  # rules that lines became which are split by ways
+        self._values = 0  # in all rules
         self._handlers: dict[str, Callable[[Statement], None]] = {
             "acl": self._acls.define,
             "access_log": self._logs.add,
@@ -281,11 +288,18 @@ class _Reading:
 
     def _allow(self, statement: Statement, name: str, term: Term, ways: Ways) -> list[At]:
         """The rules of one line that allows, one for each way that what it allows may go."""
-        found = []
+        found: list[At] = []
         for number, (where, way) in enumerate(ways):
             both = all_of((term, where))
             if both == NEVER:
                 continue
+            self._split += len(ways) > 1
+            if self._split > MAX_SPLIT:
+                self._too_many(
+                    f"expected at most {MAX_SPLIT} rules of all http_access lines together, each of which is split by what "
+                    "always_direct, never_direct and cache_peer_access say; name fewer ACLs there, each with more values"
+                )
+                return found
             one = f"{name}-{number + 1}" if len(ways) > 1 else name
             if way.kind == "direct":
                 found.append(self._rule(statement.mark, one, "allow", both, private_addresses=True))
@@ -301,6 +315,12 @@ class _Reading:
             if both == term:
                 break
         return found
+
+    def _too_many(self, message: str) -> None:
+        """What would take too long and too much room is refused once, and nothing more is made of the rest."""
+        fault = Fault(self._first, ("http_access",), message)
+        if fault not in self.faults:
+            self.faults.append(fault)
 
     def _undecided(self) -> None:
         place = next(iter(self._parents.values())).mark
@@ -348,6 +368,12 @@ class _Reading:
             return None
 
     def _rule(self, place: int, name: str, action: str, term: Term, **more: Any) -> At:
+        self._values += size(term)
+        if self._values > MAX_VALUES:
+            self._too_many(
+                f"expected at most {MAX_VALUES} values of ACLs in all rules together; name long lists on fewer lines"
+            )
+            term = ALWAYS  # of a configuration that is refused
         conditions = condition(term)
         if self._ports and "listeners" not in conditions:
             conditions = {"listeners": [found.label for _, found in self._ports], **conditions}

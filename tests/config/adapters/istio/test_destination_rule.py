@@ -82,3 +82,13 @@ def test_rules_for_some_pods_and_twice_the_same_subset_are_refused() -> None:
         "subsets[1].name",
         "workloadSelector",
     ]
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [("tsl", "tls"), ("TLS", "tls"), ("tlsSettings", "tls"), ("portLevelSetting", "portLevelSettings")],
+)
+def test_a_slip_that_would_send_in_the_clear_is_refused_even_leniently(slip: str, meant: str) -> None:
+    text = thing("DestinationRule a", f"{{host: a.example, trafficPolicy: {{{slip}: {{mode: SIMPLE}}}}}}")
+    (fault,) = meets(text, lenient=True).faults
+    assert fault.endswith(f"{slip}: no such field; did you mean {meant}?")

@@ -44,12 +44,40 @@ def test_another_version_is_a_fault() -> None:
         ("rbac.istio.io/v1alpha1", "ServiceRole"),
         ("config.istio.io/v1alpha2", "rule"),
         ("networking.istio.io/v1", "Novelty"),
+        ("security.istio.io/v1", "AuthorisationPolicy"),
+        ("security.istio.io/v1", "authorizationpolicy"),
+        ("extensions.istio.io/v1alpha1", "Wasmplugin"),
+        ("gateway.networking.k8s.io/v1", "HttpRoute"),
+        ("rbac.istio.io/v1alpha1", "RbacConfigs"),
     ],
 )
 def test_kinds_that_decide_who_may_go_where_are_refused(api: str, kind: str) -> None:
     (fault,) = meets(f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n", lenient=True).faults
     assert fault.startswith(f"2 {kind}.x")
     assert "refused rather than ignored" in fault
+
+
+@pytest.mark.parametrize(
+    ("group", "meant"),
+    [
+        ("networking.istio.oi", "networking.istio.io"),
+        ("network.istio.io", "networking.istio.io"),
+        ("securty.istio.io", "security.istio.io"),
+    ],
+)
+def test_a_slip_in_the_group_is_refused(group: str, meant: str) -> None:
+    (fault,) = meets(f"apiVersion: {group}/v1\nkind: Door\nmetadata: {{name: x}}\nspec: {{}}\n", lenient=True).faults
+    assert fault == f"1 Door.x.apiVersion: no such group; it is refused rather than ignored; did you mean {meant}?"
+
+
+@pytest.mark.parametrize("second", ["Sidecar b default", "Sidecar b", "Sidecar a default"])
+def test_two_sidecars_for_clients_are_a_conflict(second: str) -> None:
+    found = meets(
+        thing("Sidecar a", "{outboundTrafficPolicy: {mode: ALLOW_ANY}}"),
+        thing(second, "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"),
+    )
+    (fault,) = found.faults
+    assert "two Sidecars are for clients in default: the other is a on line 4 of its file" in fault
 
 
 @pytest.mark.parametrize(

@@ -440,3 +440,34 @@ def test_a_cluster_that_is_this_proxy_s_own_sni_listener_is_followed_at_once(
     else:
         assert service["endpoints"] == [{"address": "127.0.0.1"}]
         assert service["hosts"] == ["sni-proxy.local"]
+
+
+@pytest.mark.parametrize(("other", "conflicts"), [("one", False), ("two", True)])
+def test_secrets_of_one_name_in_two_namespaces_of_gateways_hold_the_same(other: str, conflicts: bool) -> None:
+    def secret(namespace: str, text: str) -> str:
+        return (
+            f"apiVersion: v1\nkind: Secret\nmetadata: {{name: cred, namespace: {namespace}}}\n"
+            f"stringData: {{ca.crt: {text}}}\n"
+        )
+
+    gateway_service = (
+        "apiVersion: v1\nkind: Service\nmetadata: {name: gw, namespace: team}\n"
+        "spec: {selector: {istio: gw}, ports: [{name: http, port: 80}]}\n"
+    )
+    found = meets(
+        A,
+        gateway_service,
+        thing(
+            "Gateway g",
+            "{selector: {istio: gw}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}",
+        ),
+        rule("trafficPolicy: {tls: {mode: SIMPLE, credentialName: cred}}"),
+        secret("istio-system", "one"),
+        secret("team", other),
+    )
+    assert any("another Secret cred of a gateway" in fault for fault in found.faults) == conflicts
+
+
+def test_an_export_to_nobody_stands_alone() -> None:
+    (fault,) = meets(entry("a.example", "443 TLS", more="exportTo: ['~', '*']")).faults
+    assert "exportTo: '~' shows the object to nobody, and stands alone" in fault

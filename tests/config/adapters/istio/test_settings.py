@@ -270,3 +270,24 @@ def test_forwarding_the_server_name_is_noted(shape: Any) -> None:
 def test_any_other_envoy_filter_is_refused_even_leniently(text: str) -> None:
     (fault,) = meets(REGISTRY_ONLY, text, lenient=True).faults
     assert "changes Envoy from inside, which nothing here can follow" in fault
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "outboundPolicy: {mode: REGISTRY_ONLY}",
+        "outboundTraffic: {mode: REGISTRY_ONLY}",
+        "trafficPolicy: {mode: REGISTRY_ONLY}",
+        "meshConfig: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}",
+        "defaultConfig: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}",
+    ],
+)
+def test_a_policy_that_is_not_read_is_refused(text: str) -> None:
+    found = meets(REGISTRY_ONLY.replace("outboundTrafficPolicy: {mode: REGISTRY_ONLY}", text), lenient=True)
+    (fault,) = found.faults
+    assert fault.endswith("outboundTrafficPolicy stands at the top of these settings")
+
+
+def test_other_policies_of_a_mesh_are_noted() -> None:
+    text = "inboundTrafficPolicy: {mode: PASSTHROUGH}\n    outboundClusterStatName: x\n    h2UpgradePolicy: UPGRADE"
+    assert meets(REGISTRY_ONLY.replace("outboundTrafficPolicy: {mode: REGISTRY_ONLY}", text)).faults == []

@@ -135,3 +135,10 @@ def test_options_without_meaning_are_noted() -> None:
         notes(f"{UP}never_direct allow all\nhttp_access deny all\n")[0]
         == "1: cache_peer: has no meaning here: no-query"
     )
+
+
+def test_rules_that_are_split_by_ways_are_bounded_over_all_lines() -> None:
+    ways_ = "".join(f"acl a{n} dstdomain .a{n}.example\nalways_direct allow a{n}\n" for n in range(200))
+    lines = "".join(f"acl b{n} src 10.0.0.{n}\nhttp_access allow b{n}\n" for n in range(60))
+    (fault,) = faults(f"{UP}{ways_}never_direct allow all\n{lines}http_access deny all\n")
+    assert fault.startswith("1: http_access: expected at most 10000 rules of all http_access lines together")
