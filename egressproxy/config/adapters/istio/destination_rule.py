@@ -104,9 +104,13 @@ def _traffic_policy(fields: Fields, *, of_port: bool = False) -> TrafficPolicy:
         },
         secure=False,
     )
-    return TrafficPolicy(
-        tls=None if tls is None else _client_tls(tls), connect_timeout_s=connect_timeout_s, ports=ports
-    )
+    own = None if tls is None else _client_tls(tls)
+    if own is not None and own.mode in ("SIMPLE", "MUTUAL"):
+        for number, policy in ports.items():
+            if policy.tls is None:
+                message = f"port {number} has no tls of its own and takes none over: what is plain goes out as it is"
+                fields.note("portLevelSettings", message)
+    return TrafficPolicy(tls=own, connect_timeout_s=connect_timeout_s, ports=ports)
 
 
 def _slips(names: Sequence[str]) -> dict[str, str]:

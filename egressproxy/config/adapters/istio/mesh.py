@@ -98,6 +98,10 @@ class _Used:
     patterns: list[HostPattern] = field(default_factory=list)
 
 
+def _asks_for_tls(policy: TrafficPolicy) -> bool:
+    return policy.tls is not None and policy.tls.mode in ("SIMPLE", "MUTUAL")
+
+
 class Mesh:
     """The registry as sidecars and gateways see it, and the clusters that were asked for so far."""
 
@@ -127,6 +131,7 @@ class Mesh:
         self._by_host: dict[HostPattern, list[Service]] = {}
         self._seen: list[tuple[Service, Port]] | None = None
         self._used: dict[str, _Used] = {}
+        self._noted_tls: set[tuple[int, int]] = set()
         self._gateways: set[HostPattern] = set()
         self.credentials: dict[str, Mapping[str, str]] = {}
         self.services = services
@@ -209,6 +214,7 @@ class Mesh:
         rules = self._rules_for(host, port, view)
         whole = next((rule.policy for rule in rules if rule.policy is not None), None)
         policy = TrafficPolicy() if whole is None else whole.ports.get(port, whole)
+        self._note_tls_that_does_not_count(host, port, policy, view)
         if not subset:
             return policy
         part = next((rule.subsets[subset] for rule in rules if subset in rule.subsets), None)
@@ -222,6 +228,21 @@ class Mesh:
         return TrafficPolicy(
             tls=own.tls or policy.tls, connect_timeout_s=own.connect_timeout_s or policy.connect_timeout_s
         )
+
+    def _note_tls_that_does_not_count(self, host: HostPattern, port: int, counting: TrafficPolicy, view: View) -> None:
+        """Rules for a host are not joined, as in Istio: one that counts may have no TLS, and go before one that has."""
+        if _asks_for_tls(counting):
+            return
+        for rule in self._rules.covering(host):
+            is_seen = rule.namespace is None or exported(rule.export_to, rule.namespace, view.namespace)
+            if is_seen and rule.policy is not None and _asks_for_tls(rule.policy.ports.get(port, rule.policy)):
+                place = (rule.mark, port)
+                if place not in self._noted_tls:
+                    self._noted_tls.add(place)
+                    message = (
+                        f"asks for TLS, and does not count for {host} on port {port}: what is plain goes out as it is"
+                    )
+                    self._report.note(rule.mark, (), message)
 
     def labels_of(self, host: HostPattern, port: int, subset: str, view: View) -> Mapping[str, str]:
         """Labels that the endpoints of a subset have."""

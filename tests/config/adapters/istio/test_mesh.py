@@ -229,6 +229,33 @@ def test_tls_in_native_words(inside: str, expected: dict[str, Any], note: str | 
     assert [each.endswith(note or "") for each in found.notes] == ([] if note is None else [True])
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (rule("trafficPolicy: {tls: {mode: DISABLE}}"), "DestinationRule b"),
+        (rule("subsets: []"), "DestinationRule b owner"),
+        (rule("trafficPolicy: {connectionPool: {tcp: {connectTimeout: 1s}}}"), "DestinationRule b istio-system"),
+    ],
+)
+def test_tls_of_a_rule_that_does_not_count_is_noted(first: str, second: str) -> None:
+    hidden = rule("trafficPolicy: {tls: {mode: SIMPLE}}", title=second)
+    found = meets(entry("a.example", "80 HTTP", title="ServiceEntry a owner"), first, hidden)
+    assert "tls" not in found.services["outbound|80||a.example"]
+    notes = [note for note in found.notes if "asks for TLS, and does not count for a.example on port 80" in note]
+    assert len(notes) == 1
+    alone = meets(entry("a.example", "80 HTTP"), rule("trafficPolicy: {tls: {mode: SIMPLE}}"))
+    assert not any("does not count" in note for note in alone.notes)
+
+
+def test_a_port_with_settings_of_its_own_takes_over_no_tls() -> None:
+    inside = (
+        "tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 80}, connectionPool: {tcp: {connectTimeout: 1s}}}]"
+    )
+    found = meets(A, rule(f"trafficPolicy: {{{inside}}}"))
+    assert "tls" not in found.services["outbound|80||a.example"]
+    assert any("port 80 has no tls of its own and takes none over" in note for note in found.notes)
+
+
 def test_names_of_the_entry_count_where_the_rule_has_none() -> None:
     named_entry = entry("a.example", "80 HTTP", more="resolution: DNS, subjectAltNames: [s.example]")
     found = meets(named_entry, rule("trafficPolicy: {tls: {mode: SIMPLE}}"))
