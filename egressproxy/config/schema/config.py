@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from egressproxy.config.faults import path_text, shown
-from egressproxy.config.templates import plain_field_name
-from egressproxy.config.words import MAX_ENTRIES, AllowEntries, Ech, Flag, SniCheck, repeated, together
-from egressproxy.model import AskedFields
-
-if TYPE_CHECKING:
-    from egressproxy.config.faults import Finding
-
 from egressproxy.config.schema.listeners import Listener
 from egressproxy.config.schema.rules import Route, Rule
 from egressproxy.config.schema.services import Parent, Secrets, Service
 from egressproxy.config.schema.settings import Settings
 from egressproxy.config.schema.stages import AccessLog, Admin, CaptureRanges, Dns, Guard, Http, Limits, Timeouts
+from egressproxy.config.templates import plain_field_name
+from egressproxy.config.words import MAX_ENTRIES, AllowEntries, Ech, Flag, SniCheck, repeated, together
+from egressproxy.model import AskedFields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from egressproxy.config.faults import Finding
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -88,81 +89,89 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
+        found = (
+            *self._places_taken(),
+            *self._names_twice(),
+            *self._unknown_listeners(),
+            *self._unknown_destinations(),
+            *self._unknown_parents(),
+            *self._credentials_without_secrets(),
+            *self._credentials_in_logs(),
+        )
+        return together(self, found)
+
+    def _places_taken(self) -> Iterator[Finding]:
         ports: list[tuple[tuple[str | int, ...], Listener | Admin]] = [
             (("listeners", index, "port"), listener) for index, listener in enumerate(self.listeners)
         ]
         if self.admin is not None:
             ports.append((("admin", "port"), self.admin))
-        found: list[Finding] = []
         for number, (at, later) in enumerate(ports):
             for other, earlier in ports[:number]:
                 if later.port == earlier.port and _overlap(later.address, earlier.address):
-                    found.append((at, f"{later.address} port {later.port} is taken by {path_text(other)}"))
+                    yield at, f"{later.address} port {later.port} is taken by {path_text(other)}"
                     break
+
+    def _names_twice(self) -> Iterator[Finding]:
         labels = [listener.label for listener in self.listeners]
-        found += [
-            (("listeners", index), f"two listeners are called {labels[index]!r}; give one a name of its own")
-            for index in repeated(labels)
-        ]
-        found += [
-            (("services", index, "tls", "credential"), "needs secrets: {directory: ...}, where secrets are mounted")
-            for index, service in enumerate(self.services)
-            if service.tls is not None
-            and service.tls.credential is not None
-            and self.secrets.directory is None
-            and service.tls.credential not in self.secrets.inline
-            and f"{service.tls.credential}-cacert" not in self.secrets.inline
-        ]
+        for index in repeated(labels):
+            yield ("listeners", index), f"two listeners are called {labels[index]!r}; give one a name of its own"
+        for index in repeated([service.name or index for index, service in enumerate(self.services)]):
+            yield ("services", index, "name"), f"two services are called {self.services[index].name}: routes need one"
+        for index in repeated([parent.name for parent in self.parents]):
+            yield ("parents", index, "name"), f"two parents are called {self.parents[index].name!r}"
+        names = [rule.name or f"rule-{number}" for number, rule in enumerate(self.rules, 1)]
+        for index in repeated(names):
+            message = f"two rules are called {names[index]!r}; logs and metrics could not tell them apart"
+            yield ("rules", index), message
+
+    def _unknown_listeners(self) -> Iterator[Finding]:
+        labels = {listener.label for listener in self.listeners}
+        for key, conditions in (("rules", self.rules), ("routes", self.routes)):
+            for index, condition in enumerate(conditions):
+                for at, name in enumerate(condition.listeners or ()):
+                    if name not in labels:
+                        yield (key, index, "listeners", at), f"expected the name of a listener, got {shown(name)}"
+
+    def _unknown_destinations(self) -> Iterator[Finding]:
         services = {service.label: service for service in reversed(self.services)}
-        found += [
-            (("services", index, "name"), f"two services are called {self.services[index].name}: routes need one")
-            for index in repeated([service.name or index for index, service in enumerate(self.services)])
-        ]
         for index, route in enumerate(self.routes):
             for number, one in enumerate(route.to):
                 way = ("routes", index, "to", number)
                 known = services.get(one.service)
                 if known is None:
-                    found.append(((*way, "service"), f"expected the name of a service, got {shown(one.service)}"))
+                    yield (*way, "service"), f"expected the name of a service, got {shown(one.service)}"
                 elif one.port is not None and all(port.number != one.port for port in known.ports):
-                    found.append(((*way, "port"), f"service {one.service} has no port {one.port}"))
+                    yield (*way, "port"), f"service {one.service} has no port {one.port}"
+
+    def _unknown_parents(self) -> Iterator[Finding]:
         parents = {parent.name for parent in self.parents}
-        found += [
-            (("rules", index, "parent"), f"expected the name of one of parents, got {shown(rule.parent)}")
-            for index, rule in enumerate(self.rules)
-            if rule.parent is not None and rule.parent not in parents
-        ]
-        found += [
-            (("parents", index, "name"), f"two parents are called {self.parents[index].name!r}")
-            for index in repeated([parent.name for parent in self.parents])
-        ]
-        for key, conditions in (("rules", self.rules), ("routes", self.routes)):
-            for index, condition in enumerate(conditions):
-                found += [
-                    ((key, index, "listeners", at), f"expected the name of a listener, got {shown(name)}")
-                    for at, name in enumerate(condition.listeners or ())
-                    if name not in labels
-                ]
+        for index, rule in enumerate(self.rules):
+            if rule.parent is not None and rule.parent not in parents:
+                yield ("rules", index, "parent"), f"expected the name of one of parents, got {shown(rule.parent)}"
+
+    def _credentials_without_secrets(self) -> Iterator[Finding]:
+        if self.secrets.directory is not None:
+            return
+        for index, service in enumerate(self.services):
+            credential = None if service.tls is None else service.tls.credential
+            if credential is not None and self.secrets.inline.keys().isdisjoint((credential, f"{credential}-cacert")):
+                way = ("services", index, "tls", "credential")
+                yield way, "needs secrets: {directory: ...}, where secrets are mounted"
+
+    def _credentials_in_logs(self) -> Iterator[Finding]:
         credentials = {
             plain_field_name(name): service.label for service in self.services for name in service.set_headers
         }
         for index, log in enumerate(self.access_log):
-            asked = log.asked
-            found += [
-                (
-                    ("access_log", index, "template"),
-                    f"cannot name {shown(name)}: set_headers of service {credentials[plain_field_name(name)]} gives it "
-                    "a credential, which is not for a log",
-                )
-                for name in sorted(asked.request | asked.response)
-                if plain_field_name(name) in credentials
-            ]
-        names = [rule.name or f"rule-{number}" for number, rule in enumerate(self.rules, 1)]
-        found += [
-            (("rules", index), f"two rules are called {names[index]!r}; logs and metrics could not tell them apart")
-            for index in repeated(names)
-        ]
-        return together(self, found)
+            for name in sorted(log.asked.request | log.asked.response):
+                service = credentials.get(plain_field_name(name))
+                if service is not None:
+                    message = (
+                        f"cannot name {shown(name)}: set_headers of service {service} gives it a credential, "
+                        "which is not for a log"
+                    )
+                    yield ("access_log", index, "template"), message
 
 
 def json_schema() -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from egressproxy.config.schema.settings import Settings
 from egressproxy.config.words import MAX_ENTRIES, Address, Flag, HostPort, Name, Network, Port, Seconds, together
 
 if TYPE_CHECKING:
     from egressproxy.config.faults import Finding
-
-from egressproxy.config.schema.settings import Settings
 
 
 class ListenerTls(Settings):

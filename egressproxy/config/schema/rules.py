@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from egressproxy.config.faults import Misplaced
+from egressproxy.config.schema.settings import Settings
 from egressproxy.config.words import (
     MAX_ENTRIES,
     Clock,
@@ -30,8 +31,6 @@ from egressproxy.config.words import (
 
 if TYPE_CHECKING:
     from egressproxy.config.faults import Finding
-
-from egressproxy.config.schema.settings import Settings
 
 MAX_NESTED = 4
 """How deep conditions may stand in conditions."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from egressproxy.config.schema.settings import Settings
 from egressproxy.config.words import (
     MAX_ENTRIES,
     Count,
@@ -30,8 +31,6 @@ from egressproxy.hostport import HostPattern
 
 if TYPE_CHECKING:
     from egressproxy.config.faults import Finding
-
-from egressproxy.config.schema.settings import Settings
 
 
 class Parent(Settings):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from egressproxy.config.faults import Misplaced
+from egressproxy.config.schema.listeners import Listener
+from egressproxy.config.schema.settings import Settings
 from egressproxy.config.templates import LANGUAGES, asked_fields
 from egressproxy.config.words import (
     Address,
@@ -25,9 +27,6 @@ from egressproxy.model import AskedFields
 
 if TYPE_CHECKING:
     from egressproxy.config.faults import Finding
-
-from egressproxy.config.schema.listeners import Listener
-from egressproxy.config.schema.settings import Settings
 
 
 class Guard(Settings):
