@@ -151,6 +151,7 @@ HAVE_NO_TESTS_OF_THEIR_OWN = {
     "runtime/worker.py": "told by tests/e2e/test_life.py",
     "runtime/supervisor.py": "told by tests/e2e/test_life.py",
     "runtime/parts.py": "told by tests/e2e/test_life.py",
+    "runtime/means.py": "told by tests/e2e/test_life.py and test_listener_timeouts.py",
 }
 
 

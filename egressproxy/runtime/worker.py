@@ -18,36 +18,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import secrets
 import signal
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from egressproxy._version import __version__
 from egressproxy.accept import Listener
 from egressproxy.admission import Admission
 from egressproxy.capture import OwnConnections
 from egressproxy.config.snapshot import Snapshot
-from egressproxy.connection import Entrance, Services
-from egressproxy.deadlines import DeadlineQueue, DeadlineQueues
-from egressproxy.dial import Dialer
+from egressproxy.connection import Services
 from egressproxy.errors import ConfigError
-from egressproxy.exchange import Carriage
-from egressproxy.frontends.auto import AutoFrontend
-from egressproxy.frontends.http import HttpFrontend
-from egressproxy.frontends.sni import SniFrontend
-from egressproxy.frontends.tcp import TcpFrontend
-from egressproxy.hostport import parse_authority
-from egressproxy.model import HTTP_PORT, TLS_PORT, Endpoint, Problem
-from egressproxy.parents import parents_of
-from egressproxy.policy.networks import NetworkSet
+from egressproxy.model import Endpoint, Problem
 from egressproxy.poller import create_poller
-from egressproxy.relay.pipes import PipePool
-from egressproxy.relay.relay import Relay
-from egressproxy.resolve.resolver import Resolver
+from egressproxy.runtime.means import Means, entrance_of
 from egressproxy.runtime.parts import Parts, Place, build
 from egressproxy.runtime.refresh import Refresher
 from egressproxy.runtime.rejudge import Rejudging
@@ -59,23 +45,14 @@ from egressproxy.telemetry.admin import AdminServer, start_admin
 from egressproxy.telemetry.clusters import counts_clusters
 from egressproxy.telemetry.metrics import Metrics
 from egressproxy.telemetry.telemetry import Telemetry
-from egressproxy.upstreams import Balancer, Upstreams
-from egressproxy.wire.replies import PROXY_NAME
-from egressproxy.wire.request_head import HeadLimits
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from egressproxy.config.faults import Way
     from egressproxy.config.load import Loaded
     from egressproxy.config.schema.config import Config
-    from egressproxy.config.schema.listeners import Listener as ListenerSettings
-    from egressproxy.config.schema.stages import Limits
-    from egressproxy.frontends.frontend import Frontend
-    from egressproxy.model import AskedFields
     from egressproxy.policy.policy import Policy
-    from egressproxy.registry import Registry
     from egressproxy.runtime.handed_sockets import HandedSockets
     from egressproxy.runtime.service_manager import ServiceManager
     from egressproxy.telemetry.record import RecordDraft
@@ -84,10 +61,6 @@ logger = logging.getLogger("egressproxy")
 
 SPARE_DESCRIPTORS = 128
 """Beside two for each tunnel: listeners, logs, resolver, pipes, admin connections."""
-REFUSED_LINGER_S = 1.0
-"""How long a refused client is given to take its answer and close."""
-RETIRED_RESOLVER_S = 600.0
-"""A replaced resolver is closed after this. A look-up of its that is still under way fails then."""
 LAST_RECORDS_S = 0.25
 """How long connections that were cut may take to write their records."""
 LAST_LINES_S = 2.0
@@ -129,8 +102,7 @@ class Worker:
         self._listeners: dict[Place, Listener] = {}
         self._admin: tuple[Place, AdminServer] | None = None
         self._replaced_admins: list[AdminServer] = []  # not closed yet
-        self._relays: WeakValueDictionary[Place, Relay] = WeakValueDictionary()  # as long as a client may need them
-        self._services: Services | None = None  # of the first listener: but for time limits, those of all
+        self._means: Means | None = None
         self._config: Config | None = None
         self._stopping = False
         self._tunnels_cut = 0
@@ -139,7 +111,6 @@ class Worker:
         self._hanging = 0  # threads that read the configuration and have not come back
         self._admission = Admission(0)
         self._own_connections = OwnConnections()
-        self._via_name = f"{PROXY_NAME}-{secrets.token_hex(4)}"  # a loop is told by it, so no two workers share one
         self.metrics = Metrics(version=__version__, loop=loop_name, live_drafts=self.open_drafts)
         self._telemetry = Telemetry((), self.metrics)
         self.sources: Sequence[str] = ()
@@ -156,7 +127,7 @@ class Worker:
         """None when connections are taken, else why not."""
         if self._stopping:
             return "draining"
-        return None if self._services is not None else "starting"
+        return None if self._means is not None else "starting"
 
     @property
     def config(self) -> Config:
@@ -167,8 +138,8 @@ class Worker:
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        assert self._services is not None, "asked before the first configuration was put in place"
-        return self._services.policy
+        assert self._means is not None, "asked before the first configuration was put in place"
+        return self._means.policy
 
     def locate(self, way: Way) -> tuple[str, int | None]:
         """File and line of a setting in force."""
@@ -193,8 +164,6 @@ class Worker:
         self._poller = create_poller(loop)
         self._tasks = Tasks(loop)
         self._stories = Stories(loop)
-        self._pipes = PipePool()
-        self._head_deadlines = DeadlineQueues("head_timeout", loop)
         self._refresher = Refresher(loop)
         self._rejudging = Rejudging(self._admission, self._tasks)
         if self._watches:
@@ -257,8 +226,12 @@ class Worker:
             return False
         self._change_admin(config, new_admin)
         replaced_logs = self._telemetry.use_logs(parts.logs)
-        services = self._new_services(config, parts)
-        self._services = next(iter(services.values()))
+        if self._means is None:
+            self._means = self._first_means(config)
+        means = self._means
+        services = means.use(config, parts)
+        self.metrics.watch(means.resolver, means.dialer, means.upstreams)
+        self.metrics.watch_identities(means.identities)
         self._config = config
         self._digest = parts.loaded.snapshot.digest
         self._refresher.use(parts.identities)
@@ -278,109 +251,16 @@ class Worker:
         self.metrics.logs_closed(writers)
         return True
 
-    def _new_services(self, config: Config, parts: Parts) -> dict[Place, Services]:
-        """Those of each listener. They differ in time limits, and share all else."""
-        old, timeouts, limits = self._services, config.timeouts, config.limits
-        if old is None:
-            dialer = Dialer(self._poller, self._loop, timeouts.connect_s)
-            linger = DeadlineQueue("linger", REFUSED_LINGER_S, self._loop)
-            upstreams = Upstreams(dialer, self._own_connections, self._loop, timeouts.upstream_idle_s)
-            keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
-        else:
-            dialer, linger = old.dialer, old.linger_deadlines
-            upstreams, keep_alive = old.carriage.upstreams, old.keep_alive_deadlines
-            if keep_alive.delay_s != timeouts.keep_alive_s:
-                keep_alive.pass_all()
-                keep_alive = DeadlineQueue("keep_alive", timeouts.keep_alive_s, self._loop)
-            dialer.configure(timeouts.connect_s)
-        upstreams.configure(
-            max_kept=limits.max_pooled,
-            max_kept_each=limits.max_pooled_each,
-            idle_s=timeouts.upstream_idle_s,
-            lifetime_s=timeouts.upstream_lifetime_s,
+    def _first_means(self, config: Config) -> Means:
+        return Means(
+            self._loop,
+            self._poller,
+            self._stories,
+            self._telemetry,
+            self._admission,
+            self._own_connections,
+            config,
         )
-        resolver = self._resolver_for(config)
-        self.metrics.watch(resolver, dialer, upstreams)
-        self.metrics.watch_identities(parts.identities)
-        self._admission.max_tunnels = config.limits.max_tunnels
-        self._own_connections.watched = any(listener.transparent is not None for listener in config.listeners)
-        own_fields = [frozenset(name.lower().encode() for name in each.set_headers) for each in config.services]
-        idle = DeadlineQueues("idle_timeout", self._loop)
-        half_close = DeadlineQueues("half_close_timeout", self._loop)
-        response = DeadlineQueues("upstream_timeout", self._loop)
-        registry = parts.registry if config.services else None
-        parents, balancer = parents_of(config), Balancer()
-        relays = self._change_relays(config)
-        found: dict[Place, Services] = {}
-        for listener in config.listeners:
-            place, times = (listener.address, listener.port), timeouts.at(listener)
-            carriage = Carriage(
-                settings=config.http,
-                name=config.http.via_name or self._via_name,
-                limits=head_limits(limits),
-                max_body_bytes=limits.max_body_bytes,
-                identities=parts.identities,
-                own_fields=own_fields,
-                upstreams=upstreams,
-                stories=self._stories,
-                relay=relays[place],
-                telemetry=self._telemetry,
-                admission=self._admission,
-                idle=idle,
-                idle_s=times.idle_s,
-                half_close=half_close,
-                half_close_s=times.half_close_s,
-                connect_s=None if listener.timeouts is None else listener.timeouts.connect_s,
-                linger=linger,
-                response=response,
-            )
-            found[place] = Services(
-                policy=parts.policy,
-                registry=registry,
-                parents=parents,
-                balancer=balancer,
-                resolver=resolver,
-                dialer=dialer,
-                relay=relays[place],
-                carriage=carriage,
-                telemetry=self._telemetry,
-                admission=self._admission,
-                head_deadlines=self._head_deadlines.of(times.head_s),
-                keep_alive_deadlines=keep_alive,
-                linger_deadlines=linger,
-                max_hello_bytes=limits.max_hello_bytes,
-                lifetime_s=timeouts.lifetime_s or float("inf"),
-                own_connections=self._own_connections,
-            )
-        return found
-
-    def _change_relays(self, config: Config) -> dict[Place, Relay]:
-        """Each listener's own, so that a short time of one has the tunnels of the others looked at no more often.
-
-        Open tunnels follow the times of the listener they came in by; those of one that is gone, the general times.
-        """
-        before = dict(self._relays)
-        times = dict.fromkeys(before, config.timeouts)
-        times |= {(each.address, each.port): config.timeouts.at(each) for each in config.listeners}
-        relays: dict[Place, Relay] = {}
-        for place, each in times.items():
-            limits = (each.idle_s, each.half_close_s, each.lifetime_s)
-            relay = before.get(place)
-            if relay is None:
-                relay = self._relays[place] = Relay(self._poller, self._loop, *limits, pipes=self._pipes)
-            else:
-                relay.configure(*limits)
-            relays[place] = relay
-        return relays
-
-    def _resolver_for(self, config: Config) -> Resolver:
-        """The running resolver with its cache, unless the settings changed."""
-        old = self._services
-        if old is not None and self.config.dns == config.dns:
-            return old.resolver
-        if old is not None:
-            self._loop.call_later(RETIRED_RESOLVER_S, old.resolver.close)
-        return Resolver(config.dns)
 
     def _change_listeners(self, config: Config, services: dict[Place, Services], parts: Parts) -> None:
         wanted: set[Place] = set()
@@ -515,7 +395,7 @@ class Worker:
         """
         listening = {place: listener.entrance.transparent for place, listener in self._listeners.items()}
         admin = self._admin[0] if self._admin is not None else None
-        before = None if self._services is None else self._services.carriage.identities
+        before = None if self._means is None else self._means.identities
         in_force = None if asked else self._digest
         built: asyncio.Future[Parts | None] = self._loop.create_future()
 
@@ -563,8 +443,8 @@ class Worker:
         await asyncio.sleep(0)  # those who were still in the kernel's queue have sent their heads: let them be read
         await asyncio.sleep(0)
         self._admission.draining = True
-        if self._services is not None:
-            self._services.keep_alive_deadlines.pass_all()
+        if self._means is not None:
+            self._means.let_go_of_idle_clients()
         if not await self._admission.wait_until_empty(drain_s):
             logger.warning("drain deadline: %d connections cut", len(self._admission))
             self._cut_tunnels("drained")
@@ -572,7 +452,8 @@ class Worker:
             self._end.set_result(0)
 
     def _cut_tunnels(self, end: str) -> None:
-        self._tunnels_cut += sum(relay.cut_all(end) for relay in self._relays.values())
+        if self._means is not None:
+            self._tunnels_cut += self._means.cut_tunnels(end)
 
     async def _give_up_everything(self) -> None:
         """Close whatever is still open, with a bound on every wait."""
@@ -589,16 +470,8 @@ class Worker:
         await self._stories.wait(LAST_RECORDS_S)
         await self._stories.cancel()
         await self._tasks.cancel()
-        for relay in self._relays.values():
-            relay.close()
-        self._pipes.close()
-        self._head_deadlines.close()
-        if self._services is not None:
-            self._services.carriage.close()
-            self._services.keep_alive_deadlines.close()
-            self._services.dialer.close()
-            self._services.linger_deadlines.close()
-            self._services.resolver.close()
+        if self._means is not None:
+            self._means.close()
         if self._admin is not None:
             await self._admin[1].close()
         await self._close_replaced_admins()
@@ -617,47 +490,6 @@ def give_back(building: asyncio.Future[Parts | None]) -> None:
     """What was built for a reload that nobody waits for any more."""
     if not building.cancelled() and building.exception() is None and (parts := building.result()) is not None:
         parts.give_back()
-
-
-def entrance_of(
-    settings: ListenerSettings,
-    limits: Limits,
-    tls: ssl.SSLContext | None,
-    registry: Registry,
-    asked: AskedFields | None,
-) -> Entrance:
-    """How the clients of this listener come in. `asked`: header fields that are kept for access logs."""
-    label, port = settings.label, settings.service_port
-    target = None if settings.target is None else parse_authority(settings.target)
-    heads = head_limits(limits)
-    frontend: Frontend
-    match settings.protocol:
-        case "http-proxy":
-            frontend = HttpFrontend(label, heads, manager=settings.port if settings.manager else None, asked=asked)
-        case "http":
-            frontend = HttpFrontend(label, heads, is_proxy=False, by_host=port or HTTP_PORT, asked=asked)
-        case "sni":
-            frontend = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes, target)
-        case "auto":
-            sni = SniFrontend(label, port or TLS_PORT, limits.max_hello_bytes)
-            http = HttpFrontend(label, heads, by_host=HTTP_PORT, asked=asked)
-            frontend = AutoFrontend(http, sni, TcpFrontend(label, None), registry.takes_unseen)
-        case "tcp":
-            frontend = TcpFrontend(label, target)
-    announced = settings.proxy_protocol
-    return Entrance(
-        label,
-        frontend,
-        tls,
-        settings.transparent,
-        None if announced is None else NetworkSet(announced.announcers),
-        settings.port,
-    )
-
-
-def head_limits(limits: Limits) -> HeadLimits:
-    """What heads of messages may take."""
-    return HeadLimits(limits.max_head_bytes, limits.max_headers, limits.max_target_bytes)
 
 
 def warn_of_descriptors(config: Config) -> None:
