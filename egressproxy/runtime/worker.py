@@ -591,7 +591,7 @@ class Worker:
         """Close whatever is still open, with a bound on every wait."""
         for number in self._signals():
             self._loop.remove_signal_handler(number)
-        for late in (signal.SIGHUP, signal.SIGUSR1):
+        for late in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(late, signal.SIG_IGN)  # their default would end the process before its last lines are written
         for listener in self._listeners.values():
             listener.stop()
