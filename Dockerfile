@@ -2,8 +2,10 @@
 # capability and no name for its user. docs/development.md builds it without a registry; config/kubernetes runs it.
 #
 #   docker build -t egressproxy .
-#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges -p 3128:3128 \
+#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges -p 3128:3128 --stop-timeout 40 \
 #     -v ./proxy.yaml:/etc/egressproxy/proxy.yaml:ro egressproxy
+#
+# An image cannot say how long it is given to end: Docker kills after 10 s, where timeouts.drain_s is 30.
 #
 # BASE is any image with python3, 3.11 or later, and its venv module; a digest pins it. Both stages use it, because what the
 # first installs runs on the interpreter of the second. An index of your own goes to pip as a secret, which no layer keeps:

@@ -16,11 +16,16 @@ OVERFLOW = 256
 
 
 class Admission:
-    """The open connections of one worker."""
+    """The open connections of one worker.
+
+    draining       nobody new may come
+    last_requests  and yet: who is kept may bring one more request, and hears with its answer that it was the last
+    """
 
     def __init__(self, max_tunnels: int) -> None:
         self.max_tunnels = max_tunnels
         self.draining = False
+        self.last_requests = False
         self._open: dict[int, RecordDraft] = {}
         self._number = 0
         self._empty = asyncio.Event()
@@ -52,9 +57,9 @@ class Admission:
         draft.dialled = before.dialled
         return draft
 
-    def admit(self) -> None:
-        """Raise TunnelLimit or Draining where no new tunnel may open."""
-        if self.draining:
+    def admit(self, *, kept: bool = False) -> None:
+        """Raise TunnelLimit or Draining where nothing new may begin. `kept`: the client has had an answer before."""
+        if self.draining and not (kept and self.last_requests):
             raise Draining("the proxy is shutting down; ask again, another one may answer")
         if len(self._open) > self.max_tunnels:
             raise TunnelLimit(f"{self.max_tunnels} connections are open, the limit of this worker (limits.max_tunnels)")

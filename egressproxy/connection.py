@@ -160,7 +160,7 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
             intent = draft.intent = await frontend.read_intent(client, draft)  # sniff
             services.head_deadlines.stop(tcp)
             draft.head_at = now()
-            services.admission.admit()
+            services.admission.admit(kept=requests > 0)
             if intent.request is not None:
                 requests += 1
                 draft.begin_exchange(requests, intent.request)
@@ -219,7 +219,8 @@ async def handle_connection(tcp: TcpStream, door: Door) -> None:
         if goes_on:
             draft = services.admission.next(draft, now())
             is_old = now() - came_at >= services.lifetime_s
-            goes_on = not (door.closed or is_old) and await another_request(client, tcp, services)
+            is_closed = door.closed and not services.admission.last_requests
+            goes_on = not (is_closed or is_old) and await another_request(client, tcp, services)
             before, entrance, services = entrance, door.entrance, door.services
             if entrance is not before:  # the configuration is another one
                 goes_on = goes_on and leads_on(before, entrance, tcp)

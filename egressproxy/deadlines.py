@@ -100,6 +100,11 @@ class DeadlineQueues:
             queue = self._queues[delay_s] = DeadlineQueue(self._name, delay_s, self._loop)
         return queue
 
+    def pass_all(self) -> None:
+        """Let every deadline pass now."""
+        for queue in self._queues.values():
+            queue.pass_all()
+
     def close(self) -> None:
         """Close them all."""
         for queue in self._queues.values():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.loops import LOOPS, run_on, until
 
-from egressproxy.deadlines import SLACK_S, DeadlineQueue
+from egressproxy.deadlines import SLACK_S, DeadlineQueue, DeadlineQueues
 
 SHORT_S = 0.02
 
@@ -168,6 +168,16 @@ def test_a_closed_queue_has_forgotten_everything(on_loop):
         assert log == []
 
     on_loop(story())
+
+
+def test_queues_of_one_meaning_pass_all_of_theirs_at_once():
+    log = []
+    queues = DeadlineQueues("keep_alive", Clock())
+    for number, delay_s in enumerate((5.0, 60.0, 5.0)):
+        queues.of(delay_s).start(Item(number, log))
+    queues.pass_all()
+    assert log == [0, 2, 1]
+    assert not len(queues.of(5.0)) + len(queues.of(60.0))
 
 
 def test_a_hundred_thousand_deadlines_share_one_timer():

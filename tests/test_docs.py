@@ -62,6 +62,13 @@ def test_what_is_not_run_is_well_formed(page: Page) -> None:
 
 
 @every_checked_page
+def test_files_of_ours_that_commands_name_are_there(page: Page) -> None:
+    for block in page.blocks:
+        for path in re.findall(r"(?<![\w/.-])config/[\w./-]*\w", block.text) if block.kind == "not run" else ():
+            assert (ROOT / path).exists(), f"{path} is named, and not there: {block}"
+
+
+@every_checked_page
 def test_configurations_that_stand_alone_pass_check(page: Page, tmp_path: Path) -> None:
     for block in page.blocks:
         if block.kind == "check":

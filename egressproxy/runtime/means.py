@@ -90,7 +90,7 @@ class Means:
         self._pipes = PipePool()
         self._relays: WeakValueDictionary[Place, Relay] = WeakValueDictionary()  # as long as a client may need them
         self._heads = DeadlineQueues("head_timeout", loop)
-        self._keep_alive = DeadlineQueue("keep_alive", times.keep_alive_s, loop)
+        self._keep_alive = DeadlineQueues("keep_alive", loop)
         self._linger = DeadlineQueue("linger", REFUSED_LINGER_S, loop)
         self._carriage: Carriage | None = None  # one of those in force
 
@@ -99,7 +99,6 @@ class Means:
         timeouts, limits = config.timeouts, config.limits
         self.policy, self.identities = parts.policy, parts.identities
         self._use_resolver(config)
-        self._use_keep_alive(timeouts.keep_alive_s)
         self.dialer.configure(timeouts.connect_s)
         self.upstreams.configure(
             max_kept=limits.max_pooled,
@@ -151,7 +150,7 @@ class Means:
                 telemetry=self._telemetry,
                 admission=self._admission,
                 head_deadlines=self._heads.of(times.head_s),
-                keep_alive_deadlines=self._keep_alive,
+                keep_alive_deadlines=self._keep_alive.of(timeouts.keep_alive_s),
                 linger_deadlines=self._linger,
                 max_hello_bytes=limits.max_hello_bytes,
                 lifetime_s=timeouts.lifetime_s or float("inf"),
@@ -183,11 +182,6 @@ class Means:
         if config.dns != self._dns:
             self._loop.call_later(RETIRED_RESOLVER_S, self.resolver.close)
             self._dns, self.resolver = config.dns, Resolver(config.dns)
-
-    def _use_keep_alive(self, keep_alive_s: float) -> None:
-        if self._keep_alive.delay_s != keep_alive_s:
-            self._keep_alive.pass_all()
-            self._keep_alive = DeadlineQueue("keep_alive", keep_alive_s, self._loop)
 
     def let_go_of_idle_clients(self) -> None:
         """End the connections of clients that are between two requests."""

@@ -10,7 +10,8 @@ Reading that does not come back, from a network file system that hangs, is a ref
 reads anew beside it.
 
 **End.** SIGTERM or SIGINT: not ready any more, listeners closed, no new tunnels; open ones may go on for `drain_s` and are
-then cut. A second SIGINT stops at once. A configuration that is not in place by then is given back.
+then cut. Who has a kept connection may bring one more request, for a moment, and hears that it was the last. A second SIGINT
+stops at once. A configuration that is not in place by then is given back.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ logger = logging.getLogger("egressproxy")
 
 SPARE_DESCRIPTORS = 128
 """Beside two for each tunnel: listeners, logs, resolver, pipes, admin connections."""
+LAST_REQUESTS_S = 2.0
+"""How long, during a drain, kept connections may bring one more request: one may be on its way. Half of the drain at most."""
 LAST_RECORDS_S = 0.25
 """How long connections that were cut may take to write their records."""
 LAST_LINES_S = 2.0
@@ -437,19 +440,29 @@ class Worker:
     async def _drain(self) -> None:
         drain_s = self._config.timeouts.drain_s if self._config is not None else 0.0  # None: told so during the start
         self._manager.stopping(drain_s)
+        self._admission.last_requests = True
         for listener in self._listeners.values():
             listener.stop()
         logger.info("draining: no new tunnels; %d connections may go on for %g s", len(self._admission), drain_s)
         await asyncio.sleep(0)  # those who were still in the kernel's queue have sent their heads: let them be read
         await asyncio.sleep(0)
         self._admission.draining = True
-        if self._means is not None:
-            self._means.let_go_of_idle_clients()
+        parting = self._loop.call_later(min(LAST_REQUESTS_S, drain_s / 2), self._part_with_kept) if drain_s else None
+        if parting is None:
+            self._part_with_kept()
         if not await self._admission.wait_until_empty(drain_s):
             logger.warning("drain deadline: %d connections cut", len(self._admission))
             self._cut_tunnels("drained")
+        if parting is not None:
+            parting.cancel()
         if not self._end.done():
             self._end.set_result(0)
+
+    def _part_with_kept(self) -> None:
+        """Close what was kept for another request that did not come."""
+        self._admission.last_requests = False
+        if self._means is not None:
+            self._means.let_go_of_idle_clients()
 
     def _cut_tunnels(self, end: str) -> None:
         if self._means is not None:
@@ -459,7 +472,7 @@ class Worker:
         """Close whatever is still open, with a bound on every wait."""
         for number in self._signals():
             self._loop.remove_signal_handler(number)
-        for late in (signal.SIGHUP, signal.SIGUSR1):
+        for late in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(late, signal.SIG_IGN)  # their default would end the process before its last lines are written
         for listener in self._listeners.values():
             listener.stop()

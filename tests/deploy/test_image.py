@@ -27,6 +27,8 @@ from support.origin import NAME, TITLE, TcpOrigin, TlsOrigin, echo
 from support.proxy import ROOT, free_port
 from support.waiting import eventually
 
+from egressproxy.config.schema.stages import Admin
+
 pytestmark = pytest.mark.image
 
 FOLDER = Path(os.environ.get("EGRESSPROXY_IMAGE_FOLDER", ROOT / ".image"))
@@ -201,8 +203,16 @@ def test_it_says_how_it_is_run(image: dict[str, Any]) -> None:
     labels = image["Labels"]
     version = run(sys.executable, "-m", "egressproxy", "--version", folder=ROOT).out.split()[1]
     assert labels["org.opencontainers.image.version"] == version
-    assert re.fullmatch("[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
+    revision = run("sh", "-c", "git rev-parse HEAD 2>/dev/null || echo unknown", folder=ROOT).out.strip()
+    assert labels["org.opencontainers.image.revision"] == revision
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert {"org.opencontainers.image.title", "org.opencontainers.image.description"} <= set(labels)
+
+
+def test_its_health_is_looked_for_where_the_admin_pages_are_by_default(image: dict[str, Any]) -> None:
+    assert f"EGRESSPROXY_ADMIN_PORT={Admin().port}" in image["Env"]
+    assert image["Healthcheck"]["Interval"] * image["Healthcheck"]["Retries"] == 30e9, "30 s, in nanoseconds"
+    assert {f"{port}/tcp" for port in (3128, 8080, 8443, Admin().port)} == set(image["ExposedPorts"])
 
 
 def test_nothing_is_left_that_builds_or_installs(root: Path) -> None:

@@ -253,6 +253,28 @@ async def long_tunnel(port: int, origin: int, over: asyncio.Event) -> int:
     return answered
 
 
+async def kept_pages(port: int, origin: int, over: asyncio.Event) -> int:
+    """A client that keeps its connection for as long as it is let; how many pages it has had. None of its requests is lost."""
+    target, had = f"127.0.0.1:{origin}", 0
+    while not over.is_set():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            may_go_on = True
+            while may_go_on:
+                may_go_on = not over.is_set()
+                last = "" if may_go_on else "Connection: close\r\n"
+                writer.write(f"GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n{last}\r\n".encode())
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200"), head
+                assert await reader.readexactly(5) == b"hello"
+                had += 1
+                may_go_on = may_go_on and b"connection: close" not in head.lower()
+                await asyncio.sleep(1 / RATE)
+        finally:
+            writer.close()
+    return had
+
+
 class Load(NamedTuple):
     requests: int
     wrong: list[str]
@@ -298,6 +320,7 @@ async def test_no_request_is_lost_while_every_pod_is_replaced(
             async with asyncio.TaskGroup() as group:
                 loading = group.create_task(load(cluster.service.port, origin, seconds, rolled))
                 staying = [group.create_task(long_tunnel(cluster.service.port, origin, over)) for _ in range(2 * pods)]
+                keeping = [group.create_task(kept_pages(cluster.service.port, origin, over)) for _ in range(2 * pods)]
                 for _ in range(replacements):
                     await asyncio.sleep(seconds / replacements / 4)
                     await cluster.roll()
@@ -313,5 +336,5 @@ async def test_no_request_is_lost_while_every_pod_is_replaced(
     assert all(pod.served for pod in cluster.ended), "each took part"
     records = [json.loads(line) for pod in cluster.ended for line in pod.proxy.json_log.read_text().splitlines()]
     carried = [record for record in records if record["event"] != "open"]
-    assert len(carried) == loaded.requests + len(staying)
+    assert len(carried) == loaded.requests + len(staying) + sum(client.result() for client in keeping)
     assert {record["outcome"] for record in carried} == {"closed", "answered"}

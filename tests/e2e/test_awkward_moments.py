@@ -267,6 +267,7 @@ def test_signals_that_come_while_the_last_lines_are_written_do_not_change_the_en
     assert not proxy.has_ended
     proxy.signal(signal.SIGHUP)
     proxy.signal(signal.SIGUSR1)
+    proxy.signal(signal.SIGTERM)  # who has sent one may send another
     assert proxy.wait() == 0
 
 

@@ -45,6 +45,29 @@ def test_told_to_end_it_closes_who_waits_and_finishes_what_runs(
     assert {record["outcome"] for record in proxy.logged().records} == {"answered"}
 
 
+def test_told_to_end_it_serves_one_more_request_on_a_kept_connection_and_says_that_it_was_the_last(
+    start: Start, config: dict[str, Any], origin: RawOrigin
+) -> None:
+    """It may have been on its way already: a client that asks again and again loses none."""
+    proxy = start(config)
+    with Ends(proxy) as client:
+        client.send(request(origin.url()))
+        upstream = origin.take()
+        upstream.request()
+        upstream.send(response())
+        assert client.response().status == 200
+        proxy.signal(signal.SIGTERM)
+        eventually(lambda: proxy.get("/readyz")[0] == 503, "it drains")
+        client.send(request(origin.url("/last")))
+        assert upstream.request().target == "/last"
+        upstream.send(response(b"last"))
+        reply = client.response()
+        assert (reply.status, reply.body, reply.get("connection")) == (200, b"last", "close")
+        assert client.to_the_end() == b""
+    assert proxy.wait() == 0
+    assert [record["outcome"] for record in proxy.logged().records] == ["answered", "answered"]
+
+
 def test_exchanges_that_outlive_the_drain_are_cut(start: Start, config: dict[str, Any], origin: RawOrigin) -> None:
     proxy = start({**config, "timeouts": {"drain_s": SHORT_S}})
     with Ends(proxy) as client, Ends(proxy) as other:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from support.exchanges import SHORT_S, answer, outcomes, service
 from support.plain_http import Ends, RawOrigin, request, response
@@ -17,6 +18,19 @@ def test_a_kept_client_that_asks_nothing_more_is_closed(configured: Callable[...
             assert client.ask(request(origin.url())).status == 200
         assert client.to_the_end() == b""
         assert not client.was_reset
+    assert outcomes(proxy) == [(200, "answered")] * 2
+
+
+def test_a_kept_client_stays_when_a_reload_changes_its_time(
+    start: Callable[..., Proxy], config: dict[str, Any]
+) -> None:
+    """Its next request may be on its way. It has the time that was in force when it began to wait."""
+    proxy = start(config)
+    with RawOrigin(answer) as origin, Ends(proxy) as client:
+        assert client.ask(request(origin.url("/1"))).status == 200
+        assert proxy.reload({**config, "timeouts": {"keep_alive_s": SHORT_S}})
+        assert client.ask(request(origin.url("/2"))).body == b"GET /2"
+        assert client.to_the_end() == b"", "now the new one"
     assert outcomes(proxy) == [(200, "answered")] * 2
 
 
