@@ -13,7 +13,8 @@ Two things are not as Squid has them. The status is always the one that was sent
 does not resolve, and answers a plain request for it with 502. And a body in chunks counts without what frames it.
 
 Templates are made of the fields of the native line, so that there is one opinion of each, and of a few more that records have.
-Within double quotes a double quote is %22, and nothing stands behind a backslash. A path alone is without its query as well.
+A double quote is %22 in them, within double quotes and outside, so that nobody who is asked for or asks can open or close some:
+Squid has it so in header fields alone. Nothing stands behind a backslash. A path alone is without its query as well.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from egressproxy.config.templates import SQUID_TIMES, squid_template
 from egressproxy.errors import AddressDenied, EchDenied, LoopDetected, RuleDenied, TlsRequired, UpstreamTimeout
-from egressproxy.telemetry.formats.text import MAX_TEXT, field, loose
+from egressproxy.telemetry.formats.text import MAX_TEXT, field, loose, tight
 from egressproxy.telemetry.record import ANSWERED
 from egressproxy.wire.replies import CONTENT_TYPE
 
@@ -182,7 +183,7 @@ def squid_form(template: str, failed: str = "TCP_TUNNEL") -> Callable[[Connectio
     parts = [_constant(part) if isinstance(part, str) else _compiled(part) for part in squid_template(template)]
 
     def line(record: ConnectionRecord) -> str:
-        native = _Native(*squid_line(record, failed).split())
+        native = _Native(*squid_line(record, failed).replace('"', "%22").split())
         return "".join([part(record, native) for part in parts])
 
     return line
@@ -208,7 +209,7 @@ def _value(code: Code) -> Value:
         zone = time.localtime if name == "tl" else time.gmtime
         return lambda record, _native: _time(form, record.ended_at_unix_s, zone)
     if name in (">h", "<h", "ssl::>sni"):
-        escape = loose if code.quoted else field
+        escape = loose if code.quoted else tight
         told = _told(code)
         return lambda record, _native: escape(told(record))
     return _VALUES[name]

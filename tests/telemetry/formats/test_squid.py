@@ -429,7 +429,7 @@ def test_a_code_that_has_no_answer_is_a_dash():
 @pytest.mark.parametrize(
     ("template", "shown"),
     [
-        ('%{X-Team}>h "%{x-team}>h" %.5{X-Team}>h', 'Bl%20ue%20" "Bl ue %22" Bl%20'),
+        ('%{X-Team}>h "%{x-team}>h" %.5{X-Team}>h', 'Bl%20ue%20%22 "Bl ue %22" Bl%20'),
         ('"%{X-Two}>h" %{X-None}>h', '"1, 2" -'),  # all of several, as in Squid
         ('"%{Server}<h" %{Content-Type}<h %{X-Team}<h', '"a%C3%A9/1 (b)" text/html;%20charset=utf-8 -'),
     ],
@@ -444,4 +444,15 @@ def test_where_no_field_was_kept_there_is_none():
 
 def test_a_template_of_squid_keeps_what_clients_send_in_its_place():
     sent = LOCATED._replace(exchange=LOCATED.exchange._replace(user_agent='a "b\n'))
-    assert squid_form('%{User-Agent}>h "%{User-Agent}>h"')(sent) == 'a%20"b%0A "a %22b%0A"'
+    assert squid_form('%{User-Agent}>h "%{User-Agent}>h"')(sent) == 'a%20%22b%0A "a %22b%0A"'
+
+
+def test_no_url_or_user_opens_or_closes_the_double_quotes_of_a_template():
+    """Squid's own `combined` has the URL between them, and anybody may ask for one that holds some."""
+    asked = LOCATED._replace(user='u"', exchange=LOCATED.exchange._replace(path='/"x"?'))
+    line = squid_form('"%rm %ru HTTP/%rv" %>Hs "%rp" "%un" %ru')(asked)
+    assert line == (
+        '"GET http://edition.cnn.com/%22x%22? HTTP/1.1" 200 "/%22x%22?" "u%22" http://edition.cnn.com/%22x%22?'
+    )
+    unread = GARBAGE._replace(target_text='"/x"http://a/', status=400)
+    assert squid_form('"%rm %ru" %>Hs')(unread) == '"- %22/x%22http://a/" 400'
