@@ -163,15 +163,14 @@ async def _endpoints(
 ) -> Sequence[Endpoint]:
     """Where a host is that is reached by a name or an address."""
     target = intent.target
-    written_down = False
     if route is not None:
         is_address = target.is_address and route.host == target.host
         target = Target(route.host, route.port, is_address)
-        written_down = route.by_address
     if verdict.dials_original and intent.dialled is not None:
         addresses: Sequence[str] = (intent.dialled[0],)
     else:
         addresses = await addresses_of(target, guides.resolver, patience)
+    written_down = route is not None and route.writes_down(addresses)
     return guides.policy.screen(intent, verdict, addresses, target.port, written_down)
 
 

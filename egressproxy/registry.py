@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.hostport import HostPattern
 from egressproxy.model import OUTBOUND, TLS_PORT
+from egressproxy.policy.addresses import judge
 from egressproxy.policy.networks import NetworkSet, parse_client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from ipaddress import IPv4Network, IPv6Network
 
     from egressproxy.config.schema.config import Config
     from egressproxy.config.schema.services import Service, UpstreamTls
@@ -60,6 +63,7 @@ class Route:
     route       name of the route that leads here, empty for one without; None: the service was asked for by its own name
     by_address  the service was asked for by an address that the configuration names
     declared_tls  the configuration says that clients speak TLS there
+    addresses   by which it is known, where it was asked for by one of them
     """
 
     service: int
@@ -76,16 +80,37 @@ class Route:
     declared_tls: bool
     route: str | None = None
     by_address: bool = False
+    addresses: Sequence[IPv4Network | IPv6Network] = ()
 
     @property
     def tunnel_port(self) -> int | None:
         """The port that says what a tunnel to it must carry: 443 where TLS is spoken there; None: the one asked for."""
         return TLS_PORT if self.declared_tls or self.tls is not None or self.port == TLS_PORT else None
 
+    def writes_down(self, addresses: Iterable[str]) -> bool:
+        """Whether all of these are among those it is known by, by the operator's own word, which the guard does not doubt.
+
+        A network that is wider than what is special about an address is no such word: `0.0.0.0/0` means the Internet. And a
+        metadata address must be named itself.
+        """
+        return self.by_address and all(any(_means(network, each) for network in self.addresses) for each in addresses)
+
     @property
     def needs_tls(self) -> bool:
         """TLS is spoken there, and the proxy does not speak it: a plain request has no way to it."""
         return self.declared_tls and self.tls is None
+
+
+def _means(network: IPv4Network | IPv6Network, address: str) -> bool:
+    if ip_address(address) not in network:
+        return False
+    special = judge(address).special
+    if network.num_addresses == 1 or special is None:
+        return True
+    if special.name == "metadata" or " " in special.network:  # `outside 2000::/3` is no range to be within
+        return False
+    whole = ip_network(special.network)
+    return ip_network(network).version == whole.version and whole.supernet_of(network)  # type: ignore[arg-type]
 
 
 class _Registered(NamedTuple):
@@ -217,7 +242,9 @@ def _find(exact: _Table, suffixes: _Table, depth: int, known_by: _KnownBy, host:
     if known is None:
         return None
     return replace(
-        _route(known, host if known.service.resolution == "none" else _host_of(known, host), port), by_address=True
+        _route(known, host if known.service.resolution == "none" else _host_of(known, host), port),
+        by_address=True,
+        addresses=known.service.addresses,
     )
 
 

@@ -284,6 +284,8 @@ def test_a_service_is_known_by_its_addresses_on_its_ports():
     route = known.find("172.30.109.95", 3128)
     assert route is not None
     assert (route.host, route.name, route.by_address) == ("172.30.109.95", "proxy.example", True)
+    assert route.writes_down(["172.30.109.95"])
+    assert not route.writes_down(["172.30.109.95", "10.0.0.1"])  # a name that leads to both is judged as everywhere
     assert known.find("172.31.0.1", 3128) is None
     assert known.find("172.30.109.95", 443) is None
     static = known.find("10.96.0.9", 443)

@@ -333,13 +333,13 @@ class Policy:
         for each in dialled:
             for address, port in each.known:
                 if (address, port) not in found:
-                    found[address, port] = self._finding(intent, verdict, address, port, each.written_down)
+                    written = each.written_down or _writes_down(each.route, address)
+                    found[address, port] = self._finding(intent, verdict, address, port, written)
         for each in dialled:
             for address in addresses:
                 if (address, each.port) not in found:
-                    found[address, each.port] = self._finding(
-                        intent, verdict, address, each.port, each.names_written_down
-                    )
+                    written = each.names_written_down or _writes_down(each.route, address)
+                    found[address, each.port] = self._finding(intent, verdict, address, each.port, written)
         return list(found.values())
 
     # --- the way --------------------------------------------------------------------------------------------------
@@ -489,6 +489,7 @@ class _Dialled(NamedTuple):
     names               to ask it for
     port                on which their addresses are dialled
     written_down        the guard does not doubt what is known, nor, with `names_written_down`, what the names stand for
+    route               by whose addresses it was asked for, which the guard does not doubt
     """
 
     known: tuple[tuple[str, int], ...]
@@ -496,6 +497,7 @@ class _Dialled(NamedTuple):
     port: int
     written_down: bool
     names_written_down: bool = False
+    route: Route | None = None
 
 
 def _dialled(
@@ -516,14 +518,17 @@ def _dialled(
     ]
 
 
+def _writes_down(route: Route | None, address: str) -> bool:
+    return route is not None and route.writes_down((address,))
+
+
 def _reached(intent: Intent, verdict: Verdict, route: Route | None) -> _Dialled:
     host, port = (intent.target.host, intent.target.port) if route is None else (route.host, route.port)
     endpoints = () if route is None or verdict.dials_original else route.endpoints
     places = endpoints or (endpoint_of(host, port, 1),)
     known = tuple((place.host, place.port or port) for place in places if place.is_address)
     names = tuple(dict.fromkeys(place.host for place in places if not place.is_address))
-    by_address = route is not None and route.by_address
-    return _Dialled(known, names, port, bool(endpoints) or by_address, by_address)
+    return _Dialled(known, names, port, bool(endpoints), route=route)
 
 
 def _place(locate: Locate, way: Way) -> Place | None:

@@ -114,7 +114,8 @@ def _is_written_down(policy: Policy, route: int | None, target: Target, address:
     else:
         ways = [registry.routed(route, turn, host, port) for turn in range(len(registry.weights[route]))]
     return any(
-        way is not None and (way.by_address or any(place.host == address for place in way.endpoints)) for way in ways
+        way is not None and (way.writes_down((address,)) or any(place.host == address for place in way.endpoints))
+        for way in ways
     )
 
 

@@ -579,6 +579,29 @@ def test_a_service_that_is_known_by_a_private_address_is_reached_there():
     assert explanation.addresses[0].reason.endswith("open as an endpoint that is written down")
 
 
+@pytest.mark.parametrize(
+    ("known_by", "asked", "allowed"),
+    [
+        ("0.0.0.0/0", "10.9.1.1", False),  # the Internet, and what is special in it by nobody's word
+        ("0.0.0.0/0", "127.0.0.1", False),
+        ("0.0.0.0/0", "169.254.169.254", False),
+        ("0.0.0.0/0", "192.0.1.1", True),
+        ("169.254.0.0/16", "169.254.169.254", False),
+        ("169.254.169.254", "169.254.169.254", True),
+        ("10.0.0.0/7", "10.9.1.1", False),
+        ("10.0.0.0/8", "10.9.1.1", True),
+        ("64:ff9b::/96", "64:ff9b::a00:1", False),
+        ("::/0", "fd00::1", False),
+        ("::/0", "4000::1", False),
+        ("fd00::/8", "fd00::1", True),
+    ],
+)
+def test_a_network_that_a_service_is_known_by_opens_only_what_it_is_about(known_by, asked, allowed):
+    service = {"addresses": [known_by], "name": "db", "resolution": "none", "ports": [{"number": 5432}]}
+    target = f"[{asked}]:5432" if ":" in asked else f"{asked}:5432"
+    assert located(target, services=[service], rules=[], allow=[]).allowed is allowed
+
+
 # --- parents ------------------------------------------------------------------------------------------------------
 
 

@@ -148,7 +148,8 @@ class Service(Settings):
     """Names of the service. Empty: only `routes` lead to it, by its name."""
     addresses: Annotated[tuple[Network, ...], Field(max_length=MAX_ENTRIES)] = ()
     """Addresses by which clients know it: who asks for one of them, or was captured on its way there, is taken to it, whatever
-    it speaks."""
+    it speaks. The guard lets pass what they write down: a single address, and private ones in a network of no others, as
+    `10.0.0.0/8` is; not those in a wider one, as `0.0.0.0/0`, nor what the names of the service lead to beside them."""
     aliases: Annotated[tuple[ServerName, ...], Field(max_length=1000)] = ()
     """Other names for the one exact name in `hosts`, as a Kubernetes Service of type ExternalName is one. They are never looked
     up; the Host field is sent on as the client wrote it. A rule that refuses the host refuses them as well."""
