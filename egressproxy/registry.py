@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from egressproxy.hostport import HostPattern
@@ -21,7 +21,6 @@ from egressproxy.policy.networks import NetworkSet, parse_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from ipaddress import IPv4Network, IPv6Network
 
     from egressproxy.config.schema.config import Config
     from egressproxy.config.schema.services import Service, UpstreamTls
@@ -80,7 +79,7 @@ class Route:
     declared_tls: bool
     route: str | None = None
     by_address: bool = False
-    addresses: Sequence[IPv4Network | IPv6Network] = ()
+    addresses: NetworkSet | None = None
 
     @property
     def tunnel_port(self) -> int | None:
@@ -93,7 +92,8 @@ class Route:
         A network that is wider than what is special about an address is no such word: `0.0.0.0/0` means the Internet. And a
         metadata address must be named itself.
         """
-        return self.by_address and all(any(_means(network, each) for network in self.addresses) for each in addresses)
+        networks = self.addresses
+        return networks is not None and all(_is_written_in(networks, each) for each in addresses)
 
     @property
     def needs_tls(self) -> bool:
@@ -101,16 +101,17 @@ class Route:
         return self.declared_tls and self.tls is None
 
 
-def _means(network: IPv4Network | IPv6Network, address: str) -> bool:
-    if ip_address(address) not in network:
-        return False
+def _is_written_in(networks: NetworkSet, address: str) -> bool:
     special = judge(address).special
-    if network.num_addresses == 1 or special is None:
-        return True
+    if special is None:
+        return True  # and nobody doubts it
+    subject = parse_client(address)
+    bits = 128 if subject.is_v6 else 32
+    lengths = networks.lengths_around(subject)
     if special.name == "metadata" or " " in special.network:  # `outside 2000::/3` is no range to be within
-        return False
+        return bits in lengths
     whole = ip_network(special.network)
-    return ip_network(network).version == whole.version and whole.supernet_of(network)  # type: ignore[arg-type]
+    return any(length == bits or (whole.max_prefixlen == bits and length >= whole.prefixlen) for length in lengths)
 
 
 class _Registered(NamedTuple):
@@ -238,19 +239,20 @@ def _find(exact: _Table, suffixes: _Table, depth: int, known_by: _KnownBy, host:
         group = suffixes.get(".".join(labels[first:]))
         if group is not None and (found := _with_port(group, port)) is not None:
             return _route(found, host, port)
-    known = _known_by(known_by, host, port) if known_by and HostPattern("exact", host).is_address else None
-    if known is None:
+    found_by_address = _known_by(known_by, host, port) if known_by and HostPattern("exact", host).is_address else None
+    if found_by_address is None:
         return None
+    networks, known = found_by_address
     return replace(
         _route(known, host if known.service.resolution == "none" else _host_of(known, host), port),
         by_address=True,
-        addresses=known.service.addresses,
+        addresses=networks,
     )
 
 
-def _known_by(services: _KnownBy, address: str, port: int) -> _Registered | None:
+def _known_by(services: _KnownBy, address: str, port: int) -> tuple[NetworkSet, _Registered] | None:
     subject = parse_client(address)
-    return next((one for networks, one in services if port in one.ports and subject in networks), None)
+    return next(((networks, one) for networks, one in services if port in one.ports and subject in networks), None)
 
 
 def _routed(config: Config, services: Mapping[str, _Registered], number: int, turn: int, host: str, port: int) -> Route:

@@ -55,6 +55,12 @@ class NetworkSet:
         self._v4 = tuple(v4.items())
         self._v6 = tuple(v6.items())
 
+    def lengths_around(self, subject: Subject) -> list[int]:
+        """The prefix lengths of those networks that the subject is in; of IPv4-mapped ones as IPv4."""
+        value, is_v6 = subject
+        sets, bits = (self._v6, 128) if is_v6 else (self._v4, 32)
+        return [bits - shift for shift, prefixes in sets if value >> shift in prefixes]
+
     def __contains__(self, subject: Subject) -> bool:
         value, is_v6 = subject
         for shift, prefixes in self._v6 if is_v6 else self._v4:  # noqa: SIM110 - any() costs a generator, on the hot path
