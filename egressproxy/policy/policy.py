@@ -85,7 +85,10 @@ class Policy:
         """See `from_config`."""
         surroundings = Surroundings(config.listeners, local_time)
         self._config = config
-        self._aliases = {alias: service.hosts[0].host for service in config.services for alias in service.aliases}
+        self._aliases: dict[str, list[str]] = {}  # several services may have one alias, on several ports
+        for service in config.services:
+            for alias in service.aliases:
+                self._aliases.setdefault(alias, []).append(service.hosts[0].host)
         self._table = ClauseTable(clauses_of(config, surroundings), _UNDECIDED)
         self._routes = ClauseTable(route_clauses(config, surroundings), _UNDECIDED) if config.routes else None
         self._guard = NetworkSet(config.guard.allow)
@@ -122,18 +125,31 @@ class Policy:
         if is_address:
             if ":" in host:  # an IPv4 address that it embeds (mapped, NAT64, ...) is where it leads to
                 others = [Target(address, port, True) for address in judge(host).aliases]
-                return self._refusal_of(others, intent, addresses) or verdict
+                return self._other_verdict(verdict, others, intent, addresses) or verdict
         elif host in self._aliases:
-            return self._refusal_of([Target(self._aliases[host], port, False)], intent, addresses) or verdict
+            known = self.registry.find(host, port)
+            names = self._aliases[host] if known is None else (known.host,)
+            others = [Target(name, port, False) for name in names]
+            return self._other_verdict(verdict, others, intent, addresses) or verdict
         return verdict
 
-    def _refusal_of(self, targets: Sequence[Target], intent: Intent, addresses: Sequence[str] | None) -> Verdict | None:
-        """What a rule refuses one of these targets with, to which the intent's own is another way."""
+    def _other_verdict(
+        self, own: Verdict, targets: Sequence[Target], intent: Intent, addresses: Sequence[str] | None
+    ) -> Verdict | None:
+        """What goes before the intent's own verdict: what a rule refuses one of these targets with, to which it is another way.
+
+        Where such a rule may yet refuse once the addresses are known, and nothing else does: that they are needed.
+        """
+        undecided = None
         for target in targets:
             verdict = self._table.first(intent._replace(target=target), addresses)
-            if verdict is not None and not verdict.allowed and verdict.rule not in (OUTBOUND, ROUTE):
+            if verdict is None or verdict.allowed:
+                continue
+            if verdict.needs_addresses:
+                undecided = verdict
+            elif verdict.rule not in (OUTBOUND, ROUTE):
                 return verdict
-        return None
+        return undecided if own.allowed else None
 
     def ways(self, intent: Intent) -> tuple[Route, ...]:
         """Every way that an intent may be sent if it is allowed: all that its route leads to, or the service that it names."""
