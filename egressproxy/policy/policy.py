@@ -7,6 +7,7 @@ is a new Policy and connections go on with the verdict they have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -138,18 +139,22 @@ class Policy:
     ) -> Verdict | None:
         """What goes before the intent's own verdict: what a rule refuses one of these targets with, to which it is another way.
 
-        Where such a rule may yet refuse once the addresses are known, and nothing else does: that they are needed.
+        Where none refuses: that the addresses are needed, for a rule that may refuse then, or that one would refuse which is
+        only reported.
         """
-        undecided = None
+        later = None
         for target in targets:
             verdict = self._table.first(intent._replace(target=target), addresses)
-            if verdict is None or verdict.allowed:
-                continue
+            assert verdict is not None  # the clause of `outbound` asks nothing
             if verdict.needs_addresses:
-                undecided = verdict
-            elif verdict.rule not in (OUTBOUND, ROUTE):
+                later = verdict
+            elif verdict.rule in (OUTBOUND, ROUTE):
+                continue
+            elif not verdict.allowed:
                 return verdict
-        return undecided if own.allowed else None
+            elif verdict.reported and not own.reported:
+                later = later or replace(own, rule=verdict.rule, reason=verdict.reason, reported=True)
+        return later if own.allowed else None
 
     def ways(self, intent: Intent) -> tuple[Route, ...]:
         """Every way that an intent may be sent if it is allowed: all that its route leads to, or the service that it names."""

@@ -644,6 +644,16 @@ def test_addresses_are_not_asked_for_where_the_alias_itself_is_refused():
     assert not judge.decide(intent("wiki")).needs_addresses
 
 
+def test_what_would_refuse_a_host_is_reported_for_its_aliases():
+    rule = {"name": "no", "action": "deny", "hosts": ["en.wikipedia.org"], "report": True}
+    granted = {"name": "yes", "action": "allow", "hosts": ["wiki"], "private_addresses": True}
+    judge = policy(services=[WIKI], rules=[rule, granted])
+    assert [decided_by(judge, alias) for alias in ("wiki", "wiki.default")] == ["+no?", "+no?"]
+    assert judge.decide(intent("wiki")).private_addresses  # it goes on as if there were no such rule
+    everything = policy(services=[WIKI], rules=[{**rule, "report": False}], report=True)
+    assert decided_by(everything, "wiki") == "+no?"
+
+
 def test_an_alias_of_two_services_is_refused_with_the_host_that_it_stands_for_on_that_port():
     plain = {"hosts": ["plain.wikipedia.org"], "aliases": ["wiki"], "ports": [{"number": 80}]}
     judge = policy(
