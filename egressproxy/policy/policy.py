@@ -122,17 +122,19 @@ class Policy:
         """
         verdict = self._table.first(intent, addresses)
         assert verdict is not None  # the clause of `outbound` asks nothing
-        host, port, is_address = intent.target
+        others = self._other_targets(intent.target)
+        return (self._other_verdict(verdict, others, intent, addresses) or verdict) if others else verdict
+
+    def _other_targets(self, target: Target) -> Sequence[Target]:
+        """What the target is another way to."""
+        host, port, is_address = target
         if is_address:
-            if ":" in host:  # an IPv4 address that it embeds (mapped, NAT64, ...) is where it leads to
-                others = [Target(address, port, True) for address in judge(host).aliases]
-                return self._other_verdict(verdict, others, intent, addresses) or verdict
-        elif host in self._aliases:
-            known = self.registry.find(host, port)
-            names = self._aliases[host] if known is None else (known.host,)
-            others = [Target(name, port, False) for name in names]
-            return self._other_verdict(verdict, others, intent, addresses) or verdict
-        return verdict
+            # An IPv4 address that it embeds (mapped, NAT64, ...) is where it leads to.
+            return [Target(address, port, True) for address in judge(host).aliases] if ":" in host else ()
+        if host not in self._aliases:
+            return ()
+        known = self.registry.find(host, port)
+        return [Target(name, port, False) for name in (self._aliases[host] if known is None else (known.host,))]
 
     def _other_verdict(
         self, own: Verdict, targets: Sequence[Target], intent: Intent, addresses: Sequence[str] | None
@@ -485,10 +487,15 @@ class Policy:
 
     def _decider(self, intent: Intent, verdict: Verdict, addresses: Sequence[str] | None) -> Clause | None:
         """The clause that has decided, or that has to know the addresses first."""
-        for clause in self._table.about(intent.target.host):
-            asks = verdict.needs_addresses and not any(_failures(clause, intent, addresses))
-            if asks or clause.verdict is verdict:
-                return clause
+        for target in (intent.target, *self._other_targets(intent.target)):
+            asked = intent._replace(target=target)
+            for clause in self._table.about(target.host):
+                if clause.verdict is verdict:
+                    return clause
+                if verdict.needs_addresses and not any(_failures(clause, asked, addresses)):
+                    if clause.further is not None and not clause.further.holds(asked, None):
+                        return clause
+                    break  # by itself this target is decided
         return None
 
     def _otherwise(self, intent: Intent, locate: Locate) -> Otherwise | None:
@@ -498,9 +505,21 @@ class Policy:
             if any(_failures(clause, intent, None)):
                 continue
             if clause.further is None or clause.further.holds(intent, None):
+                asking += self._asking_for_others(intent)
                 return Otherwise(tuple(asking), clause.verdict, _place(locate, self._written(clause, intent)))
             asking.append(self._called(clause))
         return None
+
+    def _asking_for_others(self, intent: Intent) -> Iterator[str]:
+        """Clauses that ask for addresses because the target is another way to a host of theirs."""
+        for target in self._other_targets(intent.target):
+            asked = intent._replace(target=target)
+            for clause in self._table.about(target.host):
+                if any(_failures(clause, asked, None)):
+                    continue
+                if clause.further is None or clause.further.holds(asked, None):
+                    break
+                yield self._called(clause)
 
 
 class _Dialled(NamedTuple):
