@@ -83,7 +83,10 @@ class HttpFrontend:
         """
         head = await self._read_head(client)
         draft.method = head.method
-        target = draft.target_text = without_user(head.target) if "@" in head.target else head.target
+        target = head.target
+        if "@" in target:
+            target = without_user(target, of_tunnel=head.method == "CONNECT")
+        draft.target_text = target
         draft.http_version = head.http_version
         if self._asked is not None:
             draft.kept = KeptFields(self._asked, head.raw_headers)
@@ -93,7 +96,7 @@ class HttpFrontend:
                     "this listener serves requests by their Host field; CONNECT is for a listener with protocol http-proxy"
                 )
             return Intent(client.address, self._listener, "CONNECT", parse_authority(target), head.http_version)
-        return self._plain(client, head, draft.dialled)
+        return self._plain(client, head, target, draft.dialled)
 
     async def _read_head(self, client: Stream) -> RequestHead:
         data = b""
@@ -108,9 +111,9 @@ class HttpFrontend:
                     client.unread(data[head.length :])
                 return head
 
-    def _plain(self, client: Stream, head: RequestHead, dialled: tuple[str, int] | None) -> Intent:
+    def _plain(self, client: Stream, head: RequestHead, target_text: str, dialled: tuple[str, int] | None) -> Intent:
         """A request that is not a CONNECT. Raises MalformedRequest or MalformedTarget."""
-        written, path = parse_http_target(head.method, head.target)
+        written, path = parse_http_target(head.method, target_text)
         fields = request_fields(head)
         manager = None
         if self._manager is not None and path.startswith(MANAGER_PATH) and head.method in ("GET", "HEAD"):
@@ -210,13 +213,21 @@ class HttpFrontend:
         return False
 
 
-def without_user(target: str) -> str:
-    """A request target, to be told of, with stars for user name and password: such a target is refused, and logged."""
+_HOST_AND_PORT = re.compile(r"(?:\[[^]]*\]|[^:]*)(?::[0-9]*)?")
+
+
+def without_user(target: str, *, of_tunnel: bool) -> str:
+    """A request target, to be told of, with stars for user name and password: such a target is refused, and logged.
+
+    A password may have characters in it that end a host, and then what stands before them has no port.
+    """
     if target.startswith("/"):
         return target  # a path
     scheme, separator, rest = target.partition("://")
-    if not separator:
+    if of_tunnel or not separator:
         return f"***@{target.rpartition('@')[2]}"
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     user, at, _ = authority.rpartition("@")
-    return f"{scheme}://***{rest[len(user) :]}" if at else target
+    if at:
+        return f"{scheme}://***{rest[len(user) :]}"
+    return target if _HOST_AND_PORT.fullmatch(authority) else f"{scheme}://***@{rest.rpartition('@')[2]}"

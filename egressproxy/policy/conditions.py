@@ -21,7 +21,7 @@ from egressproxy.policy.networks import NetworkSet, parse_client
 from egressproxy.policy.paths import PathSet, cut, readings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from ipaddress import IPv4Network, IPv6Network
     from time import struct_time
 
@@ -384,11 +384,24 @@ def _minutes(clock: str) -> int:
     return int(hours) * 60 + int(minutes)
 
 
+def _spellings(text: str) -> Iterator[str]:
+    """A text in the ways that expressions may write it.
+
+    Hexadecimal digits are the same in capitals and in small letters (RFC 3986 section 6.2.2.1). What was decoded has one
+    character for each byte, as Squid's expressions have it; others have one for all the bytes that UTF-8 makes of it.
+    """
+    both = (text, _TRIPLE.sub(_in_small_letters, text)) if "%" in text else (text,)
+    yield from dict.fromkeys(both)
+    if not text.isascii():
+        for each in dict.fromkeys(both):
+            yield each.encode("latin-1", "replace").decode(errors="replace")
+
+
 class _Found:
     """One of some expressions is found in a text that belongs to the intent; where that has readings, in each or in one.
 
-    What is unreadable (None for texts) fits where it refuses, and nowhere where it lets pass. Hexadecimal digits are the
-    same in capitals and in small letters (RFC 3986 section 6.2.2.1): a text is searched in both spellings.
+    What is unreadable (None for texts) fits where it refuses, and nowhere where it lets pass. A text is searched in each of
+    its `_spellings`.
     """
 
     __slots__ = ("_every", "_expressions", "_texts_of", "_what")
@@ -410,10 +423,7 @@ class _Found:
         return any(map(self._is_found_in, texts))
 
     def _is_found_in(self, text: str) -> bool:
-        if any(each.search(text) for each in self._expressions):
-            return True
-        lower = _TRIPLE.sub(_in_small_letters, text) if "%" in text else text
-        return lower != text and any(each.search(lower) for each in self._expressions)
+        return any(each.search(spelling) for spelling in _spellings(text) for each in self._expressions)
 
     def why_not(self, intent: Intent) -> str:
         texts = self._texts_of(intent)

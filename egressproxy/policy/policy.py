@@ -7,6 +7,7 @@ is a new Policy and connections go on with the verdict they have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,7 +86,10 @@ class Policy:
         """See `from_config`."""
         surroundings = Surroundings(config.listeners, local_time)
         self._config = config
-        self._aliases = {alias: service.hosts[0].host for service in config.services for alias in service.aliases}
+        self._aliases: dict[str, list[str]] = {}  # several services may have one alias, on several ports
+        for service in config.services:
+            for alias in service.aliases:
+                self._aliases.setdefault(alias, []).append(service.hosts[0].host)
         self._table = ClauseTable(clauses_of(config, surroundings), _UNDECIDED)
         self._routes = ClauseTable(route_clauses(config, surroundings), _UNDECIDED) if config.routes else None
         self._guard = NetworkSet(config.guard.allow)
@@ -118,22 +122,41 @@ class Policy:
         """
         verdict = self._table.first(intent, addresses)
         assert verdict is not None  # the clause of `outbound` asks nothing
-        host, port, is_address = intent.target
-        if is_address:
-            if ":" in host:  # an IPv4 address that it embeds (mapped, NAT64, ...) is where it leads to
-                others = [Target(address, port, True) for address in judge(host).aliases]
-                return self._refusal_of(others, intent, addresses) or verdict
-        elif host in self._aliases:
-            return self._refusal_of([Target(self._aliases[host], port, False)], intent, addresses) or verdict
-        return verdict
+        others = self._other_targets(intent.target)
+        return (self._other_verdict(verdict, others, intent, addresses) or verdict) if others else verdict
 
-    def _refusal_of(self, targets: Sequence[Target], intent: Intent, addresses: Sequence[str] | None) -> Verdict | None:
-        """What a rule refuses one of these targets with, to which the intent's own is another way."""
+    def _other_targets(self, target: Target) -> Sequence[Target]:
+        """What the target is another way to."""
+        host, port, is_address = target
+        if is_address:
+            # An IPv4 address that it embeds (mapped, NAT64, ...) is where it leads to.
+            return [Target(address, port, True) for address in judge(host).aliases] if ":" in host else ()
+        if host not in self._aliases:
+            return ()
+        known = self.registry.find(host, port)
+        return [Target(name, port, False) for name in (self._aliases[host] if known is None else (known.host,))]
+
+    def _other_verdict(
+        self, own: Verdict, targets: Sequence[Target], intent: Intent, addresses: Sequence[str] | None
+    ) -> Verdict | None:
+        """What goes before the intent's own verdict: what a rule refuses one of these targets with, to which it is another way.
+
+        Where none refuses: that the addresses are needed, for a rule that may refuse then, or that one would refuse which is
+        only reported.
+        """
+        later = None
         for target in targets:
             verdict = self._table.first(intent._replace(target=target), addresses)
-            if verdict is not None and not verdict.allowed and verdict.rule not in (OUTBOUND, ROUTE):
+            assert verdict is not None  # the clause of `outbound` asks nothing
+            if verdict.needs_addresses:
+                later = verdict
+            elif verdict.rule in (OUTBOUND, ROUTE):
+                continue
+            elif not verdict.allowed:
                 return verdict
-        return None
+            elif verdict.reported and not own.reported:
+                later = later or replace(own, rule=verdict.rule, reason=verdict.reason, reported=True)
+        return later if own.allowed else None
 
     def ways(self, intent: Intent) -> tuple[Route, ...]:
         """Every way that an intent may be sent if it is allowed: all that its route leads to, or the service that it names."""
@@ -464,10 +487,15 @@ class Policy:
 
     def _decider(self, intent: Intent, verdict: Verdict, addresses: Sequence[str] | None) -> Clause | None:
         """The clause that has decided, or that has to know the addresses first."""
-        for clause in self._table.about(intent.target.host):
-            asks = verdict.needs_addresses and not any(_failures(clause, intent, addresses))
-            if asks or clause.verdict is verdict:
-                return clause
+        for target in (intent.target, *self._other_targets(intent.target)):
+            asked = intent._replace(target=target)
+            for clause in self._table.about(target.host):
+                if clause.verdict is verdict:
+                    return clause
+                if verdict.needs_addresses and not any(_failures(clause, asked, addresses)):
+                    if clause.further is not None and not clause.further.holds(asked, None):
+                        return clause
+                    break  # by itself this target is decided
         return None
 
     def _otherwise(self, intent: Intent, locate: Locate) -> Otherwise | None:
@@ -477,9 +505,21 @@ class Policy:
             if any(_failures(clause, intent, None)):
                 continue
             if clause.further is None or clause.further.holds(intent, None):
+                asking += self._asking_for_others(intent)
                 return Otherwise(tuple(asking), clause.verdict, _place(locate, self._written(clause, intent)))
             asking.append(self._called(clause))
         return None
+
+    def _asking_for_others(self, intent: Intent) -> Iterator[str]:
+        """Clauses that ask for addresses because the target is another way to a host of theirs."""
+        for target in self._other_targets(intent.target):
+            asked = intent._replace(target=target)
+            for clause in self._table.about(target.host):
+                if any(_failures(clause, asked, None)):
+                    continue
+                if clause.further is None or clause.further.holds(asked, None):
+                    break
+                yield self._called(clause)
 
 
 class _Dialled(NamedTuple):

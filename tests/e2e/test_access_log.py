@@ -183,7 +183,13 @@ def test_json_has_the_slug_that_the_client_was_told(proxy: Proxy, target: str, s
 
 @pytest.mark.parametrize(
     "first",
-    ["GET http://user:s3cret@a.example/x@y", "GET ftp://user:s3@cret@a.example", "CONNECT user:s3cret/@a.example:443"],
+    [
+        "GET http://user:s3cret@a.example/x@y",
+        "GET ftp://user:s3@cret@a.example",
+        "GET http://user:s3/cret@a.example/",
+        "CONNECT user:s3cret/@a.example:443",
+        "CONNECT user:s3://cret@a.example:443",
+    ],
 )
 def test_a_password_in_a_target_is_in_no_log(proxy: Proxy, first: str) -> None:
     with dial(proxy) as client:

@@ -101,6 +101,9 @@ def test_a_condition_holds_or_does_not(condition, intent, expected):
         ("[|]", "/a%7cb"),
         ("x\\[0", "/x%5B0"),
         ("\u00c3\u00a9", "/caf%C3%A9"),  # byte by byte
+        ("\u00e9", "/caf%C3%A9"),
+        ("[\u65e5\u672c]$", "/%E6%97%A5%E6%9C%AC"),
+        ("\u65e5", "/%E6%97%A5/%FF"),  # the rest may be no UTF-8
     ],
 )
 def test_what_is_encoded_in_a_path_is_found_as_the_server_reads_it(expression, path):

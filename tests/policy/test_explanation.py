@@ -346,6 +346,24 @@ def test_an_alias_is_looked_up_as_the_host_that_it_stands_for():
     assert told.looks_up == ("wikipedia.org",)
 
 
+@pytest.mark.parametrize("asks", [{}, {"addresses": ["10.0.0.0/8"]}])
+def test_a_rule_for_the_host_of_an_alias_is_named(asks):
+    judge = policy(
+        services=[{"hosts": ["wikipedia.org"], "aliases": ["wiki"], "ports": PORTS}],
+        rules=[
+            {"name": "other", "action": "deny", "hosts": ["a.com"]},
+            {"name": "closed", "action": "deny", "hosts": ["wikipedia.org"], **asks},
+            {"name": "open", "action": "allow", "hosts": ["wiki"]},
+        ],
+    )
+    asked = intent_about("http://wiki/", "10.1.2.3", "l", None)
+    told = judge.explain(asked, (), locate=lambda way: (f"{way[0]}[{way[1]}]", 7))
+    assert told.place is not None
+    assert "rules[1]" in told.place
+    assert told.asking == ("closed" if asks else None)
+    assert told.otherwise is None or told.otherwise.asking == ("closed",)
+
+
 def test_static_endpoints_are_judged_without_dns():
     endpoints = [{"address": "10.0.0.1"}, {"address": "1.1.1.1", "port": 8080}, {"address": "127.0.0.1", "port": 3128}]
     static = {"hosts": ["a.com"], "ports": [{"number": 80}], "resolution": "static", "endpoints": endpoints[:2]}

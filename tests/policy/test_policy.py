@@ -628,6 +628,44 @@ def test_what_refuses_a_host_refuses_its_aliases(rule, decided):
     assert [decided_by(judge, alias) for alias in ("wiki", "wiki.default")] == [decided, decided]
 
 
+def test_what_refuses_a_host_for_its_addresses_refuses_its_aliases():
+    rule = {"name": "no", "action": "deny", "hosts": ["en.wikipedia.org"], "addresses": ["198.51.100.0/24"]}
+    judge = policy(services=[WIKI], rules=[rule, {"name": "yes", "action": "allow", "hosts": ["wiki"]}])
+    asked = intent("wiki")
+    assert judge.decide(asked).needs_addresses
+    assert judge.decide(asked, ("198.51.100.3",)).rule == "no"
+    assert judge.decide(asked, ("203.0.113.3",)).rule == "yes"
+
+
+def test_addresses_are_not_asked_for_where_the_alias_itself_is_refused():
+    rule = {"action": "deny", "hosts": ["en.wikipedia.org"], "addresses": ["198.51.100.0/24"]}
+    judge = policy(services=[WIKI], rules=[rule, {"name": "no", "action": "deny", "hosts": ["wiki"]}])
+    assert decided_by(judge, "wiki") == "-no"
+    assert not judge.decide(intent("wiki")).needs_addresses
+
+
+def test_what_would_refuse_a_host_is_reported_for_its_aliases():
+    rule = {"name": "no", "action": "deny", "hosts": ["en.wikipedia.org"], "report": True}
+    granted = {"name": "yes", "action": "allow", "hosts": ["wiki"], "private_addresses": True}
+    judge = policy(services=[WIKI], rules=[rule, granted])
+    assert [decided_by(judge, alias) for alias in ("wiki", "wiki.default")] == ["+no?", "+no?"]
+    assert judge.decide(intent("wiki")).private_addresses  # it goes on as if there were no such rule
+    everything = policy(services=[WIKI], rules=[{**rule, "report": False}], report=True)
+    assert decided_by(everything, "wiki") == "+no?"
+
+
+def test_an_alias_of_two_services_is_refused_with_the_host_that_it_stands_for_on_that_port():
+    plain = {"hosts": ["plain.wikipedia.org"], "aliases": ["wiki"], "ports": [{"number": 80}]}
+    judge = policy(
+        services=[plain, WIKI],
+        rules=[
+            {"name": "no", "action": "deny", "hosts": ["plain.wikipedia.org"]},
+            {"name": "yes", "action": "allow", "hosts": ["wiki"]},
+        ],
+    )
+    assert [decided_by(judge, f"wiki:{port}") for port in (80, 443, 22)] == ["-no", "+yes", "-no"]
+
+
 def test_a_rule_for_an_alias_says_nothing_of_its_host():
     judge = policy(services=[WIKI], rules=[{"name": "no", "action": "deny", "hosts": ["wiki"]}])
     assert decided_by(judge, "wiki") == "-no"

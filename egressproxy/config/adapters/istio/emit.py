@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.adapters.adapter import At
 from egressproxy.config.adapters.istio.mesh import Cluster, Refusal
-from egressproxy.config.adapters.istio.objects import wider
+from egressproxy.config.adapters.istio.objects import is_loopback, wider
 from egressproxy.config.adapters.istio.routes import HTTP_PORT
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def own_sni(listeners: Iterable[Any], address: str, port: int) -> int | None:
         if not isinstance(each, dict) or each.get("port") != port or each.get("protocol") not in ("sni", "auto"):
             continue
         bound = each.get("address", "0.0.0.0")  # noqa: S104 - compared with
-        if bound == address or (bound in ("0.0.0.0", "::") and ip_address(address).is_loopback):  # noqa: S104
+        if bound == address or (bound in ("0.0.0.0", "::") and is_loopback(address)):  # noqa: S104
             dialled = each.get("service_port", TLS_PORT)
             return dialled if isinstance(dialled, int) else TLS_PORT
     return None

@@ -90,6 +90,10 @@ def test_what_the_own_sni_listener_dials(listener: Any, dialled: int | None) -> 
     assert own_sni([listener], "127.0.0.1", 8443) == dialled
 
 
+def test_an_endpoint_that_is_no_address_is_no_listener_of_this_proxy() -> None:
+    assert own_sni([{"protocol": "sni", "port": 8443}], "b.example", 8443) is None
+
+
 def test_hosts_that_go_the_same_way_share_a_route() -> None:
     found = meets(
         REGISTRY_ONLY,
