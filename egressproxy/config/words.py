@@ -339,4 +339,6 @@ Port = Annotated[Count, Field(ge=1, le=65535)]
 SniCheck = Literal["enforce", "report", "off"]
 Ech = Literal["allow", "deny"]
 Day = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
-Seconds = Annotated[Number, Field(gt=0, le=30 * 86400)]
+MAX_SECONDS = 30 * 86400
+"""How long anything may take; more than that is meant as no bound."""
+Seconds = Annotated[Number, Field(gt=0, le=MAX_SECONDS)]

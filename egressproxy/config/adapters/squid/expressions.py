@@ -38,7 +38,6 @@ _CLASS = re.compile(r"\[([:.=])(.*?)\1\]")
 
 def native_expression(text: str, *, any_case: bool) -> str:
     """The expression as the native form has it, which is RE2's. Raises ValueError with what to write instead."""
-    text = text.encode().decode("latin-1")  # Squid searches bytes, and requests are read here byte by byte, too
     found = ""
     at = 0
     may_repeat = False

@@ -22,6 +22,7 @@ from egressproxy.config.adapters.squid.logs import Logs
 from egressproxy.config.adapters.squid.ports import Port, port
 from egressproxy.config.faults import MAX_FAULTS, Fault, shown
 from egressproxy.config.native import REFUSED, mark
+from egressproxy.config.words import MAX_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -404,6 +405,13 @@ def _above_0(words: Sequence[str]) -> float | None:
     return values.seconds(words) or None
 
 
+def _lifetime(words: Sequence[str]) -> float | None:
+    found_s = values.seconds(words)
+    if not found_s:
+        raise ValueError("expected more than 0: no connection would live")
+    return found_s if found_s <= MAX_SECONDS else None
+
+
 def _head_size(words: Sequence[str]) -> int:
     return values.size(words, "KB")
 
@@ -416,7 +424,7 @@ _SETTINGS: dict[str, tuple[str, str, Callable[[Sequence[str]], Any]]] = {
     "connect_timeout": ("timeouts", "connect_s", values.seconds),
     "read_timeout": ("timeouts", "idle_s", values.seconds),
     "request_timeout": ("timeouts", "head_s", values.seconds),
-    "client_lifetime": ("timeouts", "lifetime_s", values.seconds),
+    "client_lifetime": ("timeouts", "lifetime_s", _lifetime),
     "client_idle_pconn_timeout": ("timeouts", "keep_alive_s", values.seconds),
     "persistent_request_timeout": ("timeouts", "keep_alive_s", values.seconds),
     "server_idle_pconn_timeout": ("timeouts", "upstream_idle_s", values.seconds),
