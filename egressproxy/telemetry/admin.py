@@ -10,6 +10,7 @@ bounded, because the event loop that serves it carries the tunnels too.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import Counter
@@ -233,6 +234,7 @@ class _Pages:
 
     def __init__(self, state: AdminState) -> None:
         self._state = state
+        self._drawing = asyncio.Lock()
 
     async def index(self, _request: web.Request) -> web.Response:
         return web.Response(text=INDEX)
@@ -335,10 +337,17 @@ class _Pages:
         return web.Response(text="".join(lines))
 
     async def routes(self, _request: web.Request) -> web.Response:
-        return web.json_response(route_tables(self._state.config))
+        return await self._drawn(route_tables)
 
     async def config_dump(self, _request: web.Request) -> web.Response:
-        return web.json_response(config_dump(self._state.config))
+        return await self._drawn(config_dump)
+
+    async def _drawn(self, draw: Callable[[Config], object]) -> web.Response:
+        """Tables of a large configuration take a second: one at a time, in a thread, so that connections go on meanwhile."""
+        config = self._state.config
+        async with self._drawing:
+            text = await asyncio.to_thread(lambda: json.dumps(draw(config)))
+        return web.Response(text=text, content_type="application/json")
 
     async def explain(self, request: web.Request) -> web.Response:
         state, query = self._state, request.query

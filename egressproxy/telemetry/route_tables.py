@@ -11,6 +11,7 @@ Shapes: https://www.envoyproxy.io/docs/envoy/latest/api-v3/admin/v3/config_dump.
 
 from __future__ import annotations
 
+from heapq import merge
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.schema.rules import CONDITIONS
@@ -19,7 +20,7 @@ from egressproxy.registry import PASSTHROUGH, cluster_name
 from egressproxy.telemetry.clusters import BLACK_HOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from egressproxy.config.schema.config import Config
     from egressproxy.config.schema.listeners import Listener
@@ -92,9 +93,10 @@ def config_dump(config: Config) -> Json:
 def route_tables(config: Config) -> list[Json]:
     """One table for each port on which something is known, or listened for."""
     places = list(dict.fromkeys([*_of_listeners(config), *_of_services(config)]))
+    by_place = _ByPlace(config)
     tables = []
     for kind, port in sorted(places[:MAX_TABLES], key=lambda place: (place[1], place[0])):
-        hosts = list(_virtual_hosts(config, kind, port))
+        hosts = list(_virtual_hosts(config, by_place, kind, port))
         table: Json = {"name": f"{kind}.{port}", "virtual_hosts": hosts[:MAX_HOSTS]}
         if len(hosts) > MAX_HOSTS:
             table["virtual_hosts"].append(hosts[-1])  # what becomes of the rest
@@ -133,13 +135,46 @@ def _of_services(config: Config) -> Iterator[tuple[str, int]]:
             yield _HTTP if port.protocol == "HTTP" else _TLS, port.number
 
 
-def _virtual_hosts(config: Config, kind: str, port: int) -> Iterator[Json]:
+class _ByPlace:
+    """Services and routes by the tables that they stand in, so that each is looked at once for each of its own.
+
+    services  by name
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.services = {service.label: service for service in reversed(config.services)}
+        self._config = config
+        self._known: dict[tuple[str, int], dict[int, Service]] = {}
+        for position, service in enumerate(config.services):
+            for port in service.ports:
+                place = (_HTTP if port.protocol == "HTTP" else _TLS, port.number)
+                self._known.setdefault(place, {})[position] = service
+        self._routes_on: dict[int, list[int]] = {}
+        self._routes_elsewhere: list[int] = []
+        for position, route in enumerate(config.routes):
+            if route.ports is not None and all(low == high for low, high in route.ports):
+                for number, _ in dict.fromkeys(route.ports):
+                    self._routes_on.setdefault(number, []).append(position)
+            else:
+                self._routes_elsewhere.append(position)
+
+    def known(self, kind: str, port: int) -> Collection[Service]:
+        """The services in a table, in order."""
+        return self._known.get((kind, port), {}).values()
+
+    def routes(self, port: int) -> Iterator[Route]:
+        """Those that may be for a port, in order."""
+        for position in merge(self._routes_on.get(port, ()), self._routes_elsewhere):
+            yield self._config.routes[position]
+
+
+def _virtual_hosts(config: Config, by_place: _ByPlace, kind: str, port: int) -> Iterator[Json]:
     """Those that routes name, those of services, and last what becomes of all others."""
-    services = {service.label: service for service in reversed(config.services)}
+    services = by_place.services
     labels = _labels(config, kind, port)
     rest: list[Json] = []
     by_domains: dict[tuple[str, ...], list[Json]] = {}
-    for route in config.routes:
+    for route in by_place.routes(port):
         conditions = _conditions(route, kind, port, labels)
         if conditions is None:
             continue
@@ -149,12 +184,12 @@ def _virtual_hosts(config: Config, kind: str, port: int) -> Iterator[Json]:
             rest.append(entry)
         else:
             by_domains.setdefault(domains, []).append(entry)
-    for service in config.services:
-        if any(each.number == port and (each.protocol == "HTTP") == (kind == _HTTP) for each in service.ports):
-            known_by = (*_domains(service.hosts, port), *service.aliases, *map(str, service.addresses))[:MAX_DOMAINS]
-            entries = by_domains.setdefault(known_by, []) if known_by else []  # without, only routes lead there
-            if not any(map(_takes_all, entries)):
-                entries.append(_service_entry(service, kind, port))
+    for service in by_place.known(kind, port):
+        addresses = map(str, service.addresses[:MAX_DOMAINS])
+        known_by = (*_domains(service.hosts, port), *service.aliases, *addresses)[:MAX_DOMAINS]
+        entries = by_domains.setdefault(known_by, []) if known_by else []  # without, only routes lead there
+        if not any(map(_takes_all, entries)):
+            entries.append(_service_entry(service, kind, port))
     for domains, entries in by_domains.items():
         yield {"name": f"{domains[0]}:{port}", "domains": list(domains), "routes": entries}
     yield _of_the_rest(config, rest, kind, port)

@@ -123,6 +123,17 @@ def test_a_gateway_without_routes_answers_404_to_every_host():
     assert table("http.80", routes=routes) == [BLACK_HOLE_502]
 
 
+def test_routes_for_one_port_and_for_any_are_in_their_order():
+    names = ["any", "only", "between", "again"]
+    ports = [None, [80], ["79-81"], [80, 443]]
+    routes = [
+        {"name": name, "hosts": ["a.example"], "paths": [f"/{name}"], "refuse": "close"} | ({"ports": on} if on else {})
+        for name, on in zip(names, ports, strict=True)
+    ]
+    (_, _, entries), _ = table("http.80", routes=routes)
+    assert [entry["name"] for entry in entries] == names
+
+
 def test_what_cannot_be_asked_on_a_port_is_left_out():
     routes = [
         {"none": [{"ports": [80]}], "refuse": "close"},
