@@ -35,6 +35,7 @@ _APIS: dict[str, str] = {
 _KNOWN = {
     "rbac.istio.io": frozenset[str](),
     "gateway.networking.k8s.io": frozenset({"GatewayClass", "ReferenceGrant"}),
+    "gateway.networking.x-k8s.io": frozenset[str](),
 }
 """Other groups whose objects decide who may go where, with their kinds that decide nothing here."""
 
