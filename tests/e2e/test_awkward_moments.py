@@ -128,6 +128,7 @@ def test_told_to_end_while_the_old_admin_port_closes_the_new_listeners_close_too
     proxy = start(open_config)
     old_admin, new_admin, first, second = proxy.admin_port, free_port(), proxy.port, free_port()
     with open_tunnel(proxy, echo_origin.target) as tunnel, socket.create_connection(("127.0.0.1", old_admin)) as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         reader.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)  # more answers than fit on the way
         once_at_rest(lambda: unread_bytes(reader))
         proxy.write_config({**open_config, "admin": {"port": new_admin}, "listeners": listeners_on(first, second)})
