@@ -32,7 +32,7 @@ pytestmark = envoy.needed
 
 SQUID, NGINX = "external-https-proxy", "wildcard-arbitrary-sni-proxy"
 BESIDE = "127.0.0.1:8443"
-PAGE = f"https://en.{NAMES.library}/wiki/Main_Page"
+PAGE = f"https://en.{NAMES.almanac}/wiki/Main_Page"
 LONG_PAGE = f"https://{NAMES.news}/politics"
 
 TO_PROXY = f"outbound|3128||{NAMES.proxy}"
@@ -107,7 +107,7 @@ class Mesh(NamedTuple):
 def mesh(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """REGISTRY_ONLY; registered are the proxy outside the mesh, by its address, and the sites behind the gateway, by name."""
     folder = tmp_path_factory.mktemp("envoy")
-    sites = (f"*.{NAMES.library}", NAMES.news)
+    sites = (f"*.{NAMES.almanac}", NAMES.news)
     sidecar = Envoy(
         world.application,
         folder,
@@ -227,7 +227,7 @@ def test_squid_the_documents_flow_is_one_connection_in_two_logs(squid: InSquidsP
     (tunnel,) = squid.tunnels(1)
     agree(tunnel)
     inner, outer, record = tunnel
-    assert (outer.result, outer.method, outer.url) == ("TCP_TUNNEL/200", "CONNECT", f"en.{NAMES.library}:443")
+    assert (outer.result, outer.method, outer.url) == ("TCP_TUNNEL/200", "CONNECT", f"en.{NAMES.almanac}:443")
     assert outer.peer == f"HIER_DIRECT/{NAMES.endpoints[0]}"
     assert int(inner.sent) == outer.size == len(ESTABLISHED) + record["bytes_down"]
     # Up, Envoy counts the head as well; to the proxy that is the request, and the tunnel begins behind it.
@@ -252,7 +252,7 @@ def last_as_long(lasted: list[float], times: str) -> None:
 
 
 def test_squid_tunnels_at_once_are_told_apart(squid: InSquidsPlace) -> None:
-    pages = [PAGE, LONG_PAGE, f"https://de.{NAMES.library}/wiki/Hauptseite"] * 5
+    pages = [PAGE, LONG_PAGE, f"https://de.{NAMES.almanac}/wiki/Hauptseite"] * 5
     words = (word for page in pages for word in (page, "-o", "/dev/null"))
     with_own_tunnels = ("--parallel", "--parallel-immediate", "--parallel-max", "15", "--http1.1")
     squid.curl(*with_own_tunnels, *words)
@@ -266,7 +266,7 @@ def test_squid_tunnels_at_once_are_told_apart(squid: InSquidsPlace) -> None:
 
 
 def test_squid_a_refusal_is_as_long_at_both_ends(squid: InSquidsPlace) -> None:
-    done = squid.curl("-v", f"https://en.{NAMES.library}:8443/", code=56)
+    done = squid.curl("-v", f"https://en.{NAMES.almanac}:8443/", code=56)
     assert "403" in done.err
     (tunnel,) = squid.tunnels(1)
     agree(tunnel)
@@ -277,7 +277,7 @@ def test_squid_a_refusal_is_as_long_at_both_ends(squid: InSquidsPlace) -> None:
 
 def test_squid_an_answer_for_what_cannot_be_reached_is_not_counted_as_squid_does_not(squid: InSquidsPlace) -> None:
     """The one case in which the published line says less than Envoy's: Squid's says 0, and so does ours."""
-    done = squid.curl(f"https://nowhere.{NAMES.library}/", code=56)
+    done = squid.curl(f"https://nowhere.{NAMES.almanac}/", code=56)
     assert "503" in done.err
     (tunnel,) = squid.tunnels(1)
     agree(tunnel)
@@ -344,7 +344,7 @@ def test_nginx_hosts_that_were_never_configured_are_reached_by_name(world: World
     assert world.titles() == [ENGLISH, GERMAN]
     ways = nginx.ways(2)
     for way, language in zip(ways, ("en", "de"), strict=True):
-        agree_by_name(way, f"{language}.{NAMES.library}")
+        agree_by_name(way, f"{language}.{NAMES.almanac}")
         assert way.nginx.status == "200"
         assert way.sidecar.downstream_local == f"{NAMES.endpoints[0]}:443"
 
@@ -356,7 +356,7 @@ def test_nginx_every_byte_is_in_all_logs_and_the_hello_in_that_of_today_alone(
     for version in ("1.2", "1.3"):  # their hellos differ in size
         done = world.curl("-v", "--tls-max", version, PAGE)
         (way,) = nginx.ways(1)
-        agree_by_name(way, f"en.{NAMES.library}")
+        agree_by_name(way, f"en.{NAMES.almanac}")
         assert way.nginx.received == int(way.gateway.received)
         assert way.nginx_1_22.received == int(way.gateway.received) - hello_of(done.err)
         assert way.nginx_1_22[:-2] == way.nginx[:-2]  # all else up to the count
@@ -380,7 +380,7 @@ def test_nginx_all_see_it_last_as_long_as_the_application_does(world: World, ngi
 
 def test_nginx_what_cannot_be_reached_got_an_alert_and_was_never_read(world: World, nginx: InNginxsPlace) -> None:
     """Where no session came about, the hello was only looked at: NGINX counts it in no era then, and Envoy does."""
-    host = f"nowhere.{NAMES.library}"
+    host = f"nowhere.{NAMES.almanac}"
     world.curl(*dialling(host, NOBODY), f"https://{host}/", code=35)
     (way,) = nginx.ways(1)
     assert (way.nginx.status, way.nginx.server_name, way.gateway.server_name) == ("500", host, host)

@@ -10,7 +10,7 @@ from scenarios.edition import NAMES
 from scenarios.only_way_out import only_way_out
 from scenarios.world import APPLICATION, ENGLISH, EXTERNAL, NAME_SERVER, SEARCH, World, title_of
 
-PAGE = f"https://en.{NAMES.library}/wiki/locked-down"
+PAGE = f"https://en.{NAMES.almanac}/wiki/locked-down"
 ELSEWHERE = f"https://{NAMES.search}/"
 PROXY_URL = f"http://{EXTERNAL}:3128"
 
@@ -22,7 +22,7 @@ def test_the_proxy_is_the_only_way_out_and_as_wide_as_its_rules(world: World, tm
     assert title_of(world.curl(PAGE).out) == ENGLISH, "there is a way, before it is closed"
     settings = {
         "listeners": [{"protocol": "http-proxy", "address": EXTERNAL, "port": 3128}],
-        "allow": [f"*.{NAMES.library}:443"],
+        "allow": [f"*.{NAMES.almanac}:443"],
         "dns": {"servers": [f"{NAME_SERVER}:53"]},
         "access_log": [{"format": "squid"}],
         "admin": {"address": "0.0.0.0", "port": DEFAULT_ADMIN_PORT},
@@ -33,9 +33,9 @@ def test_the_proxy_is_the_only_way_out_and_as_wide_as_its_rules(world: World, tm
     allowed = (f"ip daddr {NAME_SERVER} udp dport 53", f"ip daddr {EXTERNAL} tcp dport 3128")
     with only_way_out(world.application, *allowed):
         with deployment:
-            asked = world.dns.count(f"en.{NAMES.library}")
+            asked = world.dns.count(f"en.{NAMES.almanac}")
             dropped(world, PAGE)
-            assert world.dns.count(f"en.{NAMES.library}") > asked, "names are still looked up"
+            assert world.dns.count(f"en.{NAMES.almanac}") > asked, "names are still looked up"
             dropped(world, "--insecure", f"https://{SEARCH}/")
             dropped(world, f"http://{EXTERNAL}:{DEFAULT_ADMIN_PORT}/metrics")
             deployment.says_nothing()

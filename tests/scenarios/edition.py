@@ -29,20 +29,22 @@ class Names(NamedTuple):
     news           a site that redirects HTTP to HTTPS
     echo           a site that tells its clients what they sent, over plain HTTP
     search         another site with HTTPS
-    library        a domain; `en.`, `de.` and `www.` below it are sites with HTTPS
+    almanac        a domain; `en.`, `de.` and `www.` below it are sites with HTTPS
     server         a server that may ask for client certificates, by its name inside the cluster
     client         subject of the certificate that such clients show
     proxy          the label of a TCP ServiceEntry for another proxy
     echo_service   the Service of type ExternalName that stands for `echo`
     sni_proxy      the label of the ServiceEntry for the SNI proxy beside the gateway
-    cluster_address  of the Service with hand-written Endpoints
-    endpoints      the addresses in those
+    pages_service  the Service with hand-written Endpoints
+    cluster_address  its address in the cluster
+    endpoints      the addresses in its Endpoints
+    proxy_address  of the other proxy
     """
 
     news: str
     echo: str
     search: str
-    library: str
+    almanac: str
     server: str
     client: str
     proxy: str
@@ -58,7 +60,7 @@ PUBLISHED_NAMES = Names(
     news="edition.cnn.com",
     echo="httpbin.org",
     search="www.google.com",
-    library="wikipedia.org",
+    almanac="wikipedia.org",
     server="my-nginx.mesh-external.svc.cluster.local",
     client="CN=client.example.com",
     proxy="my-company-proxy.com",
@@ -73,13 +75,13 @@ OWN_NAMES = Names(
     news="news.example.com",
     echo="echo.example.com",
     search="search.example.com",
-    library="almanac.example.org",
+    almanac="almanac.example.org",
     server="vault.outside.svc.cluster.local",
     client="CN=egress.example.com",
     proxy="upstream-proxy.example.com",
     echo_service="echo.default.svc.cluster.local",
     sni_proxy="by-name.local",
-    pages_service="library.default.svc.cluster.local",
+    pages_service="almanac.default.svc.cluster.local",
     cluster_address="172.21.7.7",
     endpoints=("198.41.30.10", "198.41.30.11"),
     proxy_address="172.30.109.95",

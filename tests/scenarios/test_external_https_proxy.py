@@ -21,8 +21,8 @@ from support.waiting import WAIT_S, eventually
 
 SCENARIO = "external-https-proxy"
 PROXY_URL = f"http://{EXTERNAL}:3128"
-PAGE = f"https://en.{NAMES.library}/wiki/Main_Page"
-TARGET = f"en.{NAMES.library}:443"
+PAGE = f"https://en.{NAMES.almanac}/wiki/Main_Page"
+TARGET = f"en.{NAMES.almanac}:443"
 AT_ONCE_S = 1.0
 SLOW_S = 1.5
 """Of an answer: more than what two logs may differ by."""
@@ -86,15 +86,15 @@ def test_a_page_is_read_through_it_and_logged_as_squid_logs(world: World, squid:
 
 @pytest.mark.parametrize("port", [80, 22, 8443])
 def test_connect_to_any_other_port_is_refused(world: World, squid: Squid, port: int) -> None:
-    done = world.curl("-x", PROXY_URL, f"https://en.{NAMES.library}:{port}/", code=56)
+    done = world.curl("-x", PROXY_URL, f"https://en.{NAMES.almanac}:{port}/", code=56)
     assert "403" in done.err
     line = squid.line()
-    assert (line.result, line.method, line.url) == ("TCP_DENIED/403", "CONNECT", f"en.{NAMES.library}:{port}")
+    assert (line.result, line.method, line.url) == ("TCP_DENIED/403", "CONNECT", f"en.{NAMES.almanac}:{port}")
     assert (line.peer, line.type) == ("HIER_NONE/-", "text/html")
 
 
 def test_also_for_programs_beside_the_proxy(world: World, squid: Squid) -> None:
-    world.curl("-x", "http://127.0.0.1:3128", f"https://en.{NAMES.library}:80/", code=56, pod=world.external)
+    world.curl("-x", "http://127.0.0.1:3128", f"https://en.{NAMES.almanac}:80/", code=56, pod=world.external)
     assert squid.line().result == "TCP_DENIED/403"
 
 

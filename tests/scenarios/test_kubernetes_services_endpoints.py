@@ -11,7 +11,7 @@ from scenarios.edition import NAMES, files, mesh
 from scenarios.world import ENGLISH, PROXY, World, dialling, title_of
 
 SCENARIO = "kubernetes-services-endpoints"
-HOST = f"en.{NAMES.library}"
+HOST = f"en.{NAMES.almanac}"
 CLUSTER = f"outbound|443||{NAMES.pages_service}"
 
 
@@ -43,7 +43,7 @@ def test_endpoints_take_turns(world: World, in_mesh: Captured) -> None:
 
 def test_the_address_identifies_the_service_whatever_the_name_in_tls(world: World, in_mesh: Captured) -> None:
     in_mesh.apply(*objects())
-    name = f"www.{NAMES.library}"
+    name = f"www.{NAMES.almanac}"
     assert world.status(*dialling(name, NAMES.cluster_address, 443), f"https://{name}/") == "200"
     assert in_mesh.envoy_line().cluster == CLUSTER
     # And the name identifies nothing.

@@ -69,14 +69,14 @@ def objects() -> list[Path]:
 
 def test_hosts_that_were_never_configured_are_reached_by_name(world: World, sni_proxy: SniProxy) -> None:
     asked = world.dns.count(kind="AAAA")
-    assert title_of(sni_proxy.curl(f"https://en.{NAMES.library}/")) == ENGLISH
+    assert title_of(sni_proxy.curl(f"https://en.{NAMES.almanac}/")) == ENGLISH
     assert "Search" in sni_proxy.curl(f"https://{NAMES.search}/sni")  # it has an IPv6 address, too: `ipv6=off`
     assert world.dns.count(kind="AAAA") == asked, "nobody asks for it"
     assert "Politics" in sni_proxy.curl(
         f"https://{NAMES.news.upper()}:8443/politics"
     )  # whatever the port that was asked
     first, second, third = sni_proxy.lines(3)
-    assert [each.server_name for each in (first, second)] == [f"en.{NAMES.library}", NAMES.search]
+    assert [each.server_name for each in (first, second)] == [f"en.{NAMES.almanac}", NAMES.search]
     assert third.server_name.lower() == NAMES.news
     for line in (first, second, third):
         assert (line.peer, line.protocol, line.status) == ("127.0.0.1", "TCP", "200")
@@ -117,7 +117,7 @@ def test_the_gateway_leads_the_domain_to_it(world: World, in_mesh: Captured, sni
         assert (line.request, line.code, line.flags) == ("- - -", "0", "-")
         assert (line.upstream, line.cluster, line.client) == (BESIDE, CLUSTER, APPLICATION)
         assert line.upstream_local.startswith("127.0.0.1:")
-        assert line.server_name == beside.server_name == f"{language}.{NAMES.library}"
+        assert line.server_name == beside.server_name == f"{language}.{NAMES.almanac}"
         # One connection in two logs.
         assert int(line.sent) == beside.sent
         assert int(line.received) == beside.received
@@ -135,7 +135,7 @@ def forge(world: World, port: int) -> None:
     """Ask for one name of the domain, and for another site inside."""
     done = world.application.run(
         *("openssl", "s_client", "-proxy", f"{PROXY}:{port}"),
-        *("-connect", f"en.{NAMES.library}:443", "-servername", NAMES.search),
+        *("-connect", f"en.{NAMES.almanac}:443", "-servername", NAMES.search),
         folder=world.folder,
         code=1,
     )
@@ -156,7 +156,7 @@ def test_a_forged_pair_of_names_reaches_nobody(world: World, in_mesh: Captured, 
     assert world.titles() == [ENGLISH, GERMAN]
     names = [each.server_name for each in sni_proxy.lines(3)]
     # Its tunnel was open when the name inside came, and not a byte of it had been sent on.
-    assert sorted(names) == ["-", f"de.{NAMES.library}", f"en.{NAMES.library}"]
+    assert sorted(names) == ["-", f"de.{NAMES.almanac}", f"en.{NAMES.almanac}"]
 
 
 @pytest.mark.parametrize("form", ["1.1-03-mtls-enabled", "1.2-03-mtls-enabled", "1.5-03-mtls-enabled"])

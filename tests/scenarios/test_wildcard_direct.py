@@ -10,7 +10,7 @@ import pytest
 from scenarios import lines
 from scenarios.deployment import Captured, Deployment
 from scenarios.edition import NAMES, file, mesh, variant
-from scenarios.world import ENGLISH, GERMAN, PROXY, WWW_LIBRARY, World, dialling, told_by_address
+from scenarios.world import ENGLISH, GERMAN, PROXY, WWW_ALMANAC, World, dialling, told_by_address
 from support.waiting import eventually
 
 SCENARIO = "wildcard-direct"
@@ -19,21 +19,21 @@ ENTRY = "serviceentry"
 
 def test_all_names_of_the_domain_are_reached_where_they_were_dialled(world: World, in_mesh: Captured) -> None:
     in_mesh.apply(mesh("registry-only"), file(SCENARIO, ENTRY))
-    asked = world.dns.count(f"en.{NAMES.library}") + world.dns.count(f"de.{NAMES.library}")
+    asked = world.dns.count(f"en.{NAMES.almanac}") + world.dns.count(f"de.{NAMES.almanac}")
     assert world.titles() == [ENGLISH, GERMAN]
     for language, line in zip(("en", "de"), map(lines.of_today, in_mesh.told(2)), strict=True):
         assert (line.request, line.code, line.flags) == ("- - -", "0", "-")
-        assert line.server_name == f"{language}.{NAMES.library}"
-        assert line.cluster == f"outbound|443||*.{NAMES.library}"
+        assert line.server_name == f"{language}.{NAMES.almanac}"
+        assert line.cluster == f"outbound|443||*.{NAMES.almanac}"
         assert line.upstream == line.downstream_local == f"{NAMES.endpoints[0]}:443"
     # The application looks its site up (for both families), the proxy does not.
-    assert world.dns.count(f"en.{NAMES.library}") + world.dns.count(f"de.{NAMES.library}") - asked <= 4
+    assert world.dns.count(f"en.{NAMES.almanac}") + world.dns.count(f"de.{NAMES.almanac}") - asked <= 4
 
 
 def test_with_resolution_none_the_name_is_believed(world: World, in_mesh: Captured) -> None:
     """So who writes an allowed name into its ClientHello reaches any public address: the documents' own limit."""
     in_mesh.apply(mesh("registry-only"), file(SCENARIO, ENTRY))
-    name = f"en.{NAMES.library}"
+    name = f"en.{NAMES.almanac}"
     assert world.status(*dialling(name, NAMES.endpoints[1]), f"https://{name}/elsewhere") == "200"
     assert in_mesh.envoy_line().upstream == f"{NAMES.endpoints[1]}:443"
     (seen,) = world.sites.seen("/elsewhere")
@@ -42,8 +42,8 @@ def test_with_resolution_none_the_name_is_believed(world: World, in_mesh: Captur
 
 def test_the_domain_itself_and_other_domains_stay_closed(world: World, in_mesh: Captured) -> None:
     in_mesh.apply(mesh("registry-only"), file(SCENARIO, ENTRY))
-    for host in (NAMES.library, f"not{NAMES.library}"):
-        world.curl(*dialling(host, WWW_LIBRARY), f"https://{host}/", code=35)
+    for host in (NAMES.almanac, f"not{NAMES.almanac}"):
+        world.curl(*dialling(host, WWW_ALMANAC), f"https://{host}/", code=35)
         assert in_mesh.envoy_line().flags == "UH"
 
 
@@ -81,4 +81,4 @@ def test_with_these_files_alone(world: World, alone: Callable[..., Deployment], 
     before = deployment.metric("config_generation")
     (folder / file(SCENARIO, ENTRY).name).unlink()
     eventually(lambda: deployment.metric("config_generation") > before, "the deletion is in force")
-    world.curl(*told_by_address(), f"https://en.{NAMES.library}/", code=35)
+    world.curl(*told_by_address(), f"https://en.{NAMES.almanac}/", code=35)

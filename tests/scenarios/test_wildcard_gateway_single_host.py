@@ -8,15 +8,15 @@ import pytest
 from scenarios import lines
 from scenarios.deployment import Captured, Deployment
 from scenarios.edition import NAMES, files, mesh, variant
-from scenarios.world import ENGLISH, GERMAN, PROXY, WWW_LIBRARY, World, dialling, told_by_address
+from scenarios.world import ENGLISH, GERMAN, PROXY, WWW_ALMANAC, World, dialling, told_by_address
 
 SCENARIO = "wildcard-gateway-single-host"
-CLUSTER = f"outbound|443||www.{NAMES.library}"
+CLUSTER = f"outbound|443||www.{NAMES.almanac}"
 
 
 def served(deployment: Deployment) -> int:
     """`cx_total` of the one endpoint, in the table of clusters."""
-    begins = f"{CLUSTER}::{WWW_LIBRARY}:443::cx_total::"
+    begins = f"{CLUSTER}::{WWW_ALMANAC}:443::cx_total::"
     page = deployment.get("/clusters")[1]
     return sum(int(line.removeprefix(begins)) for line in page.splitlines() if line.startswith(begins))
 
@@ -26,14 +26,14 @@ def test_all_languages_are_read_from_one_server(world: World, in_mesh: Captured)
     before = served(in_mesh)
     assert world.titles() == [ENGLISH, GERMAN]
     for language, line in zip(("en", "de"), map(lines.of_today, in_mesh.told(2)), strict=True):
-        assert (line.server_name, line.cluster) == (f"{language}.{NAMES.library}", CLUSTER)
-        assert (line.upstream, line.downstream_local) == (f"{WWW_LIBRARY}:443", f"{NAMES.endpoints[0]}:443")
+        assert (line.server_name, line.cluster) == (f"{language}.{NAMES.almanac}", CLUSTER)
+        assert (line.upstream, line.downstream_local) == (f"{WWW_ALMANAC}:443", f"{NAMES.endpoints[0]}:443")
     assert served(in_mesh) == before + 2
 
 
 def test_without_the_registered_host_the_route_leads_nowhere(world: World, in_mesh: Captured) -> None:
     in_mesh.apply(mesh("registry-only"), *files(SCENARIO, "01"))
-    world.curl(f"https://en.{NAMES.library}/", code=35)
+    world.curl(f"https://en.{NAMES.almanac}/", code=35)
     assert in_mesh.envoy_line().upstream == "-"
 
 
@@ -47,7 +47,7 @@ def test_other_published_forms_do_the_same(world: World, in_mesh: Captured, form
 
 def test_names_outside_the_domain_are_refused(world: World, in_mesh: Captured) -> None:
     in_mesh.apply(mesh("registry-only"), *files(SCENARIO))
-    world.curl(*dialling(NAMES.library, WWW_LIBRARY), f"https://{NAMES.library}/", code=35)
+    world.curl(*dialling(NAMES.almanac, WWW_ALMANAC), f"https://{NAMES.almanac}/", code=35)
     assert in_mesh.envoy_line().upstream == "-"
 
 
@@ -57,7 +57,7 @@ def test_the_gateway_itself_with_these_files_alone(world: World, alone: Callable
     for line in map(lines.of_today, deployment.told(2)):
         assert (line.cluster, line.upstream, line.downstream_local) == (
             CLUSTER,
-            f"{WWW_LIBRARY}:443",
+            f"{WWW_ALMANAC}:443",
             f"{PROXY}:8443",
         )
     assert served(deployment) == 2

@@ -41,13 +41,13 @@ NEWS, NEWS_TOO = "151.101.1.67", "151.101.65.67"
 ECHO, OTHER_ECHO = "34.194.129.11", "35.170.216.115"
 """The second is another server: nobody who asks for the name should reach it."""
 SEARCH = "172.217.161.36"
-WWW_LIBRARY = "208.80.154.224"
+WWW_ALMANAC = "208.80.154.224"
 NOBODY = "203.0.113.99"
 """An address of nobody: the internet says that there is no way to it."""
 
-ENGLISH = "<title>The library, in English</title>"
-GERMAN = "<title>Die Bücherei auf Deutsch</title>"
-FRONT = "<title>All languages of the library</title>"
+ENGLISH = "<title>The almanac, in English</title>"
+GERMAN = "<title>Der Almanach auf Deutsch</title>"
+FRONT = "<title>All languages of the almanac</title>"
 WELCOME = "<title>Welcome to nginx!</title>"
 
 _LONG = 200_000
@@ -147,8 +147,8 @@ class World(NamedTuple):
         return self.curl(*words, "-o", "/dev/null", "-w", "%{http_code}", code=code, pod=pod).out
 
     def titles(self, *words: str, pod: Pod | None = None) -> list[str]:
-        """The title of the page in each language of the library."""
-        pages = (f"https://en.{NAMES.library}/wiki/Main_Page", f"https://de.{NAMES.library}/wiki/Hauptseite")
+        """The title of the page in each language of the almanac."""
+        pages = (f"https://en.{NAMES.almanac}/wiki/Main_Page", f"https://de.{NAMES.almanac}/wiki/Hauptseite")
         return [title_of(self.curl(*words, page, pod=pod).out) for page in pages]
 
 
@@ -214,7 +214,7 @@ def _wire(pods: dict[str, Pod]) -> None:
     }
     for name, gateway in gateways.items():
         pods[name].ip("route", "add", "default", "via", gateway)
-    public = (NAME_SERVER, NEWS, NEWS_TOO, ECHO, OTHER_ECHO, SEARCH, WWW_LIBRARY, *NAMES.endpoints)
+    public = (NAME_SERVER, NEWS, NEWS_TOO, ECHO, OTHER_ECHO, SEARCH, WWW_ALMANAC, *NAMES.endpoints)
     for address in public:
         pods["internet"].ip("addr", "add", f"{address}/32", "dev", "lo")
     pods["internet"].ip("route", "add", "unreachable", NOBODY)
@@ -237,10 +237,10 @@ def _write_zone(dns: DnsServer) -> None:
         (NAMES.news, NEWS),
         (NAMES.echo, ECHO),
         (NAMES.search, SEARCH),
-        (f"en.{NAMES.library}", NAMES.endpoints[0]),
-        (f"de.{NAMES.library}", NAMES.endpoints[0]),
-        (f"www.{NAMES.library}", WWW_LIBRARY),
-        (NAMES.library, WWW_LIBRARY),
+        (f"en.{NAMES.almanac}", NAMES.endpoints[0]),
+        (f"de.{NAMES.almanac}", NAMES.endpoints[0]),
+        (f"www.{NAMES.almanac}", WWW_ALMANAC),
+        (NAMES.almanac, WWW_ALMANAC),
         (NAMES.server, SERVER),
     ):
         dns.add(name, "A", address)
@@ -250,7 +250,7 @@ def _write_zone(dns: DnsServer) -> None:
 
 def _sites(folder: Path) -> str:
     """The servers of all sites, as blocks of NGINX's configuration."""
-    names = [NAMES.news, NAMES.search, NAMES.library, *(f"{part}.{NAMES.library}" for part in ("en", "de", "www"))]
+    names = [NAMES.news, NAMES.search, NAMES.almanac, *(f"{part}.{NAMES.almanac}" for part in ("en", "de", "www"))]
     leaf = authority().issue_cert(*names)
     (folder / "sites.crt").write_bytes(b"".join(each.bytes() for each in leaf.cert_chain_pems))
     (folder / "sites.key").write_bytes(leaf.private_key_pem.bytes())
@@ -258,9 +258,9 @@ def _sites(folder: Path) -> str:
     redirect = "".join(f"listen {address}:80; " for address in (NEWS, NEWS_TOO))
     pages = {
         NAMES.search: "<title>Search</title>",
-        f"en.{NAMES.library}": ENGLISH,
-        f"de.{NAMES.library}": GERMAN,
-        f"www.{NAMES.library} {NAMES.library}": FRONT,
+        f"en.{NAMES.almanac}": ENGLISH,
+        f"de.{NAMES.almanac}": GERMAN,
+        f"www.{NAMES.almanac} {NAMES.almanac}": FRONT,
     }
     blocks = [
         "charset utf-8;",
