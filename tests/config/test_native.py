@@ -5,19 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import yaml
 
-from egressproxy.config import native
 from egressproxy.config.native import MAX_ALIASED, Places, compose, mark, unmark
 
-
-@pytest.fixture(autouse=True, params=["libyaml", "pure Python"])
-def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with both: PyYAML may have been built without its C part."""
-    if request.param == "pure Python":
-        monkeypatch.setattr(native, "_Loader", yaml.SafeLoader)
-    elif not yaml.__with_libyaml__:
-        pytest.skip("PyYAML was built without libyaml")
+pytestmark = pytest.mark.usefixtures("each_yaml_loader")
 
 
 def value(text: str) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
-from egressproxy.config import native
 from egressproxy.config.native import compose_all
 from egressproxy.config.yaml_errors import TAB, TEMPLATE
+
+pytestmark = pytest.mark.usefixtures("each_yaml_loader")
 
 MISFIT = "the indentation does not fit the lines above"
 NO_PAIR = "expected KEY: VALUE, got a line without a colon and a blank behind it"
@@ -20,14 +20,6 @@ BEHIND_QUOTE = "text behind a closing quote; inside double quotes write \\\", in
 
 def late(line: int) -> str:
     return f"the quote that opens here is closed on line {line} only; is one missing?"
-
-
-@pytest.fixture(autouse=True, params=["libyaml", "pure Python"])
-def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "pure Python":
-        monkeypatch.setattr(native, "_Loader", yaml.SafeLoader)
-    elif not yaml.__with_libyaml__:
-        pytest.skip("PyYAML was built without libyaml")
 
 
 @pytest.mark.parametrize(

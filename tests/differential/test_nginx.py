@@ -9,7 +9,7 @@ import random
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -411,12 +411,7 @@ def test_any_name_leads_where_nginx_leads_it(tmp_path: Path) -> None:
     chance = random.Random(1)
     ports = [free_port() for _ in range(MAPS)]
     maps = [f"map $ssl_preread_server_name $to{number} {{\n{some_map(chance)}\n}}" for number in range(MAPS)]
-    doors = [f"listen 127.0.0.1:{port}; ssl_preread on;" for port in ports]
-    for name, says in (("nginx", "return $to{};"), ("ours", "proxy_pass $to{};")):
-        servers = [f"server {{ {door} {says.format(number)} }}" for number, door in enumerate(doors)]
-        (tmp_path / f"{name}.conf").write_text("\n".join(["events {}", "stream {", *maps, *servers, "}"]))
-    config = load([str(tmp_path / "ours.conf")]).config
-    policy = Policy.from_config(config, lambda address, port: False)
+    config, policy = told_both(tmp_path, ports, maps)
     with NginxStream(tmp_path, tmp_path / "nginx.conf"):
         for number, port in enumerate(ports):
             for name in {None, *(some_name(chance) for _ in range(NAMES_EACH))}:
@@ -439,12 +434,7 @@ def test_what_nginx_closes_in_any_spelling_is_closed(tmp_path: Path) -> None:
         f"map $ssl_preread_server_name $to{number} {{ '{key}' ''; default 127.0.0.1:1; }}"
         for number, key in enumerate(CLOSING)
     ]
-    doors = [f"listen 127.0.0.1:{port}; ssl_preread on;" for port in ports]
-    for name, says in (("nginx", "return $to{};"), ("ours", "proxy_pass $to{};")):
-        servers = [f"server {{ {door} {says.format(number)} }}" for number, door in enumerate(doors)]
-        (tmp_path / f"{name}.conf").write_text("\n".join(["events {}", "stream {", *maps, *servers, "}"]))
-    config = load([str(tmp_path / "ours.conf")]).config
-    policy = Policy.from_config(config, lambda address, port: False)
+    config, policy = told_both(tmp_path, ports, maps)
     names = ("secret.a", "evil.a", "ax.a", "5z.a", "0a.a", "gone.a", "aa.a", "abc.c", "other.a")
     with NginxStream(tmp_path, tmp_path / "nginx.conf"):
         for number, port in enumerate(ports):
@@ -457,6 +447,16 @@ def test_what_nginx_closes_in_any_spelling_is_closed(tmp_path: Path) -> None:
                             closed += 1
                             assert led_to(config, policy, number, name) == "", f"{spelled}: {CLOSING[number]}"
             assert closed, f"nothing is closed by {CLOSING[number]}"
+
+
+def told_both(folder: Path, ports: Sequence[int], maps: Sequence[str]) -> tuple[Config, Policy]:
+    """Map number N is `$toN`, on port number N. NGINX's file, nginx.conf, answers with its value; ours is taken to it."""
+    doors = [f"listen 127.0.0.1:{port}; ssl_preread on;" for port in ports]
+    for name, says in (("nginx", "return $to{};"), ("ours", "proxy_pass $to{};")):
+        servers = [f"server {{ {door} {says.format(number)} }}" for number, door in enumerate(doors)]
+        (folder / f"{name}.conf").write_text("\n".join(["events {}", "stream {", *maps, *servers, "}"]))
+    config = load([str(folder / "ours.conf")]).config
+    return config, Policy.from_config(config, lambda address, port: False)
 
 
 def led_to(config: Config, policy: Policy, number: int, name: str | None) -> str:
