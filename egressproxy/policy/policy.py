@@ -265,7 +265,10 @@ class Policy:
         verdict = self.decide(intent, judged)
         sent, destinations = self._ways(intent, verdict, locate)
         parent = None if verdict.parent is None else self._config.parents[verdict.parent]
-        dialled = _dialled(intent, verdict, destinations, parent)
+        if verdict.needs_addresses:  # of all that may be dialled, as they are judged
+            dialled = [_reached(intent, verdict, way) for way in self.ways(intent) or (None,)]
+        else:
+            dialled = _dialled(intent, verdict, destinations, parent)
         refused = not (verdict.allowed or verdict.needs_addresses) or (sent is not None and sent.refusal is not None)
         if refused and verdict.allowed:  # by a route: nothing is looked up, nor dialled
             dialled, addresses = [], ()
