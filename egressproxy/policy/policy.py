@@ -263,12 +263,15 @@ class Policy:
                 raise ValueError(f"expected {what}, got {word[:80]!a}")
         judged = judged or addresses or None
         verdict = self.decide(intent, judged)
+        # Judged are the addresses of all that may be dialled, and those that are known without DNS are among them.
+        candidates = [_reached(intent, verdict, way) for way in self.ways(intent) or (None,)]
+        known = tuple(address for each in candidates for address, _ in each.known)
+        if verdict.needs_addresses and not any(each.names for each in candidates):
+            judged = known
+            verdict = self.decide(intent, judged)
         sent, destinations = self._ways(intent, verdict, locate)
         parent = None if verdict.parent is None else self._config.parents[verdict.parent]
-        if verdict.needs_addresses:  # of all that may be dialled, as they are judged
-            dialled = [_reached(intent, verdict, way) for way in self.ways(intent) or (None,)]
-        else:
-            dialled = _dialled(intent, verdict, destinations, parent)
+        dialled = candidates if verdict.needs_addresses else _dialled(intent, verdict, destinations, parent)
         refused = not (verdict.allowed or verdict.needs_addresses) or (sent is not None and sent.refusal is not None)
         if refused and verdict.allowed:  # by a route: nothing is looked up, nor dialled
             dialled, addresses = [], ()

@@ -702,6 +702,21 @@ def test_addresses_of_the_target_are_judged_and_those_of_the_endpoint_dialled():
     assert [(finding.address, finding.dialled) for finding in told.addresses] == [("10.5.5.5", False)]
 
 
+ALIAS = {"hosts": ["a.example"], "aliases": ["x.example"], "ports": [{"number": 443}]}
+
+
+def test_for_an_alias_dns_is_asked_for_the_host_that_it_stands_for():
+    rules = [{**BY_ADDRESS["rules"][0], "hosts": ["a.example"]}, {"action": "allow", "name": "rest"}]
+    assert located("x.example:443", rules=rules, services=[ALIAS]).looks_up == ("a.example",)
+
+
+@pytest.mark.parametrize(("address", "decided"), [("10.1.1.1", "no-lan"), ("1.1.1.1", "rest")])
+def test_addresses_that_are_written_down_are_judged_without_dns(address, decided):
+    service = {"hosts": ["a.example"], "ports": [{"number": 443}], "endpoints": [{"address": address}]}
+    told = located("a.example:443", **BY_ADDRESS | {"services": [service]})
+    assert (told.verdict.rule, told.looks_up) == (decided, ())
+
+
 # --- by which listener --------------------------------------------------------------------------------------------
 
 DOORS = [
