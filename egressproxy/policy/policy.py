@@ -266,8 +266,8 @@ class Policy:
         # Judged are the addresses of all that may be dialled, and those that are known without DNS are among them.
         candidates = [_reached(intent, verdict, way) for way in self.ways(intent) or (None,)]
         known = tuple(address for each in candidates for address, _ in each.known)
-        if verdict.needs_addresses and not any(each.names for each in candidates):
-            judged = known
+        if known and (judged is not None or not any(each.names for each in candidates)):
+            judged = (*(judged or ()), *known)
             verdict = self.decide(intent, judged)
         sent, destinations = self._ways(intent, verdict, locate)
         parent = None if verdict.parent is None else self._config.parents[verdict.parent]
