@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from egressproxy.config.faults import Fault, shown
-from egressproxy.config.native import REFUSED, Places
+from egressproxy.config.native import REFUSED, Places, unmark
+from egressproxy.config.snapshot import printable
 from egressproxy.hostport import parse_host_pattern
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class Report:
     """What is found in one translation.
 
     lenient  what is not known is noted instead of refused, unless it is about security
+    files    their names, by number
     """
 
-    def __init__(self, *, lenient: bool) -> None:
+    def __init__(self, *, lenient: bool, files: Mapping[int, str] | None = None) -> None:
         self.lenient = lenient
+        self._files = files or {}
         self.faults: list[Fault] = []
         self.notes: list[Fault] = []
         self._noted: set[tuple[int, str]] = set()
@@ -45,6 +48,11 @@ class Report:
     def fault(self, mark: int, way: Way, message: str) -> None:
         """Say what is wrong."""
         self.faults.append(Fault(mark, way, message))
+
+    def place(self, mark: int) -> str:
+        """File and line, for a message that is told elsewhere."""
+        source, line = unmark(mark)
+        return f"{printable(self._files[source])}:{line}" if source in self._files else f"line {line}"
 
     def note(self, mark: int, way: Way, message: str) -> None:
         """Say, once in each place, what is worth knowing."""

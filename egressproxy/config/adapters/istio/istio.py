@@ -81,7 +81,7 @@ def translate(
 
     beside  native data of the other sources, not yet validated. Where they say no listeners, these are the egress gateway's.
     """
-    report = Report(lenient=lenient)
+    report = Report(lenient=lenient, files={source.number: source.name for source in sources})
     first = mark(sources[0].number, 1)
     found = things(sources, report)
     native = _native(_Objects(found, report), beside or {}, first)
@@ -202,11 +202,9 @@ class _Objects:
         )
         for one in self.sidecars:
             if one in counting[1:] and one.namespace == counting[0].namespace:
-                line = unmark(counting[0].mark)[1]
-                message = (
-                    f"two Sidecars are for clients in {one.namespace}: the other is {counting[0].name} on line {line}"
-                )
-                self.report.fault(one.mark, (), f"{message} of its file; leave one")
+                other = f"{counting[0].name} in {self.report.place(counting[0].mark)}"
+                message = f"two Sidecars are for clients in {one.namespace}: the other is {other}; leave one"
+                self.report.fault(one.mark, (), message)
             elif one not in counting[:1]:
                 self.report.note(
                     one.mark, (), f"counts for clients in {one.namespace}; here they are those of {order[0]}"
@@ -230,10 +228,10 @@ class _Objects:
             self._read_secrets[name] = kubernetes.secret(found[0])
             for other in found[1:]:
                 if kubernetes.secret(other) != self._read_secrets[name]:
-                    line = unmark(found[0].fields.mark("metadata"))[1]
+                    where = self.report.place(found[0].fields.mark("metadata"))
                     other.fields.fault(
                         "metadata",
-                        f"another Secret {name} of a gateway, on line {line} of its file, holds something else; all gateways "
+                        f"another Secret {name} of a gateway, in {where}, holds something else; all gateways "
                         "are this process, so give them names of their own",
                     )
         return self._read_secrets.get(name)

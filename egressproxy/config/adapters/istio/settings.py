@@ -51,8 +51,8 @@ class Settings:
     def set_outbound(self, mode: At, fields: Fields) -> None:
         """Set it once; another value elsewhere is a conflict."""
         if self.outbound is not None and self.outbound.value != mode.value:
-            line = unmark(self.outbound.mark)[1]
-            fields.fault("mode", f"is {mode.value} here and {self.outbound.value} on line {line} of another object")
+            where = fields.report.place(self.outbound.mark)
+            fields.fault("mode", f"is {mode.value} here and {self.outbound.value} in {where}; expected one value")
         else:
             self.outbound = mode
 

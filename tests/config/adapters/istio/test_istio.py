@@ -77,7 +77,7 @@ def test_two_sidecars_for_clients_are_a_conflict(second: str) -> None:
         thing(second, "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"),
     )
     (fault,) = found.faults
-    assert "two Sidecars are for clients in default: the other is a on line 4 of its file" in fault
+    assert "two Sidecars are for clients in default: the other is a in mesh.yaml:4; leave one" in fault
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_an_operator_that_says_no_policy_says_nothing_of_it() -> None:
 def test_two_policies_of_one_mesh_are_a_conflict() -> None:
     operator = OPERATOR + "spec: {meshConfig: {outboundTrafficPolicy: {mode: ALLOW_ANY}}}\n"
     (fault,) = meets(REGISTRY_ONLY, operator).faults
-    assert fault.endswith("mode: is allow_any here and registry_only on line 6 of another object")
+    assert fault.endswith("mode: is allow_any here and registry_only in mesh.yaml:6; expected one value")
     assert meets(ALLOW_ANY, operator).faults == []
 
 
