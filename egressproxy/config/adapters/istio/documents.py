@@ -51,15 +51,24 @@ class Thing:
 
 
 def things(sources: Sequence[Source], report: Report) -> list[Thing]:
-    """The objects of all files, in order. Of two of the same kind, namespace and name the later one stays, with a note."""
+    """The objects of all files, in order. Of two of the same kind, namespace and name the later one stays, with a note.
+
+    But settings of the mesh stay all: where they do not agree, that is a conflict.
+    """
     found: dict[tuple[str, str, str | None, str] | int, Thing] = {}
     for source in sources:
         for thing in _of_file(source, report):
-            key = (thing.group, thing.kind, thing.namespace, thing.name) if thing.name else len(found)
+            stays = not thing.name or _is_of_mesh(thing)
+            key = len(found) if stays else (thing.group, thing.kind, thing.namespace, thing.name)
             if (earlier := found.pop(key, None)) is not None:
                 report.note(earlier.fields.mark(), earlier.fields.way, "replaced by a later one of the same name")
             found[key] = thing
     return list(found.values())
+
+
+def _is_of_mesh(thing: Thing) -> bool:
+    data = thing.fields.data.get("data")
+    return thing.kind == "ConfigMap" and isinstance(data, dict) and "mesh" in data
 
 
 def _of_file(source: Source, report: Report) -> Iterator[Thing]:

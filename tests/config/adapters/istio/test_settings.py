@@ -175,6 +175,12 @@ def test_two_policies_of_one_mesh_are_a_conflict() -> None:
     assert meets(ALLOW_ANY, operator).faults == []
 
 
+def test_two_policies_under_one_name_are_a_conflict_too() -> None:
+    (fault,) = meets(REGISTRY_ONLY, ALLOW_ANY).faults
+    assert "is allow_any here and registry_only in mesh.yaml:6" in fault
+    assert meets(REGISTRY_ONLY, REGISTRY_ONLY).faults == []
+
+
 @pytest.mark.parametrize(
     ("values", "capture"),
     [
